@@ -1,0 +1,10 @@
+//! Hands the linker script to the guests' binaries.
+
+fn main() {
+    println!("cargo::rerun-if-changed=../linker/guest.ld");
+    let target = std::env::var("TARGET").unwrap_or_default();
+    let here = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
+    if target.starts_with("aarch64-unknown-none") {
+        println!("cargo::rustc-link-arg-bins=-T{here}/../linker/guest.ld");
+    }
+}

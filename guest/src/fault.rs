@@ -1,0 +1,134 @@
+//! Exceptions taken to EL1: interrupts go to [`crate::gic`], expected faults to the test that waits for them, every
+//! other one ends the VM with a report.
+
+use crate::{check, cpu, gic, println};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering, compiler_fence};
+use hyp_abi::layout::MAX_VCPUS;
+
+/// What the vectors in `start.s` save.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Frame {
+    x: [u64; 31],
+    elr: u64,
+    spsr: u64,
+    esr: u64,
+    far: u64,
+    pad: u64,
+}
+
+const _: () = assert!(
+    size_of::<Frame>() == 288,
+    "start.s stores at these offsets and keeps SP 16-byte aligned"
+);
+
+/// A fault that [`catch`] took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// `ESR_EL1`.
+    pub esr: u64,
+    /// `FAR_EL1`.
+    pub far: u64,
+    /// `ELR_EL1`.
+    pub elr: u64,
+    /// `SPSR_EL1`.
+    pub spsr: u64,
+}
+
+impl Fault {
+    /// The exception class, `ESR_EL1.EC`.
+    #[must_use]
+    pub const fn class(self) -> u64 {
+        self.esr >> 26 & 0x3F
+    }
+    /// The fault status code of an abort, `ESR_EL1.DFSC` or `IFSC`.
+    #[must_use]
+    pub const fn status(self) -> u64 {
+        self.esr & 0x3F
+    }
+}
+
+/// Exception classes (DDI 0487, `ESR_EL1`).
+pub mod class {
+    /// An UNDEFINED instruction, and whatever has no class of its own.
+    pub const UNKNOWN: u64 = 0x00;
+    /// A trapped `MSR`, `MRS` or system instruction.
+    pub const SYSREG: u64 = 0x18;
+    /// Instruction abort without a change of level.
+    pub const INSTRUCTION_ABORT: u64 = 0x21;
+    /// Data abort without a change of level.
+    pub const DATA_ABORT: u64 = 0x25;
+}
+
+/// `DFSC` and `IFSC` of a synchronous external abort, not on a table walk.
+pub const EXTERNAL_ABORT: u64 = 0x10;
+
+struct Slot {
+    armed: AtomicBool,
+    taken: AtomicBool,
+    value: [AtomicU64; 4],
+}
+
+static SLOTS: [Slot; MAX_VCPUS] = [const {
+    Slot {
+        armed: AtomicBool::new(false),
+        taken: AtomicBool::new(false),
+        value: [const { AtomicU64::new(0) }; 4],
+    }
+}; MAX_VCPUS];
+
+/// Runs `body`, which may take one synchronous fault, and returns it. A faulting instruction is skipped; a faulting
+/// fetch returns to the caller (to `x30`).
+pub fn catch(body: impl FnOnce()) -> Option<Fault> {
+    let slot = &SLOTS[cpu::index()];
+    slot.taken.store(false, Ordering::Relaxed);
+    slot.armed.store(true, Ordering::Relaxed);
+    compiler_fence(Ordering::SeqCst);
+    body();
+    compiler_fence(Ordering::SeqCst);
+    slot.armed.store(false, Ordering::Relaxed);
+    slot.taken.load(Ordering::Relaxed).then(|| {
+        let [esr, far, elr, spsr] = core::array::from_fn(|i| slot.value[i].load(Ordering::Relaxed));
+        Fault { esr, far, elr, spsr }
+    })
+}
+
+/// Whether `body` ran without a fault.
+pub fn none(body: impl FnOnce()) -> bool {
+    catch(body).is_none()
+}
+
+/// Every exception comes here, with the vector's number (0 to 15).
+// SAFETY: `start.s` is the only caller and no other symbol of this name exists.
+#[unsafe(no_mangle)]
+extern "C" fn guest_trap(vector: u64, frame: &mut Frame) {
+    match vector & 3 {
+        0 if expected(frame) => {}
+        1 => gic::dispatch(),
+        _ => {
+            let Frame { elr, spsr, esr, far, .. } = *frame;
+            println!(
+                "FAIL fault: esr={esr:#x} elr={elr:#x} far={far:#x} spsr={spsr:#x} vector={vector} cpu={}",
+                cpu::index()
+            );
+            check::abandon()
+        }
+    }
+}
+
+fn expected(frame: &mut Frame) -> bool {
+    let slot = &SLOTS[cpu::index()];
+    if !slot.armed.swap(false, Ordering::Relaxed) {
+        return false;
+    }
+    for (cell, value) in slot.value.iter().zip([frame.esr, frame.far, frame.elr, frame.spsr]) {
+        cell.store(value, Ordering::Relaxed);
+    }
+    slot.taken.store(true, Ordering::Relaxed);
+    frame.elr = if frame.esr >> 26 & 0x3F == class::INSTRUCTION_ABORT {
+        frame.x[30]
+    } else {
+        frame.elr + 4
+    };
+    true
+}

@@ -1,0 +1,395 @@
+//! One readable page when a vCPU cannot go on, and when EL2 itself cannot.
+
+use core::fmt;
+
+use crate::esr::Esr;
+use crate::inject::CrashReason;
+use crate::regs::cpu::SPSR_EL2;
+use crate::types::Ipa;
+
+/// What the registers held at a guest's crash. Its `Display` is the report.
+#[derive(Clone, Copy, Debug)]
+pub struct GuestCrash<'a> {
+    /// Name of the VM.
+    pub vm: &'a str,
+    /// The VM's number.
+    pub vm_id: u32,
+    /// The vCPU's number.
+    pub vcpu: u32,
+    /// The pCPU it ran on.
+    pub pcpu: u32,
+    /// Why it cannot go on.
+    pub reason: CrashReason,
+    /// `ESR_EL2`.
+    pub esr: u64,
+    /// `ELR_EL2`.
+    pub pc: u64,
+    /// `SPSR_EL2`.
+    pub pstate: u64,
+    /// `FAR_EL2`.
+    pub far: u64,
+    /// The IPA of the fault, where one is known.
+    pub ipa: Option<Ipa>,
+    /// x0 to x30.
+    pub x: &'a [u64; 31],
+    /// What EL1 had saved of its own last exception.
+    pub el1: El1,
+}
+
+/// EL1's own registers in a report.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct El1 {
+    /// `SP_EL0`.
+    pub sp_el0: u64,
+    /// `SP_EL1`.
+    pub sp_el1: u64,
+    /// `ELR_EL1`.
+    pub elr: u64,
+    /// `SPSR_EL1`.
+    pub spsr: u64,
+    /// `ESR_EL1`.
+    pub esr: u64,
+    /// `FAR_EL1`.
+    pub far: u64,
+    /// `VBAR_EL1`.
+    pub vbar: u64,
+    /// `SCTLR_EL1`.
+    pub sctlr: u64,
+}
+
+impl fmt::Display for GuestCrash<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "VM {} ({}) crashed: {}", self.vm_id, self.vm, self.reason)?;
+        writeln!(f, "  vCPU {} on pCPU {}", self.vcpu, self.pcpu)?;
+        writeln!(f, "  PC    {:#018x}", self.pc)?;
+        writeln!(f, "  ESR   {:#018x}  {}", self.esr, Esr::new(self.esr))?;
+        writeln!(f, "  FAR   {:#018x}", self.far)?;
+        match self.ipa {
+            Some(ipa) => writeln!(f, "  IPA   {:#018x}", ipa.get())?,
+            None => writeln!(f, "  IPA   unknown")?,
+        }
+        writeln!(f, "  SPSR  {:#018x}  {}", self.pstate, Pstate(self.pstate))?;
+        general(f, self.x)?;
+        self.el1.fmt(f)?;
+        writeln!(f, "  What to do next: {}", self.advice())
+    }
+}
+
+impl GuestCrash<'_> {
+    fn advice(&self) -> &'static str {
+        match self.reason {
+            CrashReason::VectorFault => {
+                "the guest took an exception before it set VBAR_EL1 to memory of its own. ELR_EL1, ESR_EL1 and FAR_EL1 above say which; look up ELR_EL1 in the guest's symbols."
+            }
+            CrashReason::RepeatedAbort => {
+                "compare the IPA with the VM's RAM and devices. If it should be RAM, make the VM's RAM larger; if a device, this VM has none there. Look up the PC in the guest's symbols."
+            }
+            CrashReason::SError => {
+                "the machine reported an error, often a write to an address with nothing behind it. Look for a wrong device or RAM address."
+            }
+            CrashReason::Unexpected => {
+                "the exception class above is not one that a guest can cause here. Report it with this page and the machine's name."
+            }
+        }
+    }
+}
+
+impl fmt::Display for El1 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "  SP_EL0 {:#018x}  SP_EL1 {:#018x}", self.sp_el0, self.sp_el1)?;
+        writeln!(f, "  VBAR_EL1 {:#018x}  SCTLR_EL1 {:#018x}", self.vbar, self.sctlr)?;
+        writeln!(
+            f,
+            "  ELR_EL1 {:#018x}  SPSR_EL1 {:#x}  FAR_EL1 {:#018x}",
+            self.elr, self.spsr, self.far
+        )?;
+        writeln!(f, "  ESR_EL1 {:#018x}  {}", self.esr, Esr::new(self.esr))
+    }
+}
+
+/// x0 to x30, three to a line.
+fn general(f: &mut fmt::Formatter<'_>, x: &[u64; 31]) -> fmt::Result {
+    for (n, value) in x.iter().enumerate() {
+        let pad = if n < 10 { " " } else { "" };
+        write!(f, "  x{n}{pad} {value:#018x}")?;
+        if n % 3 == 2 || n == 30 {
+            writeln!(f)?;
+        }
+    }
+    Ok(())
+}
+
+/// A saved program status in words.
+struct Pstate(u64);
+
+impl fmt::Display for Pstate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(mode(self.0))?;
+        let flags = [
+            (SPSR_EL2::N::SET.value, " N"),
+            (SPSR_EL2::Z::SET.value, " Z"),
+            (SPSR_EL2::C::SET.value, " C"),
+            (SPSR_EL2::V::SET.value, " V"),
+            (SPSR_EL2::PAN::SET.value, " PAN"),
+            (SPSR_EL2::IL::SET.value, " IL"),
+            (SPSR_EL2::SS::SET.value, " SS"),
+        ];
+        for (bit, name) in flags {
+            if self.0 & bit != 0 {
+                f.write_str(name)?;
+            }
+        }
+        let masks = [
+            (SPSR_EL2::D::SET.value, 'D'),
+            (SPSR_EL2::A::SET.value, 'A'),
+            (SPSR_EL2::I::SET.value, 'I'),
+            (SPSR_EL2::F::SET.value, 'F'),
+        ];
+        f.write_str(", masked: ")?;
+        for (bit, name) in masks {
+            fmt::Write::write_char(f, if self.0 & bit == 0 { '-' } else { name })?;
+        }
+        Ok(())
+    }
+}
+
+fn mode(pstate: u64) -> &'static str {
+    if pstate & SPSR_EL2::NRW::SET.value != 0 {
+        return "AArch32";
+    }
+    match pstate & 0xf {
+        0b0000 => "EL0",
+        0b0100 => "EL1 on SP_EL0",
+        0b0101 => "EL1",
+        0b1000 => "EL2 on SP_EL0",
+        0b1001 => "EL2",
+        _ => "reserved mode",
+    }
+}
+
+/// What went wrong at EL2.
+#[derive(Clone, Copy)]
+pub enum El2Failure<'a> {
+    /// A panic.
+    Panic {
+        /// Its message.
+        message: &'a dyn fmt::Display,
+        /// File, line.
+        location: Option<(&'a str, u32)>,
+    },
+    /// The stack ran into its guard page.
+    GuardPage,
+    /// Any other exception taken from EL2 to EL2.
+    Exception,
+}
+
+/// What the registers held when EL2 failed. Its `Display` is the report.
+#[derive(Clone, Copy)]
+pub struct El2Crash<'a> {
+    /// What went wrong.
+    pub failure: El2Failure<'a>,
+    /// The pCPU.
+    pub pcpu: u32,
+    /// The registers, when an exception was taken.
+    pub state: Option<El2State<'a>>,
+}
+
+/// EL2's registers at an exception from EL2.
+#[derive(Clone, Copy, Debug)]
+pub struct El2State<'a> {
+    /// `ESR_EL2`.
+    pub esr: u64,
+    /// `ELR_EL2`.
+    pub elr: u64,
+    /// `SPSR_EL2`.
+    pub spsr: u64,
+    /// `FAR_EL2`.
+    pub far: u64,
+    /// Stack pointer at the exception.
+    pub sp: u64,
+    /// Where the image was loaded: `elr - base` is an address in its symbols.
+    pub image_base: u64,
+    /// x0 to x30, if they could be saved.
+    pub x: Option<&'a [u64; 31]>,
+}
+
+impl fmt::Display for El2Crash<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.failure {
+            El2Failure::Panic { message, location } => {
+                writeln!(f, "hypervisor panic on pCPU {}: {message}", self.pcpu)?;
+                if let Some((file, line)) = location {
+                    writeln!(f, "  at {file}:{line}")?;
+                }
+            }
+            El2Failure::GuardPage => {
+                writeln!(
+                    f,
+                    "hypervisor stack overflow on pCPU {}: the stack ran into its guard page",
+                    self.pcpu
+                )?;
+            }
+            El2Failure::Exception => writeln!(f, "hypervisor exception on pCPU {}", self.pcpu)?,
+        }
+        if let Some(state) = &self.state {
+            state.fmt(f)?;
+        }
+        f.write_str("  What to do next: ")?;
+        f.write_str(match self.failure {
+            El2Failure::Panic { .. } => "no guest may cause this. Report it with this page and what the guests were doing.\n",
+            El2Failure::GuardPage => "look up image offset in the image's symbols: a recursion, or a large array on the stack.\n",
+            El2Failure::Exception => "look up image offset in the image's symbols (addr2line), and report it with this page.\n",
+        })
+    }
+}
+
+impl fmt::Display for El2State<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "  PC    {:#018x}  image offset {:#x}",
+            self.elr,
+            self.elr.wrapping_sub(self.image_base)
+        )?;
+        writeln!(f, "  ESR   {:#018x}  {}", self.esr, Esr::new(self.esr))?;
+        writeln!(f, "  FAR   {:#018x}", self.far)?;
+        writeln!(f, "  SP    {:#018x}", self.sp)?;
+        writeln!(f, "  SPSR  {:#018x}  {}", self.spsr, Pstate(self.spsr))?;
+        match self.x {
+            Some(x) => general(f, x),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guest(reason: CrashReason, x: &[u64; 31]) -> GuestCrash<'_> {
+        GuestCrash {
+            vm: "demo",
+            vm_id: 1,
+            vcpu: 2,
+            pcpu: 3,
+            reason,
+            // A store of w1 to nowhere.
+            esr: 0x9380_0000 | 1 << 24 | 1 << 16 | 1 << 6 | 0x07,
+            pc: 0x4008_0123,
+            pstate: 0x6000_03c5,
+            far: 0xffff_0000_dead_bee0,
+            ipa: Some(Ipa::new(0xdead_bee0)),
+            x,
+            el1: El1 {
+                elr: 0x4008_0200,
+                esr: 0x5600_0000,
+                ..El1::default()
+            },
+        }
+    }
+
+    #[test]
+    fn a_guests_report_names_who_where_and_why() {
+        let x: [u64; 31] = core::array::from_fn(|n| 0x100 + n as u64);
+        let text = guest(CrashReason::RepeatedAbort, &x).to_string();
+        for part in [
+            "VM 1 (demo) crashed: the same abort came twice",
+            "vCPU 2 on pCPU 3",
+            "PC    0x0000000040080123",
+            "data abort from a lower EL, translation fault, level 3, write, 4 bytes, w1",
+            "FAR   0xffff0000deadbee0",
+            "IPA   0x00000000deadbee0",
+            "EL1 Z C, masked: DAIF",
+            "x0  0x0000000000000100",
+            "x30 0x000000000000011e",
+            "ELR_EL1 0x0000000040080200",
+            "SVC",
+            "What to do next: compare the IPA",
+        ] {
+            assert!(text.contains(part), "{part}\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_report_fits_one_page_and_every_reason_has_advice() {
+        for reason in [
+            CrashReason::VectorFault,
+            CrashReason::RepeatedAbort,
+            CrashReason::SError,
+            CrashReason::Unexpected,
+        ] {
+            let text = guest(reason, &[u64::MAX; 31]).to_string();
+            assert!(text.lines().count() <= 25, "{} lines", text.lines().count());
+            assert!(text.ends_with(".\n"));
+            assert!(text.is_ascii());
+        }
+        let unknown = GuestCrash {
+            ipa: None,
+            ..guest(CrashReason::SError, &[0; 31])
+        };
+        assert!(unknown.to_string().contains("IPA   unknown"));
+    }
+
+    #[test]
+    fn a_stack_overflow_names_the_pcpu_and_the_guard_page() {
+        let state = El2State {
+            esr: 0x9600_0047,
+            elr: 0x4020_1234,
+            spsr: 0x3c9,
+            far: 0x4030_0ff0,
+            sp: 0x4030_0ff0,
+            image_base: 0x4020_0000,
+            x: None,
+        };
+        let text = El2Crash {
+            failure: El2Failure::GuardPage,
+            pcpu: 4,
+            state: Some(state),
+        }
+        .to_string();
+        for part in [
+            "pCPU 4",
+            "guard page",
+            "image offset 0x1234",
+            "data abort from the same EL",
+            "EL2, masked: DAIF",
+            "What to do next",
+        ] {
+            assert!(text.contains(part), "{part}\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_panic_has_its_message_and_place() {
+        let failure = El2Failure::Panic {
+            message: &"index 4 of 4",
+            location: Some(("hyp/src/trap.rs", 7)),
+        };
+        let text = El2Crash {
+            failure,
+            pcpu: 0,
+            state: None,
+        }
+        .to_string();
+        assert!(
+            text.starts_with("hypervisor panic on pCPU 0: index 4 of 4\n  at hyp/src/trap.rs:7\n"),
+            "{text}"
+        );
+        let text = El2Crash {
+            failure: El2Failure::Exception,
+            pcpu: 1,
+            state: None,
+        }
+        .to_string();
+        assert!(text.starts_with("hypervisor exception on pCPU 1\n"));
+    }
+
+    #[test]
+    fn every_saved_status_can_be_printed() {
+        for m in 0..32 {
+            assert!(!Pstate(m).to_string().is_empty());
+        }
+        assert_eq!(Pstate(0x10).to_string(), "AArch32, masked: ----");
+        assert_eq!(Pstate(0x9060_0084).to_string(), "EL1 on SP_EL0 N V PAN SS, masked: --I-");
+    }
+}

@@ -1,0 +1,731 @@
+//! What made a guest leave: `ESR_EL2`, decoded once.
+
+use core::fmt;
+
+use crate::regs::cpu::{SCTLR_EL1, SPSR_EL2, SysReg};
+use crate::types::Ipa;
+
+/// A syndrome, as `ESR_EL2` holds it. DDI 0487 ESR_EL2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Esr(u64);
+
+impl Esr {
+    /// The syndrome `value`.
+    #[must_use]
+    pub const fn new(value: u64) -> Self {
+        Self(value)
+    }
+    /// The register's value.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+    /// Exception class, bits 31:26.
+    #[must_use]
+    pub const fn ec(self) -> u8 {
+        (self.0 >> 26 & 0x3f) as u8
+    }
+    /// Whether the instruction was 32 bits long, bit 25.
+    #[must_use]
+    pub const fn il(self) -> bool {
+        self.0 >> 25 & 1 != 0
+    }
+    /// Instruction-specific syndrome, bits 24:0.
+    #[must_use]
+    pub const fn iss(self) -> u32 {
+        (self.0 & 0x1ff_ffff) as u32
+    }
+}
+
+/// Exception classes, DDI 0487 ESR_EL2.EC.
+pub mod ec {
+    /// Unknown reason: an undefined instruction.
+    pub const UNKNOWN: u8 = 0x00;
+    /// WFI, WFE, WFIT or WFET.
+    pub const WFX: u8 = 0x01;
+    /// Advanced SIMD or floating point.
+    pub const FP: u8 = 0x07;
+    /// A pointer-authentication instruction or key.
+    pub const PAUTH: u8 = 0x09;
+    /// LD64B or ST64B.
+    pub const LS64: u8 = 0x0a;
+    /// A branch to something that is no landing pad.
+    pub const BRANCH_TARGET: u8 = 0x0d;
+    /// Illegal execution state.
+    pub const ILLEGAL_STATE: u8 = 0x0e;
+    /// SVC.
+    pub const SVC: u8 = 0x15;
+    /// HVC.
+    pub const HVC: u8 = 0x16;
+    /// SMC.
+    pub const SMC: u8 = 0x17;
+    /// MSR, MRS or a system instruction.
+    pub const SYSREG: u8 = 0x18;
+    /// SVE.
+    pub const SVE: u8 = 0x19;
+    /// SME.
+    pub const SME: u8 = 0x1d;
+    /// Instruction abort from a lower EL.
+    pub const INST_ABORT_LOWER: u8 = 0x20;
+    /// Instruction abort from the same EL.
+    pub const INST_ABORT_SAME: u8 = 0x21;
+    /// PC alignment.
+    pub const PC_ALIGN: u8 = 0x22;
+    /// Data abort from a lower EL.
+    pub const DATA_ABORT_LOWER: u8 = 0x24;
+    /// Data abort from the same EL.
+    pub const DATA_ABORT_SAME: u8 = 0x25;
+    /// SP alignment.
+    pub const SP_ALIGN: u8 = 0x26;
+    /// SError.
+    pub const SERROR: u8 = 0x2f;
+    /// BRK.
+    pub const BRK: u8 = 0x3c;
+}
+
+/// Why the guest left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trap {
+    /// HVC; the return address is already past it.
+    Hvc {
+        /// The instruction's immediate.
+        imm: u16,
+    },
+    /// SMC; the return address is that of the SMC itself.
+    Smc {
+        /// The instruction's immediate.
+        imm: u16,
+    },
+    /// MSR, MRS or a system instruction.
+    SysReg(SysRegAccess),
+    /// A data access that faulted.
+    DataAbort(Abort),
+    /// An instruction fetch that faulted.
+    InstAbort(Abort),
+    /// A wait.
+    Wfx(Wfx),
+    /// SError.
+    SError,
+    /// SVC. Not routed to EL2 here.
+    Svc {
+        /// The instruction's immediate.
+        imm: u16,
+    },
+    /// What the guest may not use, so that it is undefined for it: floating point when trapped, pointer authentication, SVE, SME,
+    /// LD64B, and every access from AArch32 state.
+    Hidden {
+        /// The exception class.
+        ec: u8,
+    },
+    /// Illegal execution state.
+    IllegalState,
+    /// PC alignment.
+    PcAlign,
+    /// SP alignment.
+    SpAlign,
+    /// Any other exception class.
+    Other {
+        /// The exception class.
+        ec: u8,
+    },
+}
+
+impl Trap {
+    /// Decodes `ESR_EL2` after an exception from EL1 or EL0.
+    #[must_use]
+    pub const fn decode(esr: u64) -> Self {
+        let esr = Esr::new(esr);
+        let iss = esr.iss();
+        match esr.ec() {
+            ec::HVC => Self::Hvc { imm: iss as u16 },
+            ec::SMC => Self::Smc { imm: iss as u16 },
+            ec::SYSREG => Self::SysReg(SysRegAccess::decode(iss)),
+            ec::DATA_ABORT_LOWER => Self::DataAbort(Abort { iss }),
+            ec::INST_ABORT_LOWER => Self::InstAbort(Abort { iss }),
+            ec::WFX => Self::Wfx(Wfx::decode(iss)),
+            ec::SERROR => Self::SError,
+            ec::SVC => Self::Svc { imm: iss as u16 },
+            // 0x03 to 0x06, 0x08, 0x0c, 0x11 to 0x13: coprocessor, LDC, VMRS, SVC, HVC and SMC of AArch32.
+            ec @ (ec::FP | ec::PAUTH | ec::LS64 | ec::SVE | ec::SME | 0x03..=0x06 | 0x08 | 0x0c | 0x11..=0x13) => Self::Hidden { ec },
+            ec::ILLEGAL_STATE => Self::IllegalState,
+            ec::PC_ALIGN => Self::PcAlign,
+            ec::SP_ALIGN => Self::SpAlign,
+            ec => Self::Other { ec },
+        }
+    }
+}
+
+/// A wait instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wfx {
+    /// WFI.
+    Wfi,
+    /// WFE.
+    Wfe,
+    /// WFI with a timeout.
+    Wfit,
+    /// WFE with a timeout.
+    Wfet,
+}
+
+impl Wfx {
+    const fn decode(iss: u32) -> Self {
+        match iss & 3 {
+            0 => Self::Wfi,
+            1 => Self::Wfe,
+            2 => Self::Wfit,
+            _ => Self::Wfet,
+        }
+    }
+}
+
+/// A trapped system-register access or system instruction. DDI 0487 ESR_EL2, EC 0x18.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SysRegAccess {
+    /// Which register.
+    pub register: SysReg,
+    /// The general-purpose register; 31 is XZR.
+    pub rt: u8,
+    /// MRS rather than MSR.
+    pub read: bool,
+}
+
+impl SysRegAccess {
+    const fn decode(iss: u32) -> Self {
+        Self {
+            register: SysReg::from_iss(iss),
+            rt: (iss >> 5 & 31) as u8,
+            read: iss & 1 != 0,
+        }
+    }
+}
+
+/// The syndrome of an abort. DDI 0487 ESR_EL2, ISS encodings for a Data Abort and an Instruction Abort.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Abort {
+    iss: u32,
+}
+
+impl Abort {
+    /// The abort with this ISS.
+    #[must_use]
+    pub const fn new(iss: u32) -> Self {
+        Self { iss: iss & 0x1ff_ffff }
+    }
+    /// The whole ISS.
+    #[must_use]
+    pub const fn iss(self) -> u32 {
+        self.iss
+    }
+    const fn bit(self, bit: u32) -> bool {
+        self.iss >> bit & 1 != 0
+    }
+    /// Fault status code.
+    #[must_use]
+    pub const fn status(self) -> Fault {
+        Fault::decode((self.iss & 0x3f) as u8)
+    }
+    /// The access was a write, or cache maintenance.
+    #[must_use]
+    pub const fn write(self) -> bool {
+        self.bit(6)
+    }
+    /// Stage 2 faulted on the stage 1 walk, not on the access itself.
+    #[must_use]
+    pub const fn on_stage1_walk(self) -> bool {
+        self.bit(7)
+    }
+    /// The access was cache maintenance or address translation.
+    #[must_use]
+    pub const fn cache_maintenance(self) -> bool {
+        self.bit(8)
+    }
+    /// External abort type; implementation defined.
+    #[must_use]
+    pub const fn external_type(self) -> bool {
+        self.bit(9)
+    }
+    /// `FAR_EL2` is not valid.
+    #[must_use]
+    pub const fn far_not_valid(self) -> bool {
+        self.bit(10)
+    }
+    /// How the instruction accessed memory, if the syndrome tells.
+    #[must_use]
+    pub const fn access(self) -> Option<MemAccess> {
+        if !self.bit(24) {
+            return None;
+        }
+        Some(MemAccess {
+            size: 1 << (self.iss >> 22 & 3),
+            sign_extend: self.bit(21),
+            rt: (self.iss >> 16 & 31) as u8,
+            sixty_four: self.bit(15),
+            write: self.write(),
+        })
+    }
+    /// Whether `HPFAR_EL2` holds this fault's IPA: for a translation, access-flag or address-size fault, and for any stage 2 fault on
+    /// a stage 1 walk. Not for a permission fault on the access itself: translate `FAR_EL2` instead.
+    #[must_use]
+    pub const fn hpfar_valid(self) -> bool {
+        match self.status() {
+            Fault::Translation { .. } | Fault::AccessFlag { .. } | Fault::AddressSize { .. } => true,
+            Fault::Permission { .. } => self.on_stage1_walk(),
+            _ => false,
+        }
+    }
+    /// The faulting IPA, from `HPFAR_EL2` and `FAR_EL2`. `None` when `HPFAR_EL2` does not hold it. For a fault on the stage 1 walk it
+    /// is that of the page with the descriptor, since `FAR_EL2` is the address that was being translated.
+    #[must_use]
+    pub const fn ipa(self, hpfar: u64, far: u64) -> Option<Ipa> {
+        if !self.hpfar_valid() {
+            return None;
+        }
+        // FIPA, bits 43:4, is IPA bits 51:12.
+        let page = (hpfar & 0x0fff_ffff_fff0) << 8;
+        let offset = if self.on_stage1_walk() { 0 } else { far & 0xfff };
+        Some(Ipa::new(page | offset))
+    }
+}
+
+/// A load or store of one register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemAccess {
+    /// Bytes: 1, 2, 4 or 8.
+    pub size: u8,
+    /// A load extends the sign.
+    pub sign_extend: bool,
+    /// The general-purpose register; 31 is XZR.
+    pub rt: u8,
+    /// The register is 64 bits wide.
+    pub sixty_four: bool,
+    /// A store.
+    pub write: bool,
+}
+
+impl MemAccess {
+    /// What a load puts into the register when the device answers `raw`. `big_endian` is the guest's data endianness at the access.
+    #[must_use]
+    pub const fn load(self, raw: u64, big_endian: bool) -> u64 {
+        let raw = if big_endian { self.swap(raw) } else { raw };
+        mmio_value(raw, self.size, self.sign_extend, self.sixty_four)
+    }
+    /// What a store of the register value `value` gives the device.
+    #[must_use]
+    pub const fn store(self, value: u64, big_endian: bool) -> u64 {
+        let value = value & mask(self.size);
+        if big_endian { self.swap(value) } else { value }
+    }
+    const fn swap(self, value: u64) -> u64 {
+        match self.size {
+            1 => value & 0xff,
+            2 => (value as u16).swap_bytes() as u64,
+            4 => (value as u32).swap_bytes() as u64,
+            _ => value.swap_bytes(),
+        }
+    }
+}
+
+/// Whether the guest's data accesses are big-endian: `SPSR_EL2` and `SCTLR_EL1` say so, and AArch32 at EL0 by its own PSTATE.E.
+#[must_use]
+pub const fn big_endian(pstate: u64, sctlr: u64) -> bool {
+    const E: u64 = 1 << 9;
+    if pstate & SPSR_EL2::NRW::SET.value != 0 {
+        return pstate & E != 0;
+    }
+    let bit = if pstate & 0b1100 == 0 {
+        SCTLR_EL1::E0E::SET.value
+    } else {
+        SCTLR_EL1::EE::SET.value
+    };
+    sctlr & bit != 0
+}
+
+/// Ones in the low `size` bytes.
+const fn mask(size: u8) -> u64 {
+    match size {
+        1 => 0xff,
+        2 => 0xffff,
+        4 => 0xffff_ffff,
+        _ => u64::MAX,
+    }
+}
+
+/// What a load of `size` bytes puts into the register: `raw` cut to `size`, its sign extended when `sign_extend`, cut to 32 bits unless
+/// `sixty_four`.
+#[must_use]
+pub const fn mmio_value(raw: u64, size: u8, sign_extend: bool, sixty_four: bool) -> u64 {
+    let value = match (sign_extend, size) {
+        (true, 1) => raw as u8 as i8 as u64,
+        (true, 2) => raw as u16 as i16 as u64,
+        (true, 4) => raw as u32 as i32 as u64,
+        _ => raw & mask(size),
+    };
+    if sixty_four { value } else { value & 0xffff_ffff }
+}
+
+/// A fault status code. DDI 0487 ESR_EL2, DFSC and IFSC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// An address is too large.
+    AddressSize {
+        /// Level of the walk.
+        level: i8,
+    },
+    /// Nothing is mapped.
+    Translation {
+        /// Level of the walk.
+        level: i8,
+    },
+    /// The access flag is clear.
+    AccessFlag {
+        /// Level of the walk.
+        level: i8,
+    },
+    /// The mapping forbids it.
+    Permission {
+        /// Level of the walk.
+        level: i8,
+    },
+    /// Synchronous external abort, not on a walk.
+    External,
+    /// Synchronous external abort on a walk.
+    ExternalOnWalk {
+        /// Level of the walk.
+        level: i8,
+    },
+    /// Alignment.
+    Alignment,
+    /// TLB conflict.
+    TlbConflict,
+    /// An exclusive or atomic access to memory that does not support it.
+    UnsupportedExclusive,
+    /// Any other code.
+    Other {
+        /// The code.
+        code: u8,
+    },
+}
+
+impl Fault {
+    /// Decodes the six bits of a fault status code.
+    #[must_use]
+    pub const fn decode(code: u8) -> Self {
+        let level = (code & 3) as i8;
+        match code & 0x3f {
+            0x00..=0x03 => Self::AddressSize { level },
+            0x04..=0x07 => Self::Translation { level },
+            0x08..=0x0b => Self::AccessFlag { level },
+            0x0c..=0x0f => Self::Permission { level },
+            0x10 => Self::External,
+            0x13 => Self::ExternalOnWalk { level: -1 },
+            0x14..=0x17 => Self::ExternalOnWalk { level },
+            0x21 => Self::Alignment,
+            0x29 => Self::AddressSize { level: -1 },
+            0x2b => Self::Translation { level: -1 },
+            0x30 => Self::TlbConflict,
+            0x35 => Self::UnsupportedExclusive,
+            code => Self::Other { code },
+        }
+    }
+    /// A translation fault, at any level.
+    #[must_use]
+    pub const fn is_translation(self) -> bool {
+        matches!(self, Self::Translation { .. })
+    }
+    /// A permission fault, at any level.
+    #[must_use]
+    pub const fn is_permission(self) -> bool {
+        matches!(self, Self::Permission { .. })
+    }
+    /// Level of the walk that faulted.
+    #[must_use]
+    pub const fn level(self) -> Option<i8> {
+        match self {
+            Self::AddressSize { level }
+            | Self::Translation { level }
+            | Self::AccessFlag { level }
+            | Self::Permission { level }
+            | Self::ExternalOnWalk { level } => Some(level),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AddressSize { level } => write!(f, "address size fault, level {level}"),
+            Self::Translation { level } => write!(f, "translation fault, level {level}"),
+            Self::AccessFlag { level } => write!(f, "access flag fault, level {level}"),
+            Self::Permission { level } => write!(f, "permission fault, level {level}"),
+            Self::External => f.write_str("synchronous external abort"),
+            Self::ExternalOnWalk { level } => write!(f, "synchronous external abort on a walk, level {level}"),
+            Self::Alignment => f.write_str("alignment fault"),
+            Self::TlbConflict => f.write_str("TLB conflict"),
+            Self::UnsupportedExclusive => f.write_str("unsupported exclusive or atomic access"),
+            Self::Other { code } => write!(f, "fault status {code:#04x}"),
+        }
+    }
+}
+
+/// The name of an exception class.
+#[must_use]
+pub const fn ec_name(ec: u8) -> &'static str {
+    match ec {
+        ec::UNKNOWN => "unknown reason (undefined instruction)",
+        ec::WFX => "WFI or WFE",
+        0x03..=0x06 | 0x08 | 0x0c => "AArch32 coprocessor access",
+        ec::FP => "floating point or Advanced SIMD",
+        ec::PAUTH => "pointer authentication",
+        ec::LS64 => "LD64B or ST64B",
+        ec::BRANCH_TARGET => "branch target",
+        ec::ILLEGAL_STATE => "illegal execution state",
+        0x11..=0x13 => "AArch32 SVC, HVC or SMC",
+        ec::SVC => "SVC",
+        ec::HVC => "HVC",
+        ec::SMC => "SMC",
+        ec::SYSREG => "system register or instruction",
+        ec::SVE => "SVE",
+        ec::SME => "SME",
+        ec::INST_ABORT_LOWER => "instruction abort from a lower EL",
+        ec::INST_ABORT_SAME => "instruction abort from the same EL",
+        ec::PC_ALIGN => "PC alignment",
+        ec::DATA_ABORT_LOWER => "data abort from a lower EL",
+        ec::DATA_ABORT_SAME => "data abort from the same EL",
+        ec::SP_ALIGN => "SP alignment",
+        ec::SERROR => "SError",
+        0x30..=0x35 => "breakpoint, step or watchpoint",
+        ec::BRK => "BRK",
+        _ => "reserved or unexpected class",
+    }
+}
+
+/// In words: the class, then what its ISS says.
+impl fmt::Display for Esr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (ec, iss) = (self.ec(), self.iss());
+        write!(f, "EC {ec:#04x} {}", ec_name(ec))?;
+        match ec {
+            ec::HVC | ec::SMC | ec::SVC | ec::BRK => write!(f, ", immediate {:#x}", iss & 0xffff),
+            ec::WFX => write!(f, ", {:?}", Wfx::decode(iss)),
+            ec::SYSREG => {
+                let access = SysRegAccess::decode(iss);
+                write!(
+                    f,
+                    ", {} of {}, x{}",
+                    if access.read { "read" } else { "write" },
+                    access.register,
+                    access.rt
+                )
+            }
+            ec::INST_ABORT_LOWER | ec::INST_ABORT_SAME => {
+                let abort = Abort { iss };
+                write!(
+                    f,
+                    ", {}{}",
+                    abort.status(),
+                    if abort.on_stage1_walk() { ", on the stage 1 walk" } else { "" }
+                )
+            }
+            ec::DATA_ABORT_LOWER | ec::DATA_ABORT_SAME => data_abort(Abort { iss }, f),
+            _ => write!(f, ", ISS {iss:#x}"),
+        }
+    }
+}
+
+fn data_abort(abort: Abort, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    write!(f, ", {}, {}", abort.status(), if abort.write() { "write" } else { "read" })?;
+    if abort.on_stage1_walk() {
+        f.write_str(", on the stage 1 walk")?;
+    }
+    if abort.cache_maintenance() {
+        f.write_str(", cache maintenance")?;
+    }
+    match abort.access() {
+        Some(a) => {
+            let (width, sign) = (if a.sixty_four { 'x' } else { 'w' }, if a.sign_extend { ", signed" } else { "" });
+            write!(f, ", {} bytes, {width}{}{sign}", a.size, a.rt)
+        }
+        None => f.write_str(", no instruction syndrome (ISV=0)"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn esr(ec: u8, iss: u32) -> u64 {
+        (ec as u64) << 26 | 1 << 25 | iss as u64
+    }
+
+    #[test]
+    fn hvc_and_smc_carry_their_immediate() {
+        assert_eq!(Trap::decode(esr(0x16, 0x1234)), Trap::Hvc { imm: 0x1234 });
+        assert_eq!(Trap::decode(esr(0x17, 0xffff)), Trap::Smc { imm: 0xffff });
+    }
+
+    #[test]
+    fn a_trapped_icc_ctlr_access_gives_register_direction_and_rt() {
+        let read = SysRegAccess {
+            register: SysReg::ICC_CTLR_EL1,
+            rt: 1,
+            read: true,
+        };
+        let write = SysRegAccess {
+            register: SysReg::ICC_CTLR_EL1,
+            rt: 2,
+            read: false,
+        };
+        assert_eq!(Trap::decode(0x6238_3039), Trap::SysReg(read));
+        assert_eq!(Trap::decode(0x6238_3058), Trap::SysReg(write));
+    }
+
+    #[test]
+    fn the_four_waits_are_told_apart() {
+        for (ti, wfx) in [Wfx::Wfi, Wfx::Wfe, Wfx::Wfit, Wfx::Wfet].into_iter().enumerate() {
+            assert_eq!(Trap::decode(esr(1, ti as u32)), Trap::Wfx(wfx));
+        }
+    }
+
+    #[test]
+    fn every_class_decodes_and_aarch32_and_hidden_features_are_undefined() {
+        for ec in 0..64 {
+            let trap = Trap::decode(esr(ec, 0));
+            let hidden = matches!(ec, 0x03..=0x0a | 0x0c | 0x11..=0x13 | 0x19 | 0x1d);
+            assert_eq!(matches!(trap, Trap::Hidden { .. }), hidden, "{ec:#x}: {trap:?}");
+        }
+        assert_eq!(Trap::decode(esr(0x2f, 0)), Trap::SError);
+        assert_eq!(Trap::decode(esr(0x0e, 0)), Trap::IllegalState);
+        assert_eq!(Trap::decode(esr(0x22, 0)), Trap::PcAlign);
+        assert_eq!(Trap::decode(esr(0x26, 0)), Trap::SpAlign);
+        assert_eq!(Trap::decode(esr(0x15, 7)), Trap::Svc { imm: 7 });
+        assert_eq!(Trap::decode(esr(0x3d, 0)), Trap::Other { ec: 0x3d });
+    }
+
+    #[test]
+    fn a_data_abort_gives_the_access_only_with_isv() {
+        // ldrsh w3: ISV, SAS 01, SSE, SRT 3, SF 0, translation fault level 2.
+        let Trap::DataAbort(abort) = Trap::decode(esr(0x24, 1 << 24 | 1 << 22 | 1 << 21 | 3 << 16 | 0x06)) else {
+            panic!("a data abort");
+        };
+        assert_eq!(
+            abort.access(),
+            Some(MemAccess {
+                size: 2,
+                sign_extend: true,
+                rt: 3,
+                sixty_four: false,
+                write: false
+            })
+        );
+        assert_eq!(abort.status(), Fault::Translation { level: 2 });
+        // str x30: SAS 11, SF, WnR.
+        let store = Abort::new(1 << 24 | 3 << 22 | 30 << 16 | 1 << 15 | 1 << 6 | 0x07);
+        assert_eq!(
+            store.access(),
+            Some(MemAccess {
+                size: 8,
+                sign_extend: false,
+                rt: 30,
+                sixty_four: true,
+                write: true
+            })
+        );
+        assert_eq!(Abort::new(store.iss() & !(1 << 24)).access(), None);
+    }
+
+    #[test]
+    fn a_load_is_cut_extended_and_cut_again() {
+        assert_eq!(mmio_value(0x1_2380, 1, false, true), 0x80);
+        assert_eq!(mmio_value(0x1_2380, 1, true, true), 0xffff_ffff_ffff_ff80);
+        assert_eq!(mmio_value(0x1_2380, 1, true, false), 0xffff_ff80);
+        assert_eq!(mmio_value(0xffff_8000, 2, true, false), 0xffff_8000);
+        assert_eq!(mmio_value(0x8000_0000, 4, true, true), 0xffff_ffff_8000_0000);
+        assert_eq!(mmio_value(0x8000_0000, 4, false, true), 0x8000_0000);
+        assert_eq!(mmio_value(u64::MAX, 8, false, true), u64::MAX);
+        assert_eq!(mmio_value(u64::MAX, 4, false, false), 0xffff_ffff);
+    }
+
+    #[test]
+    fn a_big_endian_guest_sees_its_bytes_swapped() {
+        let word = MemAccess {
+            size: 4,
+            sign_extend: false,
+            rt: 0,
+            sixty_four: false,
+            write: false,
+        };
+        assert_eq!(word.load(0x1122_3344, true), 0x4433_2211);
+        assert_eq!(word.store(0xaa_1122_3344, true), 0x4433_2211);
+        assert_eq!(word.store(0xaa_1122_3344, false), 0x1122_3344);
+        let byte = MemAccess { size: 1, ..word };
+        assert_eq!(byte.store(0x141, true), 0x41);
+        let half = MemAccess {
+            size: 2,
+            sign_extend: true,
+            sixty_four: true,
+            ..word
+        };
+        assert_eq!(half.load(0x00ff, true), 0xffff_ffff_ffff_ff00);
+    }
+
+    #[test]
+    fn endianness_is_that_of_the_level_and_state_that_accessed() {
+        let (e0e, ee) = (1 << 24, 1 << 25);
+        assert!(big_endian(0x3c5, ee) && !big_endian(0x3c5, e0e), "EL1h");
+        assert!(big_endian(0x3c4, ee) && !big_endian(0x3c4, e0e), "EL1t");
+        assert!(big_endian(0x3c0, e0e) && !big_endian(0x3c0, ee), "EL0");
+        assert!(big_endian(0x210, 0) && !big_endian(0x010, ee | e0e), "AArch32");
+    }
+
+    #[test]
+    fn hpfar_and_far_make_the_ipa() {
+        // GICD at 0x0800_0104 reached through VA 0xffff_0000_0000_1104.
+        let translation = Abort::new(0x07);
+        assert_eq!(
+            translation.ipa(0x0800_0000 >> 8, 0xffff_0000_0000_1104),
+            Some(Ipa::new(0x0800_0104))
+        );
+        // All of FIPA, and nothing of NS or RES0.
+        assert_eq!(translation.ipa(u64::MAX, 0), Some(Ipa::new(0x000f_ffff_ffff_f000)));
+        let on_walk = Abort::new(1 << 7 | 0x07);
+        assert_eq!(on_walk.ipa(0x0800_0000 >> 8, 0x1104), Some(Ipa::new(0x0800_0000)));
+    }
+
+    #[test]
+    fn hpfar_says_nothing_about_a_permission_fault_on_the_access() {
+        assert_eq!(Abort::new(0x0f).ipa(0x1230, 0), None);
+        assert!(Abort::new(1 << 7 | 0x0f).ipa(0x1230, 0).is_some());
+        assert_eq!(Abort::new(0x10).ipa(0x1230, 0), None, "an external abort");
+    }
+
+    #[test]
+    fn fault_status_codes_tell_kind_and_level() {
+        for level in 0..4u8 {
+            assert_eq!(Fault::decode(0x04 | level).level(), Some(level as i8));
+            assert!(Fault::decode(0x04 | level).is_translation());
+            assert!(Fault::decode(0x0c | level).is_permission());
+        }
+        assert_eq!(Fault::decode(0x2b), Fault::Translation { level: -1 });
+        assert_eq!(Fault::decode(0x10), Fault::External);
+        assert_eq!(Fault::decode(0x21).level(), None);
+        for code in 0..=255 {
+            assert!(!Fault::decode(code).to_string().is_empty());
+        }
+    }
+
+    #[test]
+    fn a_syndrome_reads_as_a_sentence() {
+        let text = Esr::new(esr(0x24, 1 << 24 | 2 << 22 | 3 << 16 | 1 << 6 | 0x05)).to_string();
+        assert_eq!(
+            text,
+            "EC 0x24 data abort from a lower EL, translation fault, level 1, write, 4 bytes, w3"
+        );
+        let text = Esr::new(0x6238_3039).to_string();
+        assert_eq!(text, "EC 0x18 system register or instruction, read of S3_0_C12_C12_4, x1");
+        for ec in 0..64 {
+            assert!(Esr::new(esr(ec, 0x1ff_ffff)).to_string().len() > 8);
+        }
+    }
+}

@@ -1,0 +1,554 @@
+//! The board, from the device tree that the boot loader passed.
+//!
+//! Nothing here needs a heap: [`console`] is asked before anything else, so that everything after it can be said.
+
+use core::fmt;
+
+use arrayvec::{ArrayString, ArrayVec};
+
+use super::{Cells, Node, Tree, TreeError};
+use crate::physmem::{Full, MAX_REGIONS, RangeSet};
+use crate::types::{Pa, Range};
+
+/// The most CPUs that are used.
+pub const MAX_CPUS: usize = 64;
+/// The most separate ranges of reserved memory.
+pub const MAX_RESERVED: usize = 96;
+/// The most GIC redistributor regions.
+pub const MAX_GICR: usize = 32;
+/// The longest `umbra,nonce`.
+pub const MAX_NONCE: usize = 64;
+/// The most talkative `loglevel`.
+pub const MAX_LOGLEVEL: u8 = 4;
+
+/// What the machine is.
+#[derive(Clone, Debug)]
+pub struct Board {
+    /// RAM, sorted; neighbours are one.
+    pub ram: RangeSet<MAX_REGIONS>,
+    /// What the tree asks to leave alone: `/memreserve/` and the nodes with `reg` below `/reserved-memory`.
+    pub reserved: RangeSet<MAX_RESERVED>,
+    /// The CPUs in the tree's order: a pCPU's number is its place here.
+    pub cpus: ArrayVec<Cpu, MAX_CPUS>,
+    /// The firmware's PSCI, if there is one.
+    pub psci: Option<Psci>,
+    /// The interrupt controller.
+    pub gic: Gic,
+    /// Where to print.
+    pub console: Option<Console>,
+    /// The generic timer's interrupts.
+    pub timer: Timer,
+    /// What `/chosen` says to Umbra itself.
+    pub chosen: Chosen,
+}
+
+/// A CPU that can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cpu {
+    /// Its affinity as PSCI takes it: Aff3 in bits 39:32, Aff2 to Aff0 in bits 23:0.
+    pub affinity: u64,
+    /// How it is started.
+    pub enable_method: EnableMethod,
+}
+
+/// How a CPU is started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EnableMethod {
+    /// By PSCI CPU_ON.
+    Psci,
+    /// By a word in memory.
+    SpinTable,
+    /// By something else, or the tree does not say.
+    Other,
+}
+
+/// The instruction that reaches the firmware.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PsciMethod {
+    /// `HVC #0`: nobody answers it when we are the hypervisor.
+    Hvc,
+    /// `SMC #0`.
+    Smc,
+}
+
+/// The newest PSCI that the firmware's node is compatible with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PsciVersion {
+    /// `arm,psci`: function identifiers come from the node. Not supported.
+    V0_1,
+    /// `arm,psci-0.2`.
+    V0_2,
+    /// `arm,psci-1.0`.
+    V1_0,
+}
+
+/// The firmware's PSCI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Psci {
+    /// The instruction.
+    pub method: PsciMethod,
+    /// The version.
+    pub version: PsciVersion,
+}
+
+/// A GICv3.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gic {
+    /// The distributor.
+    pub gicd: Range,
+    /// The redistributor regions, in the tree's order.
+    pub gicr: ArrayVec<Range, MAX_GICR>,
+    /// `redistributor-stride`, where frames do not simply follow one another by what GICR_TYPER.VLPIS says.
+    pub stride: Option<u64>,
+    /// The maintenance interrupt's INTID, if it is a PPI.
+    pub maintenance: Option<u32>,
+}
+
+/// The INTIDs of the generic timer's PPIs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timer {
+    /// EL1 physical, non-secure.
+    pub physical: Option<u32>,
+    /// EL1 virtual.
+    pub virt: Option<u32>,
+    /// EL2 physical.
+    pub hyp: Option<u32>,
+}
+
+/// The kinds of UART that `stdout-path` may name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UartKind {
+    /// PL011, or the SBSA subset of it.
+    Pl011,
+    /// 8250 and its many descendants.
+    Uart8250 {
+        /// Registers are `1 << reg_shift` bytes apart.
+        reg_shift: u8,
+        /// Bytes in one access: 1, 2 or 4.
+        io_width: u8,
+    },
+    /// i.MX.
+    Imx,
+}
+
+/// Where to print.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Console {
+    /// What is there.
+    pub kind: UartKind,
+    /// Its registers.
+    pub base: Pa,
+}
+
+/// What `/chosen` says to Umbra itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Chosen {
+    /// `umbra,nonce`: goes out with the verdict. Empty when there is none.
+    pub nonce: ArrayString<MAX_NONCE>,
+    /// `umbra,semihosting`: the machine is an emulator that ends by semihosting.
+    pub semihosting: bool,
+    /// `umbra,console-mux`: consoles are multiplexed on the wire.
+    pub console_mux: bool,
+    /// `loglevel=N` in `bootargs`, at most [`MAX_LOGLEVEL`].
+    pub loglevel: Option<u8>,
+}
+
+/// Why Umbra cannot run on a board.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BoardError {
+    /// The device tree cannot be read.
+    Tree(TreeError),
+    /// It describes no RAM.
+    NoRam,
+    /// It describes no CPU that can be used.
+    NoCpu,
+    /// A CPU's `reg` is missing, or is no affinity.
+    BadCpu {
+        /// Its place among the CPUs.
+        index: usize,
+    },
+    /// Two CPUs have the same affinity.
+    SameCpu {
+        /// That affinity.
+        affinity: u64,
+    },
+    /// It describes no interrupt controller that we know.
+    NoGic,
+    /// The interrupt controller is a GICv2.
+    GicV2 {
+        /// What it says it is.
+        compatible: &'static str,
+    },
+    /// The GICv3's `reg` lacks the frames that it must have.
+    BadGic,
+    /// There are more of something than fit in our table.
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many fit.
+        most: usize,
+    },
+}
+
+impl From<TreeError> for BoardError {
+    fn from(error: TreeError) -> Self {
+        Self::Tree(error)
+    }
+}
+
+impl fmt::Display for BoardError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tree(error) => error.fmt(f),
+            Self::NoRam => f.write_str("the device tree describes no RAM (the boot loader fills in /memory)"),
+            Self::NoCpu => f.write_str("the device tree describes no usable CPU below /cpus"),
+            Self::BadCpu { index } => write!(f, "CPU {index} of the device tree has no valid affinity in `reg`"),
+            Self::SameCpu { affinity } => write!(f, "two CPUs of the device tree have the affinity {affinity:#x}"),
+            Self::NoGic => f.write_str("the device tree describes no GICv3 (compatible \"arm,gic-v3\")"),
+            Self::GicV2 { compatible } => write!(f, "the interrupt controller is a GICv2 ({compatible}); Umbra needs a GICv3"),
+            Self::BadGic => f.write_str("the GICv3's `reg` lacks the distributor or a redistributor region"),
+            Self::TooMany { what, most } => write!(f, "the device tree has more than {most} {what}"),
+        }
+    }
+}
+
+impl core::error::Error for BoardError {}
+
+impl Board {
+    /// Everything that Umbra needs to know about the board whose tree is `blob`.
+    ///
+    /// # Errors
+    /// See [`BoardError`]. Ask [`console`] first, to have a place to say it.
+    pub fn discover(blob: &[u8]) -> Result<Self, BoardError> {
+        let tree = Tree::new(blob)?;
+        let ram = ram(&tree)?;
+        if ram.as_slice().is_empty() {
+            return Err(BoardError::NoRam);
+        }
+        let cpus = cpus(&tree)?;
+        if cpus.is_empty() {
+            return Err(BoardError::NoCpu);
+        }
+        let (gic, interrupt_cells) = gic_and_cells(&tree)?;
+        Ok(Self {
+            ram,
+            reserved: reserved(&tree)?,
+            cpus,
+            psci: psci(&tree),
+            gic,
+            console: console(&tree),
+            timer: timer(&tree, interrupt_cells),
+            chosen: chosen(&tree),
+        })
+    }
+}
+
+/// RAM: the nodes below the root that say `device_type = "memory"`, or are called `memory`.
+///
+/// # Errors
+/// [`BoardError::TooMany`].
+pub fn ram(tree: &Tree<'_>) -> Result<RangeSet<MAX_REGIONS>, BoardError> {
+    let mut ram = RangeSet::new();
+    let Some(root) = tree.root() else { return Ok(ram) };
+    let memory = |node: &Node<'_, '_>| node.string("device_type") == Some("memory") || node.base_name() == "memory";
+    for node in root.children().filter(|node| memory(node) && node.available()) {
+        for range in node.reg() {
+            ram.insert(range).map_err(|Full| BoardError::TooMany {
+                what: "RAM regions",
+                most: MAX_REGIONS,
+            })?;
+        }
+    }
+    Ok(ram)
+}
+
+/// Reserved memory. A region that the tree leaves to the operating system to place (`size` without `reg`) is none yet.
+///
+/// # Errors
+/// [`BoardError::TooMany`].
+pub fn reserved(tree: &Tree<'_>) -> Result<RangeSet<MAX_RESERVED>, BoardError> {
+    let mut reserved = RangeSet::new();
+    let mut add = |range| {
+        reserved.insert(range).map_err(|Full| BoardError::TooMany {
+            what: "reserved ranges",
+            most: MAX_RESERVED,
+        })
+    };
+    tree.reservations().try_for_each(&mut add)?;
+    let nodes: Option<Result<(), BoardError>> = tree.at("/reserved-memory", &mut |parent| {
+        for node in parent.children().filter(Node::available) {
+            for range in node.reg() {
+                // Without `ranges` the addresses are meant as they stand: reserving too much does no harm.
+                add(node.physical(range).unwrap_or(range))?;
+            }
+        }
+        Ok(())
+    });
+    nodes.unwrap_or(Ok(()))?;
+    Ok(reserved)
+}
+
+/// The CPUs in the tree's order, without those whose `status` says that they cannot be used.
+///
+/// # Errors
+/// [`BoardError::BadCpu`], [`BoardError::SameCpu`], [`BoardError::TooMany`].
+pub fn cpus(tree: &Tree<'_>) -> Result<ArrayVec<Cpu, MAX_CPUS>, BoardError> {
+    let mut cpus = ArrayVec::<Cpu, MAX_CPUS>::new();
+    let all: Option<Result<(), BoardError>> = tree.at("/cpus", &mut |parent| {
+        let (cells, _) = parent.cell_counts();
+        for node in parent.children().filter(|node| is_cpu(node) && node.available()) {
+            let reg = Cells(node.property("reg").unwrap_or_default()).take(cells);
+            let affinity = reg.filter(|affinity| cells > 0 && affinity & !0xff_00ff_ffff == 0);
+            let affinity = affinity.ok_or(BoardError::BadCpu { index: cpus.len() })?;
+            if cpus.iter().any(|cpu| cpu.affinity == affinity) {
+                return Err(BoardError::SameCpu { affinity });
+            }
+            let enable_method = match node.string("enable-method") {
+                Some("psci") => EnableMethod::Psci,
+                Some("spin-table") => EnableMethod::SpinTable,
+                _ => EnableMethod::Other,
+            };
+            let full = BoardError::TooMany {
+                what: "CPUs",
+                most: MAX_CPUS,
+            };
+            cpus.try_push(Cpu { affinity, enable_method }).map_err(|_| full)?;
+        }
+        Ok(())
+    });
+    all.unwrap_or(Ok(()))?;
+    Ok(cpus)
+}
+
+fn is_cpu(node: &Node<'_, '_>) -> bool {
+    node.string("device_type") == Some("cpu") || node.base_name() == "cpu"
+}
+
+/// The firmware's PSCI.
+#[must_use]
+pub fn psci(tree: &Tree<'_>) -> Option<Psci> {
+    const VERSIONS: [(&str, PsciVersion); 3] = [
+        ("arm,psci-1.0", PsciVersion::V1_0),
+        ("arm,psci-0.2", PsciVersion::V0_2),
+        ("arm,psci", PsciVersion::V0_1),
+    ];
+    tree.find(&mut |node| {
+        let (_, version) = VERSIONS.iter().find(|(name, _)| node.compatible_with(&[name]).is_some())?;
+        let method = match node.string("method")? {
+            "hvc" => PsciMethod::Hvc,
+            "smc" => PsciMethod::Smc,
+            _ => return None,
+        };
+        node.available().then_some(Psci { method, version: *version })
+    })
+}
+
+/// The GICv3.
+///
+/// # Errors
+/// [`BoardError::NoGic`], [`BoardError::GicV2`], [`BoardError::BadGic`], [`BoardError::TooMany`].
+pub fn gic(tree: &Tree<'_>) -> Result<Gic, BoardError> {
+    gic_and_cells(tree).map(|(gic, _)| gic)
+}
+
+/// What the kernel's binding lists for GICv1 and GICv2.
+const GIC_V2: [&str; 10] = [
+    "arm,gic-400",
+    "arm,cortex-a15-gic",
+    "arm,cortex-a9-gic",
+    "arm,cortex-a7-gic",
+    "arm,cortex-a5-gic",
+    "arm,eb11mp-gic",
+    "arm,pl390",
+    "brcm,brahma-b15-gic",
+    "qcom,msm-qgic2",
+    "nvidia,tegra210-agic",
+];
+
+fn gic_and_cells(tree: &Tree<'_>) -> Result<(Gic, u32), BoardError> {
+    let v3 = tree.find(&mut |node| {
+        let here = node.available() && node.compatible_with(&["arm,gic-v3"]).is_some();
+        here.then(|| gic_v3(node).map(|gic| (gic, node.cell("#interrupt-cells").unwrap_or(3))))
+    });
+    if let Some(gic) = v3 {
+        return gic;
+    }
+    let v2 = tree.find(&mut |node| node.compatible_with(&GIC_V2).filter(|_| node.available()));
+    Err(v2.map_or(BoardError::NoGic, |compatible| BoardError::GicV2 { compatible }))
+}
+
+/// `reg` is the distributor, then the redistributor regions, then what only a GICv2 driver uses.
+fn gic_v3(node: &Node<'_, '_>) -> Result<Gic, BoardError> {
+    let regions = node.cell("#redistributor-regions").unwrap_or(1) as usize;
+    let too_many = BoardError::TooMany {
+        what: "GIC redistributor regions",
+        most: MAX_GICR,
+    };
+    if regions > MAX_GICR {
+        return Err(too_many);
+    }
+    let mut frames = node.reg().map(|range| node.physical(range).ok_or(BoardError::BadGic));
+    let gicd = frames.next().ok_or(BoardError::BadGic)??;
+    let mut gicr = ArrayVec::new();
+    for frame in frames.take(regions) {
+        gicr.try_push(frame?).map_err(|_| too_many)?;
+    }
+    if gicr.len() != regions || gicr.is_empty() {
+        return Err(BoardError::BadGic);
+    }
+    let stride = node
+        .property("redistributor-stride")
+        .and_then(|value| Cells(value).take(value.len() as u32 / 4));
+    Ok(Gic {
+        gicd,
+        gicr,
+        stride: stride.filter(|stride| *stride != 0),
+        maintenance: ppis(node, node.cell("#interrupt-cells").unwrap_or(3)).next().flatten(),
+    })
+}
+
+/// The `interrupts` of a node as INTIDs, `None` for what is not a PPI. The first cell of a specifier is 1 for a PPI, the
+/// second its number, 0 to 15.
+fn ppis(node: &Node<'_, '_>, interrupt_cells: u32) -> impl Iterator<Item = Option<u32>> {
+    let size = (interrupt_cells.clamp(3, 8) * 4) as usize;
+    node.property("interrupts").unwrap_or_default().chunks_exact(size).map(|specifier| {
+        let mut cells = Cells(specifier);
+        match (cells.take(1)?, cells.take(1)?) {
+            (1, number @ 0..16) => Some(16 + number as u32),
+            _ => None,
+        }
+    })
+}
+
+/// The generic timer's interrupts: secure physical, physical, virtual, EL2 physical, unless `interrupt-names` says otherwise.
+fn timer(tree: &Tree<'_>, interrupt_cells: u32) -> Timer {
+    const ORDER: [&str; 4] = ["sec-phys", "phys", "virt", "hyp-phys"];
+    let found = tree.find(&mut |node| {
+        node.compatible_with(&["arm,armv8-timer"]).filter(|_| node.available())?;
+        let names = node.property("interrupt-names").and_then(|names| core::str::from_utf8(names).ok());
+        let nth = |wanted: &str| {
+            let index = match names {
+                Some(names) => names.split_terminator('\0').position(|name| name == wanted),
+                None => ORDER.iter().position(|name| *name == wanted),
+            };
+            ppis(node, interrupt_cells).nth(index?).flatten()
+        };
+        Some(Timer {
+            physical: nth("phys"),
+            virt: nth("virt"),
+            hyp: nth("hyp-phys"),
+        })
+    });
+    found.unwrap_or_default()
+}
+
+/// The UART that `/chosen`'s `stdout-path` (or, in old trees, `linux,stdout-path`) names, by path or by alias, if it is of a
+/// kind that we can drive.
+#[must_use]
+pub fn console(tree: &Tree<'_>) -> Option<Console> {
+    let path = tree
+        .at("/chosen", &mut |node| {
+            node.string("stdout-path").or_else(|| node.string("linux,stdout-path"))
+        })
+        .flatten()?;
+    let path = path.split_once(':').map_or(path, |(path, _options)| path);
+    tree.at(path, &mut |node| {
+        let kind = uart_kind(node)?;
+        let base = node.physical_reg().next()?.start();
+        Some(Console { kind, base: Pa::new(base) })
+    })
+    .flatten()
+}
+
+const PL011: [&str; 2] = ["arm,pl011", "arm,sbsa-uart"];
+const IMX: [&str; 5] = [
+    "fsl,imx6q-uart",
+    "fsl,imx21-uart",
+    "fsl,imx8mp-uart",
+    "fsl,imx8mq-uart",
+    "fsl,imx8mm-uart",
+];
+/// 8250s whose node gives its own `reg-shift` and `reg-io-width` (defaults: 0, and 1 byte).
+const UART_8250: [&str; 9] = [
+    "snps,dw-apb-uart",
+    "ns16550a",
+    "ns16550",
+    "ns16450",
+    "ns8250",
+    "ns16750",
+    "fsl,ns16550",
+    "nvidia,tegra20-uart",
+    "nvidia,tegra186-uart",
+];
+/// 8250s whose registers are always words, whether the node says so or not.
+const UART_8250_WORDS: [&str; 5] = [
+    "ti,am654-uart",
+    "ti,am64-uart",
+    "ti,omap4-uart",
+    "brcm,bcm2835-aux-uart",
+    "mediatek,mt6577-uart",
+];
+
+fn uart_kind(node: &Node<'_, '_>) -> Option<UartKind> {
+    if node.compatible_with(&PL011).is_some() {
+        return Some(UartKind::Pl011);
+    }
+    if node.compatible_with(&IMX).is_some() {
+        return Some(UartKind::Imx);
+    }
+    let (shift, width) = if node.compatible_with(&UART_8250_WORDS).is_some() {
+        (2, 4)
+    } else {
+        node.compatible_with(&UART_8250)?;
+        (0, 1)
+    };
+    let reg_shift = node.cell("reg-shift").unwrap_or(shift);
+    let io_width = node.cell("reg-io-width").unwrap_or(width);
+    let fits = reg_shift <= 3 && matches!(io_width, 1 | 2 | 4);
+    fits.then_some(UartKind::Uart8250 {
+        reg_shift: reg_shift as u8,
+        io_width: io_width as u8,
+    })
+}
+
+/// What `/chosen` says to Umbra itself. A nonce that is too long counts as none.
+#[must_use]
+pub fn chosen(tree: &Tree<'_>) -> Chosen {
+    let found = tree.at("/chosen", &mut |node| Chosen {
+        nonce: node
+            .string("umbra,nonce")
+            .and_then(|nonce| ArrayString::from(nonce).ok())
+            .unwrap_or_default(),
+        semihosting: node.property("umbra,semihosting").is_some(),
+        console_mux: node.property("umbra,console-mux").is_some(),
+        loglevel: node.string("bootargs").and_then(loglevel),
+    });
+    found.unwrap_or_default()
+}
+
+/// The last `loglevel=N` wins, as on a Linux command line. A number above the highest level is the highest; what is no
+/// number is not there.
+fn loglevel(bootargs: &str) -> Option<u8> {
+    let mut values = bootargs.split_ascii_whitespace().filter_map(|word| word.strip_prefix("loglevel="));
+    let last = values.rfind(|value| !value.is_empty() && value.bytes().all(|digit| digit.is_ascii_digit()))?;
+    Some(last.parse::<u8>().map_or(MAX_LOGLEVEL, |level| level.min(MAX_LOGLEVEL)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loglevel_is_bounded_and_the_last_one_counts() {
+        for (bootargs, level) in [
+            ("", None),
+            ("quiet loglevel=2", Some(2)),
+            ("loglevel=1 loglevel=3 x", Some(3)),
+            ("loglevel=9", Some(4)),
+            ("loglevel=99999999999999999999", Some(4)),
+            ("loglevel= loglevel=x loglevel=-1 xloglevel=1", None),
+        ] {
+            assert_eq!(loglevel(bootargs), level, "{bootargs:?}");
+        }
+    }
+}

@@ -1,0 +1,909 @@
+//! The VMs that the device tree describes below `/chosen`, and where the parts of each go.
+//!
+//! `docs/devicetree.md` is the contract. A VM that breaks it is refused by itself, with the property and the reason; the
+//! others are not touched by that.
+
+use alloc::borrow::ToOwned;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+
+use hyp_abi::layout;
+
+use super::{Cells, Node, Tree, one_string};
+pub use crate::filter::Action as FilterAction;
+use crate::filter::Filter;
+use crate::image::{Format, Image, ImageError};
+use crate::types::{Pa, Range};
+
+/// The longest name of a VM; what is longer is cut.
+pub const MAX_NAME: usize = 32;
+/// The longest `bootargs` (arm64 Linux takes 2048 bytes, its NUL included).
+pub const MAX_BOOTARGS: usize = 2047;
+/// The most entries of `umbra,smccc-filter`.
+pub const MAX_FILTER: usize = crate::filter::MAX_RANGES;
+/// Alignment of a VM's RAM and of what is placed in it.
+pub const BLOCK: u64 = 2 << 20;
+/// Room for a guest's device tree.
+pub const DTB_SIZE: u64 = 64 << 10;
+/// How many VM nodes are looked at; those above [`layout::MAX_VMS`] are refused, but heard of.
+const MAX_NODES: usize = 32;
+
+/// Where a raw binary goes when nothing says so, from the beginning of RAM: where `virt` machines' programs are linked.
+const RAW_OFFSET: u64 = 0x8_0000;
+const DEFAULT_RAM_SIZE: u64 = 256 << 20;
+const DEFAULT_DEADLINE_MS: u32 = 5000;
+const MAX_DEADLINE_MS: u32 = 3_600_000;
+
+/// One VM node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vm {
+    /// 0 for the host partition; guests count from 1 in the tree's order, refused ones too.
+    pub id: usize,
+    /// The name, for messages: also there when the rest is not.
+    pub name: String,
+    /// What is to be built, or why nothing is.
+    pub description: Result<VmDesc, VmError>,
+}
+
+/// The description of a VM that can be built.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VmDesc {
+    /// Whether it is the host partition.
+    pub host: bool,
+    /// At most [`MAX_NAME`] graphic ASCII characters.
+    pub name: String,
+    /// The pCPU of each vCPU, as a place in the board's list of CPUs. Its length is the number of vCPUs.
+    pub pcpus: Vec<usize>,
+    /// RAM, as IPAs.
+    pub ram: Range,
+    /// The guest's command line.
+    pub bootargs: String,
+    /// Where the guest's device tree goes.
+    pub dtb: DtbPlacement,
+    /// Every access to ICC_CTLR_EL1 traps.
+    pub strict: bool,
+    /// Losers of a forwarded CPU_ON see ON_PENDING; otherwise ALREADY_ON, as under KVM.
+    pub on_pending: bool,
+    /// How long a forwarded call waits for the host's answer.
+    pub forward_deadline_ms: u32,
+    /// The ranges of the SMCCC filter, in the tree's order.
+    pub filter: Vec<FilterEntry>,
+    /// The image's file.
+    pub image: Range,
+    /// Where the image is asked to go (IPA).
+    pub load: Option<u64>,
+    /// Where the first vCPU is asked to start (IPA).
+    pub entry: Option<u64>,
+    /// The initial RAM disk's file.
+    pub initrd: Option<Range>,
+}
+
+impl VmDesc {
+    /// How many vCPUs.
+    #[must_use]
+    pub fn vcpus(&self) -> usize {
+        self.pcpus.len()
+    }
+
+    /// The SMCCC filter. Every range was tried when the description was read.
+    #[must_use]
+    pub fn smccc_filter(&self) -> Filter {
+        let mut filter = Filter::new();
+        for entry in &self.filter {
+            let inserted = filter.insert(entry.base, entry.count, entry.action as u64);
+            debug_assert!(inserted.is_ok(), "checked by `filter`");
+        }
+        filter
+    }
+
+    /// Where the image's file is.
+    #[must_use]
+    pub fn image_pa(&self) -> Pa {
+        Pa::new(self.image.start())
+    }
+}
+
+/// Where a guest's device tree goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DtbPlacement {
+    /// At the first 2 MiB boundary above the image and the initial RAM disk.
+    AboveImage,
+    /// The guest gets none; its `x0` is 0.
+    None,
+    /// At this IPA.
+    At(u64),
+}
+
+/// One range of SMCCC function identifiers. It is not empty, does not wrap, and overlaps neither another one nor a reserved one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FilterEntry {
+    /// The first function identifier.
+    pub base: u32,
+    /// How many.
+    pub count: u32,
+    /// What is done with them.
+    pub action: FilterAction,
+}
+
+/// Why a VM is refused: the property (or the child node) and what is wrong with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VmError {
+    /// The property's or child node's name.
+    pub property: &'static str,
+    /// What is wrong.
+    pub reason: Reason,
+}
+
+impl fmt::Display for VmError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.property, self.reason)
+    }
+}
+
+impl core::error::Error for VmError {}
+
+/// What is wrong with a property.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// It is not there, and has no default.
+    Missing,
+    /// Its value has another form than this one.
+    Form {
+        /// What it must be.
+        expected: &'static str,
+    },
+    /// A number is out of bounds.
+    OutOfRange {
+        /// The number.
+        value: u64,
+        /// The lowest that is allowed.
+        least: u64,
+        /// The highest that is allowed.
+        most: u64,
+    },
+    /// A text is too long.
+    TooLong {
+        /// Its length.
+        length: usize,
+        /// The longest that is allowed.
+        most: usize,
+    },
+    /// `umbra,pcpus` has another length than `umbra,vcpus` says.
+    Count {
+        /// Its length.
+        found: usize,
+        /// The number of vCPUs.
+        expected: usize,
+    },
+    /// The board has no such CPU.
+    NoPcpu {
+        /// The number given.
+        pcpu: u64,
+        /// How many the board has.
+        cpus: usize,
+    },
+    /// The CPU already runs another vCPU, of this VM or of an earlier one.
+    PcpuTaken {
+        /// The CPU.
+        pcpu: usize,
+    },
+    /// There are not enough CPUs left.
+    NoPcpuLeft {
+        /// How many vCPUs have none.
+        missing: usize,
+    },
+    /// An earlier VM has that name.
+    NameTaken,
+    /// There already is a host partition.
+    SecondHost,
+    /// Too many VMs.
+    TooManyVms {
+        /// How many guests there can be.
+        most: usize,
+    },
+    /// An address or size is not a multiple of what it must be.
+    Unaligned {
+        /// The number.
+        value: u64,
+        /// What it must be a multiple of.
+        align: u64,
+    },
+    /// A range has no bytes.
+    Empty,
+    /// A range goes beyond the end of the address space.
+    Wraps,
+    /// RAM lies where an emulated device is.
+    OnDevice {
+        /// Which device.
+        device: &'static str,
+    },
+    /// RAM ends above the highest IPA.
+    AboveIpa {
+        /// Its end.
+        end: u64,
+    },
+    /// A module is not in the board's RAM.
+    NotInBoardRam {
+        /// Where it begins.
+        start: u64,
+        /// Where it ends (exclusive).
+        end: u64,
+    },
+    /// A module overlaps something else in the board's memory.
+    Overlaps {
+        /// What.
+        what: &'static str,
+        /// Where the module begins.
+        start: u64,
+        /// Where it ends (exclusive).
+        end: u64,
+    },
+    /// Something does not fit in the VM's RAM.
+    NotInRam {
+        /// Where it begins (IPA).
+        start: u64,
+        /// How many bytes it needs.
+        size: u64,
+    },
+    /// Two things that go into the VM's RAM overlap there.
+    OverlapsInRam {
+        /// The other one.
+        what: &'static str,
+    },
+    /// The entry is not in the image.
+    EntryOutside {
+        /// The address.
+        entry: u64,
+    },
+    /// The arm64 `Image` is not `text_offset` bytes above a 2 MiB boundary.
+    LoadOffset {
+        /// The address.
+        load: u64,
+        /// The header's `text_offset`.
+        text_offset: u64,
+    },
+    /// The image cannot run as it stands.
+    Image(ImageError),
+    /// A range of the filter has no function identifiers.
+    NoIdentifiers,
+    /// A range of the filter goes beyond the last function identifier.
+    BeyondIdentifiers,
+    /// A range of the filter overlaps an earlier one, or a reserved one.
+    RangeTaken {
+        /// Its first function identifier.
+        base: u32,
+    },
+    /// An action of the filter that does not exist.
+    Action {
+        /// The number given.
+        action: u32,
+    },
+    /// Calls are to be forwarded, and there is no (valid) host partition.
+    NoHost,
+    /// The host partition would forward to itself.
+    HostForwards,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Missing => f.write_str("missing"),
+            Self::Form { expected } => write!(f, "must be {expected}"),
+            Self::OutOfRange { value, least, most } => write!(f, "{value} is not in {least}..={most}"),
+            Self::TooLong { length, most } => write!(f, "{length} bytes are too long ({most} are allowed)"),
+            Self::Count { found, expected } => write!(f, "{found} given for {expected} vCPUs"),
+            Self::NoPcpu { pcpu, cpus } => write!(f, "no pCPU {pcpu}: the board has {cpus}"),
+            Self::PcpuTaken { pcpu } => write!(f, "pCPU {pcpu} already runs another vCPU"),
+            Self::NoPcpuLeft { missing } => write!(f, "no pCPU is left for {missing} of the vCPUs"),
+            Self::NameTaken => f.write_str("an earlier VM has this name"),
+            Self::SecondHost => f.write_str("there already is a host partition"),
+            Self::TooManyVms { most } => write!(f, "there can be no more than {most} guests"),
+            Self::Unaligned { value, align } => write!(f, "{value:#x} is not a multiple of {align:#x}"),
+            Self::Empty => f.write_str("has no bytes"),
+            Self::Wraps => f.write_str("goes beyond the end of the address space"),
+            Self::OnDevice { device } => write!(f, "overlaps the guest's {device}"),
+            Self::AboveIpa { end } => write!(f, "ends at {end:#x}, above the guest's {} address bits", layout::IPA_BITS),
+            Self::NotInBoardRam { start, end } => write!(f, "{start:#x}..{end:#x} is not in the board's RAM"),
+            Self::Overlaps { what, start, end } => write!(f, "{start:#x}..{end:#x} overlaps {what}"),
+            Self::NotInRam { start, size } => write!(f, "{size:#x} bytes at {start:#x} are not in the VM's RAM"),
+            Self::OverlapsInRam { what } => write!(f, "overlaps the {what} in the VM's RAM"),
+            Self::EntryOutside { entry } => write!(f, "{entry:#x} is not in the image"),
+            Self::LoadOffset { load, text_offset } => {
+                write!(
+                    f,
+                    "{load:#x} is not {text_offset:#x} (the image's text_offset) above a multiple of 2 MiB"
+                )
+            }
+            Self::Image(error) => error.fmt(f),
+            Self::NoIdentifiers => f.write_str("a range has no identifiers"),
+            Self::BeyondIdentifiers => f.write_str("a range goes beyond 0xffffffff"),
+            Self::RangeTaken { base } => write!(f, "the range from {base:#x} overlaps an earlier one or a reserved one"),
+            Self::Action { action } => write!(f, "no action {action} (0 handle, 1 deny, 2 forward)"),
+            Self::NoHost => f.write_str("calls are to be forwarded, and there is no host partition"),
+            Self::HostForwards => f.write_str("the host partition cannot forward to itself"),
+        }
+    }
+}
+
+/// What modules and vCPUs must respect.
+#[derive(Clone, Copy, Debug)]
+pub struct Surroundings<'s> {
+    /// The board's RAM, neighbours merged.
+    pub ram: &'s [Range],
+    /// The board's reserved memory.
+    pub reserved: &'s [Range],
+    /// Umbra itself, with everything that it uses already.
+    pub hyp: Range,
+    /// The board's device tree.
+    pub dtb: Range,
+    /// How many CPUs the board has.
+    pub cpus: usize,
+}
+
+/// Every VM node below `/chosen`, in the tree's order; those whose `status` is not `okay` are passed over.
+#[must_use]
+pub fn describe(tree: &Tree<'_>, around: &Surroundings<'_>) -> Vec<Vm> {
+    let mut plan = Plan {
+        around,
+        vms: Vec::new(),
+        taken: Vec::new(),
+        pending: Vec::new(),
+        guests: 0,
+        hosts: 0,
+    };
+    tree.at("/chosen", &mut |chosen| {
+        let vm = |node: &Node<'_, '_>| node.available() && node.compatible_with(&["umbra,vm", "umbra,host"]).is_some();
+        for node in chosen.children().filter(vm).take(MAX_NODES) {
+            plan.add(chosen, &node);
+        }
+    });
+    plan.fill_pcpus();
+    plan.require_host();
+    plan.vms
+}
+
+/// What has been read so far. Earlier VMs have what they asked for; a later one that wants the same is refused.
+struct Plan<'s> {
+    around: &'s Surroundings<'s>,
+    vms: Vec<Vm>,
+    /// Modules of the VMs that were accepted.
+    taken: Vec<Range>,
+    /// Index in `vms` and number of vCPUs of those that leave the choice of pCPUs to us.
+    pending: Vec<(usize, usize)>,
+    guests: usize,
+    hosts: usize,
+}
+
+impl Plan<'_> {
+    fn add(&mut self, chosen: &Node<'_, '_>, node: &Node<'_, '_>) {
+        let host = node.compatible_with(&["umbra,host"]).is_some();
+        let name = name(node);
+        let id = if host { 0 } else { self.guests + 1 };
+        let description = self.admit(chosen, node, host, &name);
+        if host {
+            self.hosts += 1;
+        } else {
+            self.guests += 1;
+        }
+        if let Ok((desc, vcpus)) = &description {
+            self.taken.push(desc.image);
+            self.taken.extend(desc.initrd);
+            if desc.pcpus.is_empty() {
+                self.pending.push((self.vms.len(), *vcpus));
+            }
+        }
+        self.vms.push(Vm {
+            id,
+            name,
+            description: description.map(|(desc, _)| desc),
+        });
+    }
+
+    /// The description and its number of vCPUs; its `pcpus` are empty when the tree does not give any.
+    fn admit(&self, chosen: &Node<'_, '_>, node: &Node<'_, '_>, host: bool, name: &str) -> Result<(VmDesc, usize), VmError> {
+        if host && self.hosts > 0 {
+            return refuse("compatible", Reason::SecondHost);
+        }
+        if !host && self.guests + 1 >= layout::MAX_VMS {
+            return refuse("compatible", Reason::TooManyVms { most: layout::MAX_VMS - 1 });
+        }
+        if node
+            .property("umbra,name")
+            .is_some_and(|name| one_string(name).is_none_or(str::is_empty))
+        {
+            return refuse(
+                "umbra,name",
+                Reason::Form {
+                    expected: "one string that is not empty",
+                },
+            );
+        }
+        if self.accepted().any(|vm| vm.name == name) {
+            return refuse("umbra,name", Reason::NameTaken);
+        }
+        let (pcpus, vcpus) = self.pcpus(node)?;
+        let ram = ram(node)?;
+        let filter = filter(node)?;
+        if host && filter.iter().any(|entry| entry.action == FilterAction::Forward) {
+            return refuse("umbra,smccc-filter", Reason::HostForwards);
+        }
+        let image_node = module(node, "umbra,image").ok_or(VmError {
+            property: "image",
+            reason: Reason::Missing,
+        })?;
+        let image = self.module_range(chosen, node, &image_node, "image")?;
+        let initrd = match module(node, "umbra,initrd") {
+            Some(initrd) => Some(self.module_range(chosen, node, &initrd, "initrd")?),
+            None => None,
+        };
+        if initrd.is_some_and(|initrd| initrd.overlaps(image)) {
+            return refuse("initrd", overlap(initrd.unwrap_or(image), "the image"));
+        }
+        let desc = VmDesc {
+            host,
+            name: name.to_owned(),
+            pcpus,
+            ram,
+            bootargs: bootargs(node)?,
+            dtb: dtb(node)?,
+            strict: node.property("umbra,strict").is_some(),
+            on_pending: node.property("umbra,no-on-pending").is_none(),
+            forward_deadline_ms: deadline(node)?,
+            filter,
+            image,
+            load: address(&image_node, "umbra,load")?,
+            entry: address(&image_node, "umbra,entry")?,
+            initrd,
+        };
+        Ok((desc, vcpus))
+    }
+
+    fn accepted(&self) -> impl Iterator<Item = &VmDesc> {
+        self.vms.iter().filter_map(|vm| vm.description.as_ref().ok())
+    }
+
+    /// The pCPUs that the tree gives, and the number of vCPUs. Every pCPU runs one vCPU.
+    fn pcpus(&self, node: &Node<'_, '_>) -> Result<(Vec<usize>, usize), VmError> {
+        let listed = node.property("umbra,pcpus");
+        if listed.is_some_and(|list| list.len() % 4 != 0) {
+            return refuse(
+                "umbra,pcpus",
+                Reason::Form {
+                    expected: "a list of cells",
+                },
+            );
+        }
+        let count = match node.property("umbra,vcpus") {
+            Some(_) => u64::from(cell(node, "umbra,vcpus")?),
+            None => listed.map_or(1, |list| list.len() as u64 / 4),
+        };
+        let most = layout::MAX_VCPUS as u64;
+        if !(1..=most).contains(&count) {
+            return refuse(
+                "umbra,vcpus",
+                Reason::OutOfRange {
+                    value: count,
+                    least: 1,
+                    most,
+                },
+            );
+        }
+        let vcpus = count as usize;
+        let Some(list) = listed else { return Ok((Vec::new(), vcpus)) };
+        if list.len() / 4 != vcpus {
+            return refuse(
+                "umbra,pcpus",
+                Reason::Count {
+                    found: list.len() / 4,
+                    expected: vcpus,
+                },
+            );
+        }
+        let (mut cells, mut pcpus) = (Cells(list), Vec::with_capacity(vcpus));
+        while let Some(number) = cells.take(1) {
+            let cpus = self.around.cpus;
+            if number >= cpus as u64 {
+                return refuse("umbra,pcpus", Reason::NoPcpu { pcpu: number, cpus });
+            }
+            let pcpu = number as usize;
+            if pcpus.contains(&pcpu) || self.accepted().any(|vm| vm.pcpus.contains(&pcpu)) {
+                return refuse("umbra,pcpus", Reason::PcpuTaken { pcpu });
+            }
+            pcpus.push(pcpu);
+        }
+        Ok((pcpus, vcpus))
+    }
+
+    /// Where a module is in the board's memory.
+    fn module_range(&self, chosen: &Node<'_, '_>, vm: &Node<'_, '_>, node: &Node<'_, '_>, name: &'static str) -> Result<Range, VmError> {
+        let reg = node.property("reg").ok_or(VmError {
+            property: name,
+            reason: Reason::Missing,
+        })?;
+        // A node's cells are counted by its parent; where the VM's node does not, `/chosen` does, and where it does not: two.
+        let count = |property: &str| vm.cell(property).or_else(|| chosen.cell(property)).unwrap_or(2);
+        let (address, size) = (count("#address-cells"), count("#size-cells"));
+        let mut cells = Cells(reg);
+        let (start, length) = (cells.take(address), cells.take(size));
+        let (Some(start), Some(length), []) = (start, length, cells.0) else {
+            return refuse(
+                name,
+                Reason::Form {
+                    expected: "one address and one size in `reg`",
+                },
+            );
+        };
+        let range = Range::new(start, length).ok_or(VmError {
+            property: name,
+            reason: Reason::Wraps,
+        })?;
+        self.free_for_module(range).map_err(|reason| VmError { property: name, reason })?;
+        Ok(range)
+    }
+
+    fn free_for_module(&self, range: Range) -> Result<(), Reason> {
+        if range.size() == 0 {
+            return Err(Reason::Empty);
+        }
+        if !self.around.ram.iter().any(|ram| ram.covers(range)) {
+            return Err(Reason::NotInBoardRam {
+                start: range.start(),
+                end: range.end(),
+            });
+        }
+        let reserved = self.around.reserved.iter().any(|other| other.overlaps(range));
+        let module = self.taken.iter().any(|other| other.overlaps(range));
+        let obstacles = [
+            (self.around.hyp.overlaps(range), "Umbra itself"),
+            (self.around.dtb.overlaps(range), "the board's device tree"),
+            (reserved, "reserved memory"),
+            (module, "another module"),
+        ];
+        match obstacles.iter().find(|(there, _)| *there) {
+            Some((_, what)) => Err(overlap(range, what)),
+            None => Ok(()),
+        }
+    }
+
+    /// Gives the VMs that left the choice to us the lowest pCPUs that nobody asked for.
+    fn fill_pcpus(&mut self) {
+        for (index, vcpus) in core::mem::take(&mut self.pending) {
+            let mut free: Vec<usize> = (0..self.around.cpus).collect();
+            free.retain(|pcpu| !self.accepted().any(|vm| vm.pcpus.contains(pcpu)));
+            let Some(vm) = self.vms.get_mut(index) else { continue };
+            free.truncate(vcpus);
+            if free.len() < vcpus {
+                vm.description = refuse(
+                    "umbra,pcpus",
+                    Reason::NoPcpuLeft {
+                        missing: vcpus - free.len(),
+                    },
+                );
+            } else if let Ok(desc) = &mut vm.description {
+                desc.pcpus = free;
+            }
+        }
+    }
+
+    /// Refuses the VMs that forward when there is nobody to forward to.
+    fn require_host(&mut self) {
+        if self.accepted().any(|vm| vm.host) {
+            return;
+        }
+        for vm in &mut self.vms {
+            let forwards = |desc: &VmDesc| desc.filter.iter().any(|entry| entry.action == FilterAction::Forward);
+            if vm.description.as_ref().is_ok_and(forwards) {
+                vm.description = refuse("umbra,smccc-filter", Reason::NoHost);
+            }
+        }
+    }
+}
+
+fn refuse<T>(property: &'static str, reason: Reason) -> Result<T, VmError> {
+    Err(VmError { property, reason })
+}
+
+fn overlap(range: Range, what: &'static str) -> Reason {
+    Reason::Overlaps {
+        what,
+        start: range.start(),
+        end: range.end(),
+    }
+}
+
+/// The VM's name, or its node's: graphic ASCII, cut to [`MAX_NAME`] characters. It goes into records, whose values have no
+/// spaces.
+fn name(node: &Node<'_, '_>) -> String {
+    let given = node
+        .string("umbra,name")
+        .filter(|name| !name.is_empty())
+        .unwrap_or(node.base_name());
+    given
+        .chars()
+        .take(MAX_NAME)
+        .map(|c| if c.is_ascii_graphic() { c } else { '_' })
+        .collect()
+}
+
+fn module<'s, 'a>(vm: &'s Node<'_, 'a>, compatible: &'static str) -> Option<Node<'s, 'a>> {
+    vm.children().find(|node| node.compatible_with(&[compatible]).is_some())
+}
+
+fn cell(node: &Node<'_, '_>, property: &'static str) -> Result<u32, VmError> {
+    node.cell(property).ok_or(VmError {
+        property,
+        reason: Reason::Form { expected: "one cell" },
+    })
+}
+
+/// A property of two cells.
+fn address(node: &Node<'_, '_>, property: &'static str) -> Result<Option<u64>, VmError> {
+    let Some(value) = node.property(property) else { return Ok(None) };
+    match <[u8; 8]>::try_from(value) {
+        Ok(bytes) => Ok(Some(u64::from_be_bytes(bytes))),
+        Err(_) => refuse(
+            property,
+            Reason::Form {
+                expected: "an address of two cells",
+            },
+        ),
+    }
+}
+
+fn bootargs(node: &Node<'_, '_>) -> Result<String, VmError> {
+    let Some(value) = node.property("bootargs") else {
+        return Ok(String::new());
+    };
+    let Some(text) = one_string(value) else {
+        return refuse("bootargs", Reason::Form { expected: "one string" });
+    };
+    if text.len() > MAX_BOOTARGS {
+        return refuse(
+            "bootargs",
+            Reason::TooLong {
+                length: text.len(),
+                most: MAX_BOOTARGS,
+            },
+        );
+    }
+    Ok(text.to_owned())
+}
+
+fn dtb(node: &Node<'_, '_>) -> Result<DtbPlacement, VmError> {
+    let Some(value) = node.property("umbra,dtb") else {
+        return Ok(DtbPlacement::AboveImage);
+    };
+    match (one_string(value), <[u8; 8]>::try_from(value)) {
+        (Some("above-image"), _) => Ok(DtbPlacement::AboveImage),
+        (Some("none"), _) => Ok(DtbPlacement::None),
+        (_, Ok(bytes)) => Ok(DtbPlacement::At(u64::from_be_bytes(bytes))),
+        _ => refuse(
+            "umbra,dtb",
+            Reason::Form {
+                expected: "\"above-image\", \"none\" or an address of two cells",
+            },
+        ),
+    }
+}
+
+fn deadline(node: &Node<'_, '_>) -> Result<u32, VmError> {
+    const PROPERTY: &str = "umbra,forward-deadline-ms";
+    if node.property(PROPERTY).is_none() {
+        return Ok(DEFAULT_DEADLINE_MS);
+    }
+    let value = cell(node, PROPERTY)?;
+    if (1..=MAX_DEADLINE_MS).contains(&value) {
+        return Ok(value);
+    }
+    refuse(
+        PROPERTY,
+        Reason::OutOfRange {
+            value: value.into(),
+            least: 1,
+            most: MAX_DEADLINE_MS.into(),
+        },
+    )
+}
+
+fn filter(node: &Node<'_, '_>) -> Result<Vec<FilterEntry>, VmError> {
+    const PROPERTY: &str = "umbra,smccc-filter";
+    let value = node.property(PROPERTY).unwrap_or_default();
+    if !value.len().is_multiple_of(12) {
+        return refuse(
+            PROPERTY,
+            Reason::Form {
+                expected: "triples of cells: base, count, action",
+            },
+        );
+    }
+    if value.len() / 12 > MAX_FILTER {
+        return refuse(
+            PROPERTY,
+            Reason::OutOfRange {
+                value: value.len() as u64 / 12,
+                least: 0,
+                most: MAX_FILTER as u64,
+            },
+        );
+    }
+    let mut scratch = Filter::new();
+    let entries = value.chunks_exact(12).map(|entry| {
+        let entry = filter_entry(entry)?;
+        let inserted = scratch.insert(entry.base, entry.count, entry.action as u64);
+        inserted.map_err(|_| Reason::RangeTaken { base: entry.base })?;
+        Ok(entry)
+    });
+    entries.collect::<Result<_, _>>().map_err(|reason| VmError {
+        property: PROPERTY,
+        reason,
+    })
+}
+
+fn filter_entry(value: &[u8]) -> Result<FilterEntry, Reason> {
+    let mut cells = Cells(value);
+    let mut next = || cells.take(1).unwrap_or(0) as u32;
+    let (base, count, action) = (next(), next(), next());
+    let action = u8::try_from(action)
+        .ok()
+        .and_then(FilterAction::from_u8)
+        .ok_or(Reason::Action { action })?;
+    match count.checked_sub(1).map(|last| base.checked_add(last)) {
+        None => Err(Reason::NoIdentifiers),
+        Some(None) => Err(Reason::BeyondIdentifiers),
+        Some(Some(_)) => Ok(FilterEntry { base, count, action }),
+    }
+}
+
+/// Where devices are in every VM, and the shadow pages in the host partition.
+const DEVICES: [(u64, u64, &str); 5] = [
+    (0, layout::FLASH_END, "flash"),
+    (layout::GICD_BASE, layout::GICD_SIZE, "GIC distributor"),
+    (
+        layout::GICR_BASE,
+        layout::GICR_STRIDE * layout::MAX_VCPUS as u64,
+        "GIC redistributors",
+    ),
+    (layout::UART_BASE, layout::UART_SIZE, "PL011"),
+    (layout::SHADOW_BASE, layout::SHADOW_STRIDE * layout::MAX_VMS as u64, "shadow pages"),
+];
+
+fn ram(node: &Node<'_, '_>) -> Result<Range, VmError> {
+    const PROPERTY: &str = "umbra,ram";
+    let error = |reason| VmError {
+        property: PROPERTY,
+        reason,
+    };
+    let (base, size) = match node.property(PROPERTY) {
+        None => (layout::RAM_BASE, DEFAULT_RAM_SIZE),
+        Some(value) => {
+            let mut cells = Cells(value);
+            let (Some(base), Some(size), []) = (cells.take(2), cells.take(2), cells.0) else {
+                return refuse(
+                    PROPERTY,
+                    Reason::Form {
+                        expected: "base and size, two cells each",
+                    },
+                );
+            };
+            (base, size)
+        }
+    };
+    if size == 0 {
+        return refuse(PROPERTY, Reason::Empty);
+    }
+    if let Some(value) = [base, size].into_iter().find(|value| value % BLOCK != 0) {
+        return refuse(PROPERTY, Reason::Unaligned { value, align: BLOCK });
+    }
+    let ram = Range::new(base, size).ok_or(error(Reason::Wraps))?;
+    if ram.end() > 1 << layout::IPA_BITS {
+        return refuse(PROPERTY, Reason::AboveIpa { end: ram.end() });
+    }
+    let on = |start, size| Range::new(start, size).is_some_and(|device| device.overlaps(ram));
+    match DEVICES.iter().find(|(start, size, _)| on(*start, *size)) {
+        Some((_, _, device)) => refuse(PROPERTY, Reason::OnDevice { device }),
+        None => Ok(ram),
+    }
+}
+
+/// Where everything goes in a VM's RAM. All addresses are IPAs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// The image with its `.bss`; the file is copied to the beginning.
+    pub image: Range,
+    /// The first instruction.
+    pub entry: u64,
+    /// The initial RAM disk.
+    pub initrd: Option<Range>,
+    /// The device tree: [`DTB_SIZE`] bytes are free there.
+    pub dtb: Option<u64>,
+}
+
+impl Placement {
+    /// Places the parts of `vm`, whose image's first bytes are `head` ([`crate::image::HEADER_SIZE`] of them, or all).
+    ///
+    /// # Errors
+    /// The property to change and why, as for the rest of the description.
+    pub fn new(vm: &VmDesc, head: &[u8]) -> Result<Self, VmError> {
+        let header = Image::parse(head, vm.image.size()).map_err(|error| VmError {
+            property: "image",
+            reason: Reason::Image(error),
+        })?;
+        let image = place_image(vm, &header)?;
+        let entry = vm.entry.unwrap_or(image.start());
+        if !image.contains(entry) {
+            return refuse("umbra,entry", Reason::EntryOutside { entry });
+        }
+        if !entry.is_multiple_of(4) {
+            return refuse("umbra,entry", Reason::Unaligned { value: entry, align: 4 });
+        }
+        let initrd = match vm.initrd {
+            Some(file) => Some(in_ram(vm, above(image), file.size(), "initrd")?),
+            None => None,
+        };
+        let dtb = place_dtb(vm, image, initrd)?;
+        Ok(Self { image, entry, initrd, dtb })
+    }
+}
+
+fn place_image(vm: &VmDesc, image: &Image) -> Result<Range, VmError> {
+    let offset = match image.format {
+        Format::Arm64 { text_offset, .. } => text_offset,
+        Format::Raw => RAW_OFFSET,
+    };
+    let load = vm.load.or_else(|| vm.ram.start().checked_add(offset));
+    if let (Format::Arm64 { text_offset, .. }, Some(load)) = (image.format, vm.load)
+        && load.checked_sub(text_offset).is_none_or(|base| base % BLOCK != 0)
+    {
+        return refuse("umbra,load", Reason::LoadOffset { load, text_offset });
+    }
+    in_ram(vm, load, image.memory_size, if vm.load.is_some() { "umbra,load" } else { "image" })
+}
+
+fn place_dtb(vm: &VmDesc, image: Range, initrd: Option<Range>) -> Result<Option<u64>, VmError> {
+    const PROPERTY: &str = "umbra,dtb";
+    let start = match vm.dtb {
+        DtbPlacement::None => return Ok(None),
+        DtbPlacement::AboveImage => above(initrd.unwrap_or(image)),
+        DtbPlacement::At(address) => Some(address),
+    };
+    let dtb = in_ram(vm, start, DTB_SIZE, PROPERTY)?;
+    if dtb.start() % 8 != 0 {
+        return refuse(
+            PROPERTY,
+            Reason::Unaligned {
+                value: dtb.start(),
+                align: 8,
+            },
+        );
+    }
+    if dtb.overlaps(image) {
+        return refuse(PROPERTY, Reason::OverlapsInRam { what: "image" });
+    }
+    if initrd.is_some_and(|initrd| initrd.overlaps(dtb)) {
+        return refuse(PROPERTY, Reason::OverlapsInRam { what: "initrd" });
+    }
+    Ok(Some(dtb.start()))
+}
+
+/// The first 2 MiB boundary that is not below the end of `range`.
+fn above(range: Range) -> Option<u64> {
+    range.end().checked_next_multiple_of(BLOCK)
+}
+
+/// `size` bytes from `start`, if the VM's RAM has them.
+fn in_ram(vm: &VmDesc, start: Option<u64>, size: u64, property: &'static str) -> Result<Range, VmError> {
+    let start = start.ok_or(VmError {
+        property,
+        reason: Reason::Wraps,
+    })?;
+    let range = Range::new(start, size).ok_or(VmError {
+        property,
+        reason: Reason::Wraps,
+    })?;
+    if vm.ram.covers(range) {
+        Ok(range)
+    } else {
+        refuse(property, Reason::NotInRam { start, size })
+    }
+}

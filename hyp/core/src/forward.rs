@@ -1,0 +1,152 @@
+//! Calls that the host decides: what is claimed before it is asked, how its answer gets back, and what that makes of the
+//! call.
+//!
+//! The way of one call: [`Waiting::begin`] claims the target of a `CPU_ON`; [`Exits::post`] shows the call to the host;
+//! the calling vCPU, and no other, waits by [`Exits::poll`]; [`Waiting::end`] says what to do.
+//!
+//! | call | allow | deny | fail | deadline |
+//! |---|---|---|---|---|
+//! | `CPU_ON` | the target starts, `SUCCESS` | `DENIED` | `INTERNAL_FAILURE` | `INTERNAL_FAILURE` |
+//! | `CPU_OFF` | off | `DENIED` | `DENIED` (its only error) | off |
+//! | `SYSTEM_OFF`, `SYSTEM_RESET` | done | `DENIED` | `INTERNAL_FAILURE` | done |
+//! | any other | as if it were not forwarded | `NOT_SUPPORTED` | `NOT_SUPPORTED` | `NOT_SUPPORTED` |
+//!
+//! [`Verdict::Values`] gives `x0` to `x3` as they are, and nothing is done; except that `x0` = `SUCCESS` for a power call
+//! (the first three rows) means allow, because no guest is told `SUCCESS` for what was not done. A `CPU_ON` that is not
+//! allowed leaves its target OFF.
+
+pub mod exits;
+mod steps;
+
+use crate::psci::{Claim, CpuOn, Forwarded, How, Power, Refused};
+pub use exits::{Answer, Cookie, Cut, End, Exit, Exits};
+use hyp_abi::call::Verdict;
+use hyp_abi::psci::PsciError;
+use hyp_abi::smccc::NOT_SUPPORTED;
+
+/// What the end of a wait means for the call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Do it.
+    Do,
+    /// Do not; the value is for `x0`.
+    Refuse(u64),
+    /// Do not; the values are for `x0` to `x3`.
+    Values([u64; 4]),
+    /// Nobody is left to take a result.
+    Drop,
+}
+
+/// Decides a forwarded call: the table above.
+#[must_use]
+pub fn decide(call: &Forwarded, end: &End) -> Decision {
+    const DENIED: Decision = Decision::Refuse(PsciError::Denied.to_ret());
+    const FAILED: Decision = Decision::Refuse(PsciError::InternalFailure.to_ret());
+    let answer = match end {
+        End::Cancelled => return Decision::Drop,
+        End::Deadline => {
+            return match call {
+                Forwarded::CpuOn(_) => FAILED,
+                Forwarded::CpuOff | Forwarded::SystemOff | Forwarded::SystemReset => Decision::Do,
+                Forwarded::Other => Decision::Refuse(NOT_SUPPORTED),
+            };
+        }
+        End::Answered(answer) => answer,
+    };
+    match (answer.verdict, call) {
+        (Verdict::Values, Forwarded::Other) => Decision::Values(answer.values),
+        (Verdict::Values, _) if answer.values[0] == 0 => Decision::Do,
+        (Verdict::Values, _) => Decision::Values(answer.values),
+        (Verdict::Allow, _) => Decision::Do,
+        (Verdict::Deny | Verdict::Fail, Forwarded::Other) => Decision::Refuse(NOT_SUPPORTED),
+        (Verdict::Deny, _) | (Verdict::Fail, Forwarded::CpuOff) => DENIED,
+        (Verdict::Fail, _) => FAILED,
+    }
+}
+
+/// What the calling vCPU's pCPU must do when the wait is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resolution {
+    /// Put the value in `x0` and resume the guest.
+    Return(u64),
+    /// Put the values in `x0` to `x3` and resume the guest.
+    Values([u64; 4]),
+    /// This vCPU is on and its start is waiting: wake its pCPU, and return `SUCCESS`.
+    Started(usize),
+    /// Turn the calling vCPU off.
+    CpuOff,
+    /// End the calling VM.
+    SystemOff,
+    /// Restart the calling VM.
+    SystemReset,
+    /// Handle the call as if it were not filtered ([`crate::psci::decode`]).
+    Handle,
+    /// The VM is being reset or ended: drop the call, resume nothing.
+    Dropped,
+}
+
+/// A call that the host has been asked to decide, and what it holds meanwhile.
+#[derive(Debug)]
+#[must_use = "the target of a CPU_ON stays claimed until the wait is ended"]
+pub struct Waiting {
+    call: Forwarded,
+    claim: Option<Claim>,
+}
+
+impl Waiting {
+    /// Claims what the call needs, before anything is forwarded. `power` has the VM's vCPUs.
+    ///
+    /// # Errors
+    /// The target of a `CPU_ON` is not to be had.
+    pub fn begin(call: Forwarded, power: &[Power]) -> Result<Self, Refused> {
+        let claim = match &call {
+            Forwarded::CpuOn(on) => match power.get(on.target) {
+                Some(target) => Some(target.claim(How::Forwarded)?),
+                None => None,
+            },
+            Forwarded::CpuOff | Forwarded::SystemOff | Forwarded::SystemReset | Forwarded::Other => None,
+        };
+        Ok(Self { call, claim })
+    }
+
+    /// Ends the wait: starts or rolls back what was claimed, and says what is left to do.
+    pub fn end(self, end: &End, power: &[Power]) -> Resolution {
+        let decision = decide(&self.call, end);
+        if let Forwarded::CpuOn(on) = &self.call {
+            return end_cpu_on(on, self.claim, decision, power);
+        }
+        match (decision, self.call) {
+            (Decision::Refuse(x0), _) => Resolution::Return(x0),
+            (Decision::Values(values), _) => Resolution::Values(values),
+            (Decision::Do, Forwarded::CpuOff) => Resolution::CpuOff,
+            (Decision::Do, Forwarded::SystemOff) => Resolution::SystemOff,
+            (Decision::Do, Forwarded::SystemReset) => Resolution::SystemReset,
+            (Decision::Do, Forwarded::Other) => Resolution::Handle,
+            (Decision::Do, Forwarded::CpuOn(_)) | (Decision::Drop, _) => Resolution::Dropped,
+        }
+    }
+}
+
+fn end_cpu_on(on: &CpuOn, claim: Option<Claim>, decision: Decision, power: &[Power]) -> Resolution {
+    let (Some(target), Some(claim)) = (power.get(on.target), claim) else {
+        return Resolution::Return(PsciError::InternalFailure.to_ret());
+    };
+    if decision == Decision::Do {
+        return if target.start(claim, on.start) {
+            Resolution::Started(on.target)
+        } else {
+            Resolution::Dropped
+        };
+    }
+    if !target.rollback(claim) {
+        return Resolution::Dropped;
+    }
+    match decision {
+        Decision::Refuse(x0) => Resolution::Return(x0),
+        Decision::Values(values) => Resolution::Values(values),
+        Decision::Do | Decision::Drop => Resolution::Dropped,
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests;

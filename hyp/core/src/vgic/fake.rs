@@ -1,0 +1,238 @@
+//! A virtual interface in memory: what the guest's accesses do to list registers, by IHI 0069's rules, and one physical PPI.
+
+use super::cpuif::running_priority;
+use super::ctlr::CtlrView;
+use super::vmcr::Vmcr;
+use super::{Group, Ich, MAX_LRS};
+use crate::regs::gic::{ICH_HCR_EL2, ICH_LR_EL2, LrValue};
+
+const PENDING: u64 = 1;
+const ACTIVE: u64 = 2;
+const SPURIOUS: u32 = 1020;
+
+/// What became of a write to `ICC_DIR_EL1`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dir {
+    Done,
+    Trapped,
+}
+
+/// The hardware.
+#[derive(Clone, Debug)]
+pub(super) struct FakeIch {
+    pub(super) lr: [u64; MAX_LRS],
+    count: usize,
+    pub(super) view: CtlrView,
+    pub(super) vmcr: Vmcr,
+    pub(super) hcr: u64,
+    pub(super) ap0r: [u32; 4],
+    pub(super) ap1r: [u32; 4],
+    /// The line of the physical PPI 27.
+    pub(super) line: bool,
+    /// Its active state.
+    pub(super) active: bool,
+    /// EOIcount as QEMU counts: with EOImode 1 too.
+    pub(super) counts_drops: bool,
+}
+
+impl FakeIch {
+    pub(super) fn new(count: usize) -> Self {
+        let view = CtlrView::new(0x90b8_0000 | (count as u64 - 1), 0);
+        Self {
+            lr: [0xdead; MAX_LRS],
+            count,
+            view,
+            vmcr: Vmcr::reset(&view).with_pmr(&view, 0xff).with_igrpen1(1),
+            hcr: 0,
+            ap0r: [0; 4],
+            ap1r: [0; 4],
+            line: false,
+            active: false,
+            counts_drops: false,
+        }
+    }
+
+    fn lrs(&self) -> impl Iterator<Item = (usize, LrValue)> {
+        self.lr.into_iter().take(self.count).enumerate().map(|(i, lr)| (i, LrValue::new(lr)))
+    }
+
+    fn state(lr: LrValue) -> u64 {
+        lr.read(ICH_LR_EL2::State)
+    }
+
+    /// The bits of a priority that preempt.
+    pub(super) fn preempting(vmcr: Vmcr, group: Group) -> u64 {
+        let split = match group {
+            Group::One if !vmcr.cbpr() => vmcr.bpr1() - 1,
+            _ => vmcr.bpr0(),
+        };
+        !0 << (split + 1) & 0xff
+    }
+
+    pub(super) fn running(&self) -> u64 {
+        running_priority(&self.view, &self.ap0r, &self.ap1r)
+    }
+
+    /// The interrupt that is signalled to the vCPU: its list register.
+    pub(super) fn signalled(&self) -> Option<usize> {
+        let (i, lr) = self
+            .lrs()
+            .filter(|&(_, lr)| {
+                let on = if lr.is_set(ICH_LR_EL2::Group) { self.vmcr.igrpen1() } else { self.vmcr.igrpen0() };
+                Self::state(lr) == PENDING && on != 0
+            })
+            .min_by_key(|(_, lr)| lr.read(ICH_LR_EL2::Priority))?;
+        let priority = lr.read(ICH_LR_EL2::Priority);
+        let group = if lr.is_set(ICH_LR_EL2::Group) { Group::One } else { Group::Zero };
+        let preempts = priority & Self::preempting(self.vmcr, group) < self.running();
+        (self.hcr & 1 != 0 && priority < self.vmcr.pmr() && preempts).then_some(i)
+    }
+
+    pub(super) fn signalled_intid(&self) -> Option<u32> {
+        self.signalled().map(|i| self.lr[i] as u32)
+    }
+
+    /// Reads the IAR of whichever group is signalled.
+    pub(super) fn ack(&mut self) -> Option<u32> {
+        let i = self.signalled()?;
+        let mut lr = LrValue::new(self.lr[i]);
+        let one = lr.is_set(ICH_LR_EL2::Group);
+        let mask = Self::preempting(self.vmcr, if one { Group::One } else { Group::Zero });
+        let level = (lr.read(ICH_LR_EL2::Priority) & mask) >> 3;
+        let word = if one { &mut self.ap1r[0] } else { &mut self.ap0r[0] };
+        *word |= 1 << level;
+        lr.modify(ICH_LR_EL2::State::Active);
+        self.lr[i] = lr.get();
+        Some(lr.read(ICH_LR_EL2::vINTID) as u32)
+    }
+
+    /// Writes `intid` to the EOIR of the group of the running priority.
+    pub(super) fn eoi(&mut self, intid: u32) {
+        if intid >= SPURIOUS || self.ap0r[0] | self.ap1r[0] == 0 {
+            return;
+        }
+        let dropped = self.running();
+        let (zero, one) = (self.ap0r[0].trailing_zeros(), self.ap1r[0].trailing_zeros());
+        let group = if one < zero { Group::One } else { Group::Zero };
+        match group {
+            Group::One => self.ap1r[0] &= self.ap1r[0] - 1,
+            Group::Zero => self.ap0r[0] &= self.ap0r[0] - 1,
+        }
+        let Some(i) = self.find_active(intid) else {
+            if !self.vmcr.splits_eoi() || self.counts_drops {
+                self.count_end();
+            }
+            return;
+        };
+        let lr = LrValue::new(self.lr[i]);
+        let matches = lr.is_set(ICH_LR_EL2::Group) == (group == Group::One)
+            && lr.read(ICH_LR_EL2::Priority) & Self::preempting(self.vmcr, group) == dropped;
+        if !self.vmcr.splits_eoi() && matches {
+            self.end(i);
+        }
+    }
+
+    /// Writes `intid` to DIR.
+    pub(super) fn dir(&mut self, intid: u32) -> Dir {
+        if self.hcr & (1 << 14 | 1 << 10) != 0 {
+            return Dir::Trapped;
+        }
+        if self.vmcr.splits_eoi() && intid < SPURIOUS {
+            match self.find_active(intid) {
+                Some(i) => self.end(i),
+                None => self.count_end(),
+            }
+        }
+        Dir::Done
+    }
+
+    fn find_active(&self, intid: u32) -> Option<usize> {
+        self.lrs()
+            .find(|&(_, lr)| Self::state(lr) & ACTIVE != 0 && lr.read(ICH_LR_EL2::vINTID) == u64::from(intid))
+            .map(|(i, _)| i)
+    }
+
+    fn count_end(&mut self) {
+        let count = (self.hcr >> 27 & 31).wrapping_add(1) & 31;
+        self.hcr = self.hcr & !(31 << 27) | count << 27;
+    }
+
+    fn end(&mut self, i: usize) {
+        let lr = LrValue::new(self.lr[i]);
+        self.lr[i] &= !(ACTIVE << 62);
+        if lr.is_set(ICH_LR_EL2::HW) {
+            assert_eq!(lr.read(ICH_LR_EL2::pINTID), 27);
+            self.active = false;
+        }
+    }
+
+    /// `ICH_MISR_EL2`.
+    pub(super) fn misr(&self) -> u64 {
+        let on = |bit: u32| self.hcr >> bit & 1;
+        let valid = self.lrs().filter(|&(_, lr)| Self::state(lr) != 0).count();
+        let pending = self.lrs().any(|(_, lr)| Self::state(lr) == PENDING);
+        let (zero, one) = (self.vmcr.igrpen0(), self.vmcr.igrpen1());
+        let count = ICH_HCR_EL2::EOIcount.read(self.hcr);
+        u64::from(self.eisr() != 0)
+            | (on(1) & u64::from(valid < 2)) << 1
+            | (on(2) & u64::from(count != 0)) << 2
+            | (on(3) & u64::from(!pending)) << 3
+            | (on(4) & zero) << 4
+            | (on(5) & (1 - zero)) << 5
+            | (on(6) & one) << 6
+            | (on(7) & (1 - one)) << 7
+    }
+
+    /// What must hold whenever the guest runs.
+    pub(super) fn assert_sane(&self) {
+        let mut seen = 0u32;
+        for (i, lr) in self.lrs() {
+            let state = Self::state(lr);
+            if state == 0 {
+                continue;
+            }
+            let bit = 1 << lr.read(ICH_LR_EL2::vINTID);
+            assert!(!(lr.is_set(ICH_LR_EL2::HW) && state == 3), "list register {i}: pending and active with HW");
+            assert_eq!(seen & bit, 0, "list register {i}: an INTID twice");
+            seen |= bit;
+        }
+    }
+}
+
+impl Ich for FakeIch {
+    fn count(&self) -> usize {
+        self.count
+    }
+    fn lr(&self, i: usize) -> u64 {
+        assert!(i < self.count);
+        self.lr[i]
+    }
+    fn set_lr(&mut self, i: usize, value: u64) {
+        assert!(i < self.count);
+        self.lr[i] = value;
+    }
+    fn elrsr(&self) -> u64 {
+        let empty = |lr: LrValue| Self::state(lr) == 0 && (lr.is_set(ICH_LR_EL2::HW) || !lr.is_set(ICH_LR_EL2::EOI));
+        self.lrs().filter(|&(_, lr)| empty(lr)).map(|(i, _)| 1 << i).sum()
+    }
+    fn eisr(&self) -> u64 {
+        let ended = |lr: LrValue| Self::state(lr) == 0 && !lr.is_set(ICH_LR_EL2::HW) && lr.is_set(ICH_LR_EL2::EOI);
+        self.lrs().filter(|&(_, lr)| ended(lr)).map(|(i, _)| 1 << i).sum()
+    }
+    fn hcr(&self) -> u64 {
+        self.hcr
+    }
+    fn set_hcr(&mut self, value: u64) {
+        self.hcr = value;
+    }
+    fn vmcr(&self) -> u64 {
+        self.vmcr.get()
+    }
+    fn line(&self, intid: u32) -> bool {
+        intid == 27 && self.line
+    }
+    fn set_active(&mut self, intid: u32, active: bool) {
+        assert_eq!(intid, 27);
+        self.active = active;
+    }
+}

@@ -1,0 +1,99 @@
+//! The virtual GICv3 of a VM (IHI 0069, one security state: `GICD_CTLR.DS` is 1).
+//!
+//! The CPU interface is the hardware's: a guest acknowledges and ends interrupts without an exit, out of its pCPU's list
+//! registers. Distributor and redistributors are words in memory, and this module decides what goes into the list registers.
+//!
+//! * [`ctlr`], [`vmcr`]: what `ICC_CTLR_EL1` and the registers inside `ICH_VMCR_EL2` read as, for guest and host alike;
+//! * [`cpuif`]: the CPU-interface registers that trap while `ICH_HCR_EL2.TC` is set, and `ICH_HCR_EL2` itself;
+//! * [`lr`]: a vCPU's SGIs and PPIs, and the list registers they pass through;
+//! * [`redist`], [`dist`]: the frames a guest reads and writes;
+//! * [`sgi`]: who an SGI is for, and the inbox it lands in;
+//! * [`attr`]: KVM's device attributes.
+//!
+//! **Invariant**: a [`lr::VcpuGic`] is written only by whoever holds its vCPU's lock. The one thing other pCPUs touch is an
+//! [`sgi::Inbox`].
+
+pub mod attr;
+pub mod cpuif;
+pub mod ctlr;
+pub mod dist;
+#[cfg(test)]
+mod fake;
+pub mod lr;
+#[cfg(test)]
+mod model;
+pub mod redist;
+pub mod sgi;
+pub mod vmcr;
+
+/// INTIDs of SGIs and PPIs: those that each vCPU has for itself.
+pub const PRIVATE_INTIDS: u32 = 32;
+
+/// The most list registers the architecture allows.
+pub const MAX_LRS: usize = 16;
+
+/// An interrupt's group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    /// Group 0, signalled as FIQ.
+    Zero,
+    /// Group 1, signalled as IRQ.
+    One,
+}
+
+/// The virtual interface registers of the vCPU that is loaded on this pCPU, and the physical interrupts behind it.
+///
+/// `hyp` implements this with system registers and its own redistributor frame; [`Absent`] stands in while a vCPU is not loaded.
+pub trait Ich {
+    /// How many list registers there are, 1 to 16.
+    fn count(&self) -> usize;
+    /// `ICH_LR<i>_EL2`.
+    fn lr(&self, i: usize) -> u64;
+    /// Writes `ICH_LR<i>_EL2`.
+    fn set_lr(&mut self, i: usize, value: u64);
+    /// `ICH_ELRSR_EL2`: bit i is set when list register i is empty and asks for no maintenance.
+    fn elrsr(&self) -> u64;
+    /// `ICH_EISR_EL2`: bit i is set when list register i was deactivated and asked to be told.
+    fn eisr(&self) -> u64;
+    /// `ICH_HCR_EL2`, for its EOIcount.
+    fn hcr(&self) -> u64;
+    /// Writes `ICH_HCR_EL2`.
+    fn set_hcr(&mut self, value: u64);
+    /// `ICH_VMCR_EL2`.
+    fn vmcr(&self) -> u64;
+    /// Whether the line behind the hardware-backed `intid` is high: for the virtual timer, that it is enabled, unmasked and due.
+    fn line(&self, intid: u32) -> bool;
+    /// Sets the active state of the physical interrupt behind `intid`. Active keeps it from firing; inactive lets it.
+    fn set_active(&mut self, intid: u32, active: bool);
+}
+
+/// The interface of a vCPU that is not loaded: nothing there, nothing happens.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Absent;
+
+impl Ich for Absent {
+    fn count(&self) -> usize {
+        0
+    }
+    fn lr(&self, _: usize) -> u64 {
+        0
+    }
+    fn set_lr(&mut self, _: usize, _: u64) {}
+    fn elrsr(&self) -> u64 {
+        0
+    }
+    fn eisr(&self) -> u64 {
+        0
+    }
+    fn hcr(&self) -> u64 {
+        0
+    }
+    fn set_hcr(&mut self, _: u64) {}
+    fn vmcr(&self) -> u64 {
+        0
+    }
+    fn line(&self, _: u32) -> bool {
+        false
+    }
+    fn set_active(&mut self, _: u32, _: bool) {}
+}

@@ -1,0 +1,354 @@
+//! A redistributor: one vCPU's SGIs and PPIs, one bit or byte each, and the two frames a guest sees them through.
+//!
+//! The words here are the state of the INTIDs that are in no list register; [`super::lr`] moves the others in and out.
+
+use super::dist::IIDR_VALUE;
+
+/// Offset of `SGI_base` from `RD_base`.
+pub const SGI_BASE: u64 = 0x1_0000;
+
+/// `GICR_CTLR`: nothing in it, without LPIs.
+pub const CTLR: u64 = 0x0000;
+/// `GICR_IIDR`.
+pub const IIDR: u64 = 0x0004;
+/// `GICR_TYPER`, 64 bits.
+pub const TYPER: u64 = 0x0008;
+/// `GICR_WAKER`.
+pub const WAKER: u64 = 0x0014;
+/// `GICR_IGROUPR0`.
+pub const IGROUPR0: u64 = SGI_BASE + 0x0080;
+/// `GICR_ISENABLER0`.
+pub const ISENABLER0: u64 = SGI_BASE + 0x0100;
+/// `GICR_ICENABLER0`.
+pub const ICENABLER0: u64 = SGI_BASE + 0x0180;
+/// `GICR_ISPENDR0`.
+pub const ISPENDR0: u64 = SGI_BASE + 0x0200;
+/// `GICR_ICPENDR0`.
+pub const ICPENDR0: u64 = SGI_BASE + 0x0280;
+/// `GICR_ISACTIVER0`.
+pub const ISACTIVER0: u64 = SGI_BASE + 0x0300;
+/// `GICR_ICACTIVER0`.
+pub const ICACTIVER0: u64 = SGI_BASE + 0x0380;
+/// `GICR_IPRIORITYR0`, the first of eight.
+pub const IPRIORITYR0: u64 = SGI_BASE + 0x0400;
+/// The last byte of `GICR_IPRIORITYR7`.
+pub const IPRIORITYR_END: u64 = SGI_BASE + 0x041F;
+/// `GICR_ICFGR0`: SGIs are edge-triggered, and that is fixed.
+pub const ICFGR0: u64 = SGI_BASE + 0x0C00;
+/// `GICR_ICFGR1`: PPIs are level-sensitive, and that is fixed.
+pub const ICFGR1: u64 = SGI_BASE + 0x0C04;
+
+/// SGIs: edge-triggered.
+pub(super) const SGIS: u32 = 0x0000_FFFF;
+/// `GICR_WAKER`: ProcessorSleep, and ChildrenAsleep that follows it at once.
+const ASLEEP: u32 = 1 << 1 | 1 << 2;
+/// A priority's implemented bits, in each byte of a word: five, the least that a virtual interface can have.
+const PRIORITIES: u32 = 0xF8F8_F8F8;
+
+/// What a guest's write asks of others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Effect {
+    /// Nothing more to do.
+    None,
+    /// Every vCPU of the VM must [`refresh`](super::lr::VcpuGic::refresh) its list registers: the writer itself, vCPUs that run
+    /// elsewhere by request and kick, the others when they are next loaded.
+    RefreshVm,
+}
+
+/// Which redistributor this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The vCPU's index in its VM.
+    pub index: usize,
+    /// Whether no redistributor follows.
+    pub last: bool,
+    /// The vCPU's affinity, as in `MPIDR_EL1`.
+    pub affinity: u64,
+}
+
+/// Pending and active as of now, list registers included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Live {
+    /// One bit per pending INTID.
+    pub pending: u32,
+    /// One bit per active INTID.
+    pub active: u32,
+}
+
+/// The state of INTIDs 0 to 31.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Redist {
+    typer: u64,
+    waker: u32,
+    pub(super) group: u32,
+    pub(super) enabled: u32,
+    /// Made pending by an edge or a write and not taken yet.
+    pub(super) latch: u32,
+    /// Those of `latch` that a guest's write set: a fallen line does not take them back.
+    pub(super) written: u32,
+    /// Emulated level lines that are high.
+    pub(super) line: u32,
+    pub(super) active: u32,
+    priority: [u32; 8],
+}
+
+impl Redist {
+    pub(super) const fn new(id: Identity) -> Self {
+        let packed = (id.affinity >> 8) & 0xFF00_0000 | id.affinity & 0x00FF_FFFF;
+        let typer = packed << 32 | (id.index as u64 & 0xFFFF) << 8 | (id.last as u64) << 4;
+        Self { typer, waker: ASLEEP, group: 0, enabled: 0, latch: 0, written: 0, line: 0, active: 0, priority: [0; 8] }
+    }
+
+    /// The priority of `intid`.
+    pub(super) const fn priority(&self, intid: u32) -> u8 {
+        (self.priority[(intid >> 2 & 7) as usize] >> (8 * (intid & 3))) as u8
+    }
+
+    /// Pending: latched, or a level line that is high.
+    pub(super) const fn pending(&self) -> u32 {
+        self.latch | self.line
+    }
+
+    /// A guest's read of `size` bytes at `offset`.
+    pub(super) fn read(&self, offset: u64, size: u64, live: Live) -> u64 {
+        match (size, offset) {
+            (4, _) if offset & 3 == 0 => u64::from(self.read_word(offset, live)),
+            (8, TYPER) => self.typer,
+            (1, IPRIORITYR0..=IPRIORITYR_END) => u64::from(self.priority((offset - IPRIORITYR0) as u32)),
+            _ => 0,
+        }
+    }
+
+    fn read_word(&self, offset: u64, live: Live) -> u32 {
+        match offset {
+            IIDR => IIDR_VALUE,
+            TYPER => self.typer as u32,
+            0x000C => (self.typer >> 32) as u32,
+            WAKER => self.waker,
+            IGROUPR0 => self.group,
+            ISENABLER0 | ICENABLER0 => self.enabled,
+            ISPENDR0 | ICPENDR0 => live.pending,
+            ISACTIVER0 | ICACTIVER0 => live.active,
+            IPRIORITYR0..=IPRIORITYR_END => self.priority[((offset - IPRIORITYR0) >> 2 & 7) as usize],
+            ICFGR0 => 0xAAAA_AAAA,
+            _ => id_register(offset, 0x93),
+        }
+    }
+
+    /// Whether a write there changes pending or active state, so that nothing may be in a list register meanwhile.
+    pub(super) const fn writes_state(offset: u64, size: u64) -> bool {
+        size == 4 && matches!(offset, ISPENDR0 | ICPENDR0 | ISACTIVER0 | ICACTIVER0)
+    }
+
+    /// A guest's write of `size` bytes at `offset`. Gives the INTIDs whose state, priority, group or enable changed.
+    pub(super) fn write(&mut self, offset: u64, size: u64, value: u64) -> u32 {
+        match (size, offset) {
+            (4, _) if offset & 3 == 0 => self.write_word(offset, value as u32),
+            (1, IPRIORITYR0..=IPRIORITYR_END) => {
+                let byte = (offset - IPRIORITYR0) as u32;
+                let shift = 8 * (byte & 3);
+                self.set_priorities(byte >> 2, 0xFF << shift, (value as u32 & 0xFF) << shift)
+            }
+            _ => 0,
+        }
+    }
+
+    fn write_word(&mut self, offset: u64, value: u32) -> u32 {
+        match offset {
+            WAKER => {
+                self.waker = if value & 1 << 1 != 0 { ASLEEP } else { 0 };
+                0
+            }
+            IGROUPR0 => replace(&mut self.group, value),
+            ISENABLER0 => {
+                let enabled = self.enabled | value;
+                replace(&mut self.enabled, enabled)
+            }
+            ICENABLER0 => {
+                let enabled = self.enabled & !value;
+                replace(&mut self.enabled, enabled)
+            }
+            ISPENDR0 => {
+                self.latch |= value;
+                self.written |= value;
+                value
+            }
+            ICPENDR0 => {
+                self.latch &= !value;
+                self.written &= !value;
+                value
+            }
+            ISACTIVER0 => {
+                self.active |= value;
+                value
+            }
+            ICACTIVER0 => {
+                self.active &= !value;
+                value
+            }
+            IPRIORITYR0..=IPRIORITYR_END => self.set_priorities((offset - IPRIORITYR0) as u32 >> 2, u32::MAX, value),
+            _ => 0,
+        }
+    }
+
+    /// Four priorities at once; gives the INTIDs whose priority changed.
+    fn set_priorities(&mut self, index: u32, mask: u32, value: u32) -> u32 {
+        let word = &mut self.priority[(index & 7) as usize];
+        let changed = (*word ^ value) & mask & PRIORITIES;
+        *word ^= changed;
+        // One bit per byte that differs, gathered into four neighbouring bits.
+        let bytes = (changed | changed >> 1 | changed >> 2 | changed >> 3 | changed >> 4) >> 3 & 0x0101_0101;
+        (bytes.wrapping_mul(0x0102_0408) >> 24 & 0xF) << (4 * (index & 7))
+    }
+}
+
+/// Stores `value` and gives the bits that differ from what was there.
+fn replace(word: &mut u32, value: u32) -> u32 {
+    let changed = *word ^ value;
+    *word = value;
+    changed
+}
+
+/// The component's identification registers, the last 48 bytes of a frame: a GICv3 (`PIDR2.ArchRev` 3) by Arm's part numbers.
+pub(super) const fn id_register(offset: u64, part: u32) -> u32 {
+    match offset {
+        0xFFD0 => 0x44,
+        0xFFE0 => part,
+        0xFFE4 => 0xB4,
+        0xFFE8 => 0x3B,
+        0xFFF0 => 0x0D,
+        0xFFF4 => 0xF0,
+        0xFFF8 => 0x05,
+        0xFFFC => 0xB1,
+        _ => 0,
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::vgic::Absent;
+    use crate::vgic::ctlr::CtlrView;
+    use crate::vgic::dist::Dist;
+    use crate::vgic::lr::VcpuGic;
+
+    fn dist() -> Dist {
+        Dist::new(&CtlrView::new(0x90b8_0003, 0))
+    }
+
+    fn gic() -> VcpuGic {
+        VcpuGic::new(Identity { index: 3, last: true, affinity: 0x01_0000_0203 }, 1 << 27)
+    }
+
+    fn read(gic: &VcpuGic, offset: u64, size: u64) -> u64 {
+        gic.read(&Absent, offset, size)
+    }
+
+    fn write(gic: &mut VcpuGic, offset: u64, value: u64) {
+        gic.write(&mut Absent, &dist(), offset, 4, value);
+    }
+
+    #[test]
+    fn typer_reads_the_same_as_eight_bytes_and_as_two_halves() {
+        let gic = gic();
+        let typer = read(&gic, TYPER, 8);
+        assert_eq!(typer, 0x0100_0203 << 32 | 3 << 8 | 1 << 4);
+        assert_eq!(read(&gic, TYPER, 4) | read(&gic, TYPER + 4, 4) << 32, typer);
+    }
+
+    #[test]
+    fn waker_sleeps_and_wakes_at_once() {
+        let mut gic = gic();
+        assert_eq!(read(&gic, WAKER, 4), 6);
+        write(&mut gic, WAKER, 0);
+        assert_eq!(read(&gic, WAKER, 4), 0);
+        write(&mut gic, WAKER, 0xffff_ffff);
+        assert_eq!(read(&gic, WAKER, 4), 6);
+    }
+
+    #[test]
+    fn set_and_clear_registers_are_two_views_of_one_word() {
+        for (set, clear) in [(ISENABLER0, ICENABLER0), (ISPENDR0, ICPENDR0), (ISACTIVER0, ICACTIVER0)] {
+            let mut gic = gic();
+            write(&mut gic, set, 0x8001_0003);
+            write(&mut gic, set, 0x4);
+            assert_eq!((read(&gic, set, 4), read(&gic, clear, 4)), (0x8001_0007, 0x8001_0007));
+            write(&mut gic, clear, 0x8000_0001);
+            assert_eq!((read(&gic, set, 4), read(&gic, clear, 4)), (0x0001_0006, 0x0001_0006));
+        }
+    }
+
+    #[test]
+    fn priorities_take_bytes_and_words_and_keep_five_bits() {
+        let mut gic = gic();
+        write(&mut gic, IPRIORITYR0 + 24, 0xff80_a107);
+        assert_eq!(read(&gic, IPRIORITYR0 + 24, 4), 0xf880_a000);
+        gic.write(&mut Absent, &dist(), IPRIORITYR0 + 27, 1, 0x1234_5678);
+        assert_eq!(read(&gic, IPRIORITYR0 + 24, 4), 0x7880_a000);
+        assert_eq!(read(&gic, IPRIORITYR0 + 26, 1), 0x80);
+        assert_eq!(read(&gic, IPRIORITYR_END - 3, 4), 0);
+    }
+
+    #[test]
+    fn changed_priorities_name_their_intids() {
+        let mut words = Redist::new(Identity { index: 0, last: false, affinity: 0 });
+        assert_eq!(words.write(IPRIORITYR0 + 8, 4, 0x0800_f800), 0b1010 << 8);
+        assert_eq!(words.write(IPRIORITYR0 + 8, 4, 0x1000_f807), 0b1000 << 8);
+        assert_eq!(words.write(IPRIORITYR0 + 8, 1, 0x80), 1 << 8);
+        assert_eq!(words.write(IPRIORITYR_END, 1, 0xff), 1 << 31);
+        for intid in 0..32 {
+            for bit in 3..8 {
+                let mut words = Redist::new(Identity { index: 0, last: false, affinity: 0 });
+                assert_eq!(words.write(IPRIORITYR0 + intid, 1, 1 << bit), 1 << intid);
+            }
+        }
+    }
+
+    /// What a register reads after all ones were written to it, and whether it can be written. `None`: no such register.
+    fn expected(offset: u64) -> Option<(u32, bool)> {
+        Some(match offset {
+            0x0004 => (0x5500_043b, false),
+            0x0008 => (0x310, false),
+            0x000c => (0x0100_0203, false),
+            0x0014 => (6, true),
+            0xffd0 => (0x44, false),
+            0xffe0 => (0x93, false),
+            0xffe4 => (0xb4, false),
+            0xffe8 => (0x3b, false),
+            0xfff0 => (0x0d, false),
+            0xfff4 => (0xf0, false),
+            0xfff8 => (0x05, false),
+            0xfffc => (0xb1, false),
+            0x1_0080 => (0xffff_ffff, true),
+            0x1_0100 | 0x1_0200 | 0x1_0300 => (0xffff_ffff, true),
+            0x1_0180 | 0x1_0280 | 0x1_0380 => (0, true),
+            0x1_0400..=0x1_041f => (0xf8f8_f8f8, true),
+            0x1_0c00 => (0xaaaa_aaaa, false),
+            _ => return None,
+        })
+    }
+
+    #[test]
+    fn every_offset_at_every_size_has_a_defined_result() {
+        let dist = dist();
+        let fresh = gic();
+        for size in [1, 2, 4, 8] {
+            // Past the frames' end as well.
+            for offset in (0..0x2_0010u64).step_by(if cfg!(miri) { 37 } else { 1 }) {
+                let mut gic = fresh.clone();
+                gic.write(&mut Absent, &dist, offset, size, u64::MAX);
+                let read = gic.read(&Absent, offset, size);
+                let known = expected(offset & !3);
+                let (value, writable) = match (size, known) {
+                    (4, Some((value, writable))) if offset % 4 == 0 => (u64::from(value), writable),
+                    (1, Some(_)) if (0x1_0400..0x1_0420).contains(&offset) => (0xf8, true),
+                    (8, _) if offset == 8 => (0x0100_0203_0000_0310, false),
+                    _ => (0, false),
+                };
+                assert_eq!(read, value, "{offset:#x} size {size}");
+                assert!(writable || gic == fresh, "{offset:#x} size {size} is read-only");
+            }
+        }
+    }
+}

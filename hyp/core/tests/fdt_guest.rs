@@ -1,0 +1,150 @@
+//! The tree that a guest gets, read back.
+
+mod fdt_source;
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use fdt_source::{Node, cells, quads, strings};
+use hyp_abi::layout;
+use hyp_core::fdt::board::{Board, Console, Psci, PsciMethod, PsciVersion, Timer, UartKind};
+use hyp_core::fdt::guest::GuestTree;
+use hyp_core::fdt::vms::DTB_SIZE;
+use hyp_core::types::{Pa, Range};
+
+fn guest(vcpus: usize) -> GuestTree<'static> {
+    GuestTree {
+        ram: Range::new(0x4000_0000, 0x1000_0000).unwrap(),
+        vcpus,
+        bootargs: "console=ttyAMA0 earlycon",
+        initrd: Range::new(0x4820_0000, 0x12345),
+    }
+}
+
+#[test]
+fn it_describes_the_machine_that_umbra_emulates() {
+    let blob = guest(4).write().unwrap();
+    let board = Board::discover(&blob).unwrap();
+    assert_eq!(board.ram.as_slice(), [Range::new(0x4000_0000, 0x1000_0000).unwrap()]);
+    assert_eq!(board.cpus.iter().map(|cpu| cpu.affinity).collect::<Vec<_>>(), [0, 1, 2, 3]);
+    assert_eq!(
+        board.psci,
+        Some(Psci {
+            method: PsciMethod::Hvc,
+            version: PsciVersion::V1_0
+        })
+    );
+    assert_eq!(board.gic.gicd, Range::new(layout::GICD_BASE, layout::GICD_SIZE).unwrap());
+    assert_eq!(
+        board.gic.gicr.as_slice(),
+        [Range::new(layout::GICR_BASE, 4 * layout::GICR_STRIDE).unwrap()]
+    );
+    assert_eq!(board.gic.maintenance, None, "a guest has no virtualization");
+    assert_eq!(
+        board.timer,
+        Timer {
+            physical: Some(30),
+            virt: Some(layout::VTIMER_INTID),
+            hyp: Some(26)
+        }
+    );
+    assert_eq!(
+        board.console,
+        Some(Console {
+            kind: UartKind::Pl011,
+            base: Pa::new(layout::UART_BASE)
+        })
+    );
+}
+
+#[test]
+fn it_has_the_properties_that_drivers_ask_for() {
+    let mut tree = Node::read(&guest(2).write().unwrap());
+    let mut property = |path: &str, name: &str| -> Vec<u8> {
+        let node = tree.at(path);
+        node.properties
+            .iter()
+            .find(|(have, _)| have == name)
+            .unwrap_or_else(|| panic!("{path} {name}"))
+            .1
+            .clone()
+    };
+    assert_eq!(property("", "compatible"), strings(&["linux,dummy-virt"]));
+    assert_eq!(property("", "interrupt-parent"), property("intc@8000000", "phandle"));
+    assert_eq!(property("chosen", "bootargs"), strings(&["console=ttyAMA0 earlycon"]));
+    assert_eq!(property("chosen", "linux,initrd-start"), quads(&[0x4820_0000]));
+    assert_eq!(property("chosen", "linux,initrd-end"), quads(&[0x4821_2345]));
+    assert_eq!(property("cpus/cpu@1", "enable-method"), strings(&["psci"]));
+    assert_eq!(property("pl011@9000000", "compatible"), strings(&["arm,pl011", "arm,primecell"]));
+    assert_eq!(property("pl011@9000000", "interrupts"), cells(&[0, 1, 4]));
+    assert_eq!(property("pl011@9000000", "clocks")[..4], property("apb-pclk", "phandle")[..]);
+    assert_eq!(property("timer", "interrupts"), cells(&[1, 13, 4, 1, 14, 4, 1, 11, 4, 1, 10, 4]));
+}
+
+#[test]
+fn without_command_line_and_initrd_their_properties_are_absent() {
+    let blob = GuestTree {
+        bootargs: "",
+        initrd: None,
+        ..guest(1)
+    }
+    .write()
+    .unwrap();
+    let names: Vec<_> = Node::read(&blob)
+        .at("chosen")
+        .properties
+        .iter()
+        .map(|(name, _)| name.clone())
+        .collect();
+    assert_eq!(names, ["stdout-path"]);
+}
+
+#[test]
+fn a_command_line_with_a_nul_is_an_error() {
+    assert!(
+        GuestTree {
+            bootargs: "a\0b",
+            ..guest(1)
+        }
+        .write()
+        .is_err()
+    );
+}
+
+#[test]
+fn the_largest_fits_in_the_room_kept_for_it() {
+    let bootargs = "x".repeat(hyp_core::fdt::vms::MAX_BOOTARGS);
+    let blob = GuestTree {
+        bootargs: &bootargs,
+        ..guest(layout::MAX_VCPUS)
+    }
+    .write()
+    .unwrap();
+    assert!(blob.len() as u64 <= DTB_SIZE, "{}", blob.len());
+    assert_eq!(Board::discover(&blob).unwrap().cpus.len(), layout::MAX_VCPUS);
+}
+
+/// Where the device tree compiler is installed, it must have nothing to say about our trees.
+#[test]
+#[cfg_attr(miri, ignore = "starts a program")]
+fn the_device_tree_compiler_has_no_complaint() {
+    for vcpus in [1, 16] {
+        let blob = guest(vcpus).write().unwrap();
+        let (stdin, stdout, stderr) = (Stdio::piped(), Stdio::piped(), Stdio::piped());
+        let Ok(mut dtc) = Command::new("dtc")
+            .args(["-I", "dtb", "-O", "dtb", "-"])
+            .stdin(stdin)
+            .stdout(stdout)
+            .stderr(stderr)
+            .spawn()
+        else {
+            eprintln!("dtc is not installed: its opinion is not asked");
+            return;
+        };
+        dtc.stdin.take().unwrap().write_all(&blob).unwrap();
+        let output = dtc.wait_with_output().unwrap();
+        assert!(output.status.success());
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+        assert_eq!(Node::read(&output.stdout), Node::read(&blob));
+    }
+}

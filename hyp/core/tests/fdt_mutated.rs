@@ -1,0 +1,230 @@
+//! Damaged trees: whatever is done to one, it is read or refused, and never ends the reader.
+
+mod fdt_source;
+
+use fdt_source::{Node, QEMU_GICV3, Random, cells, node, quads, strings};
+use hyp_core::fdt::board::{Board, BoardError};
+use hyp_core::fdt::vms::{Placement, Surroundings, describe};
+use hyp_core::fdt::{Tree, remove_nops};
+use hyp_core::types::Range;
+
+const ROUNDS: usize = if cfg!(miri) { 3 } else { 2500 };
+
+/// QEMU's tree with a host and a guest: everything that the readers look at is there.
+fn whole() -> Vec<u8> {
+    let image = |start| {
+        node(&format!("image@{start:x}"))
+            .set("compatible", strings(&["umbra,image"]))
+            .set("reg", quads(&[start, 0x1000]))
+    };
+    let vm = |name: &str, start| {
+        node(name)
+            .set("compatible", strings(&["umbra,vm"]))
+            .set("#address-cells", cells(&[2]))
+            .set("#size-cells", cells(&[2]))
+            .set("umbra,name", strings(&[name]))
+            .set("umbra,pcpus", cells(&[start as u32 >> 24 & 3]))
+            .set("umbra,ram", quads(&[0x4000_0000, 0x100_0000]))
+            .set("umbra,smccc-filter", cells(&[0x8400_0003, 1, 2]))
+            .set("bootargs", strings(&["console=ttyAMA0"]))
+            .with(image(start))
+    };
+    let mut tree = Node::read(QEMU_GICV3);
+    // The fewer bytes that nobody looks at, the more damage hits what somebody does.
+    tree.children.retain(|child| {
+        !["virtio_mmio", "pcie", "fw-cfg", "pl061", "flash"]
+            .iter()
+            .any(|name| child.name.starts_with(name))
+    });
+    tree.children.push(node("aliases").set("serial0", strings(&["/pl011@9000000"])));
+    let chosen = tree.at("chosen");
+    chosen.put("stdout-path", strings(&["serial0:115200"]));
+    chosen.children.push(
+        vm("host", 0x5100_0000)
+            .set("compatible", strings(&["umbra,host", "umbra,vm"]))
+            .without("umbra,smccc-filter"),
+    );
+    chosen.children.push(vm("guest", 0x5200_0000));
+    tree.write_with_reservations(&[(0x4400_0000, 0x1000)])
+}
+
+/// Asks everything that can be asked. Gives whether the structure was accepted, and how many VMs were.
+fn read_all(blob: &[u8]) -> (bool, usize) {
+    let board = Board::discover(blob);
+    let Ok(tree) = Tree::new(blob) else {
+        assert!(matches!(board, Err(BoardError::Tree(_))));
+        return (false, 0);
+    };
+    if let Err(error) = &board {
+        let _ = error.to_string();
+    }
+    let whole = [Range::new(0x4000_0000, 0x4000_0000).unwrap()];
+    let (ram, reserved) = match &board {
+        Ok(board) => (board.ram.as_slice(), board.reserved.as_slice()),
+        Err(_) => (&whole[..], &[][..]),
+    };
+    let nothing = Range::new(0, 0).unwrap();
+    let vms = describe(
+        &tree,
+        &Surroundings {
+            ram,
+            reserved,
+            hyp: nothing,
+            dtb: nothing,
+            cpus: 5,
+        },
+    );
+    for vm in &vms {
+        assert!(
+            vm.name.len() <= 32 && vm.name.bytes().all(|byte| byte.is_ascii_graphic()),
+            "{:?}",
+            vm.name
+        );
+        match &vm.description {
+            Ok(desc) => drop(Placement::new(desc, &[0x14; 64]).map_err(|error| error.to_string())),
+            Err(error) => drop(error.to_string()),
+        }
+    }
+    (true, vms.iter().filter(|vm| vm.description.is_ok()).count())
+}
+
+#[test]
+fn bytes_changed_anywhere() {
+    let whole = whole();
+    assert_eq!(read_all(&whole), (true, 2), "undamaged, everything is read");
+    let mut random = Random(0x5eed_0001);
+    let (mut accepted, mut both) = (0, 0);
+    for _ in 0..ROUNDS {
+        let mut blob = whole.clone();
+        for _ in 0..=random.below(8) {
+            let at = random.below(blob.len());
+            blob[at] = match random.below(3) {
+                0 => random.next() as u8,
+                1 => blob[at] ^ (1 << random.below(8)),
+                _ => [0, 1, 2, 3, 4, 9, 0x7f, 0xff][random.below(8)],
+            };
+        }
+        let (structure, vms) = read_all(&blob);
+        accepted += usize::from(structure);
+        both += usize::from(vms == 2);
+        let mut blob = blob;
+        if remove_nops(&mut blob).is_ok() {
+            read_all(&blob);
+        }
+    }
+    eprintln!("{accepted} of {ROUNDS} damaged trees were well formed, {both} still had both VMs");
+    assert!(
+        cfg!(miri) || (accepted > ROUNDS / 10 && accepted < ROUNDS),
+        "the damage must reach both sides of the check"
+    );
+}
+
+#[test]
+fn tokens_changed_in_the_structure() {
+    let whole = whole();
+    let start = u32::from_be_bytes(whole[8..12].try_into().unwrap()) as usize;
+    let size = u32::from_be_bytes(whole[36..40].try_into().unwrap()) as usize;
+    let mut random = Random(0x5eed_0002);
+    for _ in 0..ROUNDS {
+        let mut blob = whole.clone();
+        for _ in 0..=random.below(4) {
+            let at = start + random.below(size / 4) * 4;
+            let token = [0, 1, 2, 3, 4, 5, 9, 0x100, u32::MAX, random.next() as u32][random.below(10)];
+            blob[at..at + 4].copy_from_slice(&token.to_be_bytes());
+        }
+        read_all(&blob);
+        if remove_nops(&mut blob).is_ok() {
+            read_all(&blob);
+        }
+    }
+}
+
+#[test]
+fn cut_short_anywhere() {
+    let whole = whole();
+    let step = if cfg!(miri) { 701 } else { 3 };
+    for length in (0..whole.len()).step_by(step) {
+        assert!(!read_all(&whole[..length]).0);
+        // And with a header that admits it.
+        let mut blob = whole[..length].to_vec();
+        if let Some(total) = blob.get_mut(4..8) {
+            total.copy_from_slice(&(length as u32).to_be_bytes());
+        }
+        read_all(&blob);
+    }
+}
+
+#[test]
+fn headers_of_any_content() {
+    let whole = whole();
+    let mut random = Random(0x5eed_0004);
+    for _ in 0..ROUNDS {
+        let mut blob = whole.clone();
+        for _ in 0..=random.below(3) {
+            let field = 4 * (1 + random.below(9));
+            let value = [
+                0,
+                4,
+                39,
+                40,
+                41,
+                48,
+                blob.len() as u32,
+                u32::MAX,
+                u32::MAX - 7,
+                random.below(blob.len()) as u32,
+            ][random.below(10)];
+            blob[field..field + 4].copy_from_slice(&value.to_be_bytes());
+        }
+        read_all(&blob);
+    }
+}
+
+#[test]
+fn properties_of_any_content() {
+    let tree = Node::read(&whole());
+    let mut random = Random(0x5eed_0005);
+    for _ in 0..ROUNDS / 4 {
+        let mut tree = tree.clone();
+        for _ in 0..=random.below(4) {
+            scramble(&mut tree, &mut random);
+        }
+        read_all(&tree.write());
+    }
+}
+
+/// Gives one property somewhere in the tree another value, or moves a node.
+fn scramble(node: &mut Node, random: &mut Random) {
+    let children = node.children.len();
+    if children > 0 && random.below(4) != 0 {
+        return scramble(&mut node.children[random.below(children)], random);
+    }
+    let properties = node.properties.len();
+    if properties == 0 {
+        return;
+    }
+    let at = random.below(properties);
+    let length = random.below(40);
+    node.properties[at].1 = match random.below(4) {
+        0 => Vec::new(),
+        1 => (0..length).map(|_| random.next() as u8).collect(),
+        2 => cells(&[[0, 1, 2, 3, 4, 1 << 31, u32::MAX][random.below(7)]]),
+        _ => quads(&(0..length / 4).map(|_| u64::MAX << random.below(64)).collect::<Vec<_>>()),
+    };
+}
+
+#[test]
+fn a_hostile_tree_of_a_megabyte_takes_no_more_than_moments() {
+    let levels = hyp_core::fdt::MAX_DEPTH - 4;
+    // As deep as allowed, as many nodes as fit at the bottom, each asked for its properties by every reader.
+    let leaves = if cfg!(miri) { 50 } else { 12_000 };
+    let mut inner = node("n");
+    inner.children = (0..leaves)
+        .map(|index| node(&format!("l{index:x}")).set("compatible", strings(&["x"])).set("reg", []))
+        .collect();
+    let deep = (0..levels).fold(inner, |inner, _| node("n").with(inner));
+    let blob = Node::read(&whole()).with(deep).write();
+    let start = std::time::Instant::now();
+    assert_eq!(read_all(&blob), (true, 2));
+    assert!(cfg!(miri) || start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
+}

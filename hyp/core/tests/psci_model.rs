@@ -1,0 +1,374 @@
+//! PSCI, the filter and forwarding against a small reference model: random interleavings of callers, verdicts, late,
+//! repeated and forged answers, deadlines, `CPU_OFF` and resets.
+#![cfg(not(loom))]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test: what cannot go on fails")]
+
+#[path = "psci_model/reference.rs"]
+mod reference;
+
+use hyp_abi::call::Verdict;
+use hyp_abi::psci as fid;
+use hyp_abi::smccc::Conduit;
+use hyp_core::filter::Filter;
+use hyp_core::forward::{Answer, Cookie, Cut, End, Exit, Exits, Resolution, Waiting};
+use hyp_core::psci::{Outcome, Power, Start, State, VmView, smccc};
+use proptest::prelude::*;
+use reference::{Model, RAM, Rule, Says, Seen, Setup, VCPUS};
+
+/// The VM as `hyp` would drive it, without registers.
+struct Vm {
+    filter: Filter,
+    on_pending: bool,
+    power: [Power; VCPUS],
+    exits: Exits,
+    /// What each vCPU does.
+    running: [bool; VCPUS],
+    waiting: [Option<Waiting>; VCPUS],
+    /// The cookie of each call that was forwarded, in order.
+    cookies: Vec<Cookie>,
+}
+
+impl VmView for Vm {
+    fn vcpus(&self) -> usize {
+        VCPUS
+    }
+    fn find(&self, affinity: u64) -> Option<usize> {
+        usize::try_from(affinity).ok().filter(|&index| index < VCPUS)
+    }
+    fn in_ram(&self, ipa: u64) -> bool {
+        RAM.contains(&ipa)
+    }
+    fn power(&self, index: usize) -> State {
+        self.power[index].state()
+    }
+}
+
+impl Vm {
+    fn new(setup: &Setup) -> Self {
+        let mut filter = Filter::new();
+        let rules = [
+            (fid::CPU_ON_32, 1, setup.on[0]),
+            (fid::CPU_ON_64, 1, setup.on[1]),
+            (fid::CPU_OFF, 1, setup.off),
+        ];
+        for (base, count, rule) in rules.into_iter().chain([(fid::SYSTEM_OFF, 2, setup.system)]) {
+            let action = match rule {
+                Rule::Handle => 0,
+                Rule::Deny => 1,
+                Rule::Forward => 2,
+            };
+            filter.insert(base, count, action).unwrap();
+        }
+        let vm = Self {
+            filter,
+            on_pending: setup.on_pending,
+            power: [const { Power::new() }; VCPUS],
+            exits: Exits::new(1),
+            running: [true, false, false],
+            waiting: [const { None }; VCPUS],
+            cookies: vec![],
+        };
+        vm.boot();
+        vm
+    }
+
+    fn boot(&self) {
+        self.power[0].turn_on(Start::default()).unwrap();
+        self.power[0].take_start().unwrap();
+    }
+
+    fn runs(&self, vcpu: usize) -> bool {
+        self.running[vcpu] && self.waiting[vcpu].is_none()
+    }
+
+    fn call(&mut self, caller: usize, x: [u64; 4]) -> Seen {
+        if !self.runs(caller) {
+            return Seen::Nothing;
+        }
+        match smccc(&x, &self.filter, self) {
+            Outcome::Return(x0) => Seen::X0(x0),
+            Outcome::CpuOn(call) => match self.power[call.target].turn_on(call.start) {
+                Ok(()) => Seen::X0(0),
+                Err(refused) => Seen::X0(refused.to_ret(self.on_pending)),
+            },
+            Outcome::Forward(call) => match Waiting::begin(call, &self.power) {
+                Ok(waiting) => {
+                    self.waiting[caller] = Some(waiting);
+                    self.cookies.push(self.exits.post(caller, Conduit::Hvc, &x).unwrap());
+                    Seen::Waits
+                }
+                Err(refused) => Seen::X0(refused.to_ret(self.on_pending)),
+            },
+            Outcome::CpuOff => self.leave(caller),
+            Outcome::SystemOff => Seen::Ends,
+            Outcome::SystemReset => self.reset(),
+            outcome => panic!("{x:x?} gave {outcome:?}"),
+        }
+    }
+
+    fn leave(&mut self, vcpu: usize) -> Seen {
+        assert!(self.power[vcpu].begin_off());
+        self.running[vcpu] = false;
+        Seen::Leaves
+    }
+
+    fn take_start(&mut self, vcpu: usize) -> Seen {
+        match self.power[vcpu].take_start() {
+            Some(start) => {
+                assert!(!std::mem::replace(&mut self.running[vcpu], true), "it runs already");
+                Seen::Starts(start.entry, start.context)
+            }
+            None => Seen::Nothing,
+        }
+    }
+
+    fn look(&mut self, vcpu: usize, cut: Option<Cut>) -> Seen {
+        let Some(waiting) = self.waiting[vcpu].take() else {
+            return Seen::Nothing;
+        };
+        let Some(end) = self.exits.poll(vcpu, cut) else {
+            self.waiting[vcpu] = Some(waiting);
+            return Seen::Nothing;
+        };
+        match waiting.end(&end, &self.power) {
+            Resolution::Return(x0) => Seen::X0(x0),
+            Resolution::Values(values) => Seen::Values(values),
+            Resolution::Started(_) => Seen::X0(0),
+            Resolution::CpuOff => self.leave(vcpu),
+            Resolution::SystemOff => Seen::Ends,
+            Resolution::SystemReset => self.reset(),
+            Resolution::Dropped => {
+                assert_eq!(end, End::Cancelled);
+                Seen::Nothing
+            }
+            Resolution::Handle => panic!("no other call is forwarded here"),
+        }
+    }
+
+    fn reset(&mut self) -> Seen {
+        // Held first: each that waits gives up.
+        for vcpu in 0..VCPUS {
+            assert_eq!(self.look(vcpu, Some(Cut::Reset)), Seen::Nothing);
+            assert!(self.waiting[vcpu].is_none());
+        }
+        self.exits.reset();
+        self.power.iter().for_each(Power::reset);
+        self.running = [true, false, false];
+        self.boot();
+        Seen::Resets
+    }
+}
+
+/// One step of an interleaving.
+#[derive(Clone, Debug)]
+enum Step {
+    CpuOn {
+        caller: usize,
+        wide: bool,
+        args: [u64; 3],
+    },
+    CpuOff {
+        caller: usize,
+    },
+    System {
+        caller: usize,
+        reset: bool,
+    },
+    Left {
+        vcpu: usize,
+    },
+    TakeStart {
+        vcpu: usize,
+    },
+    Deliver,
+    /// Answers the call that was forwarded `back` calls ago; with a cookie changed by `forge` unless that is 0.
+    Answer {
+        back: usize,
+        forge: u64,
+        says: Says,
+    },
+    Look {
+        vcpu: usize,
+        late: bool,
+    },
+    Reset,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let vcpu = || 0..VCPUS;
+    let mpidr =
+        prop_oneof![20 => 0_u64..3, 1 => Just(3), 1 => any::<u64>(), 1 => (0_u64..3, 0_u32..64).prop_map(|(low, bit)| low | 1 << bit)];
+    let entry = prop_oneof![8 => RAM.start / 4..RAM.end / 4, 1 => any::<u64>()].prop_map(|entry| entry.wrapping_mul(4));
+    let entry = prop_oneof![20 => entry, 1 => Just(RAM.start + 1)];
+    let says = prop_oneof![
+        6 => Just(Says::Allow),
+        1 => Just(Says::Deny),
+        1 => Just(Says::Fail),
+        1 => any::<[u64; 4]>().prop_map(Says::Values),
+        1 => any::<u64>().prop_map(|x1| Says::Values([0, x1, 2, 3])),
+    ];
+    let forge = prop_oneof![6 => Just(0_u64), 1 => any::<u64>(), 2 => (0_u32..64).prop_map(|bit| 1 << bit)];
+    prop_oneof![
+        40 => (vcpu(), any::<bool>(), mpidr, entry, any::<u64>())
+            .prop_map(|(caller, wide, mpidr, entry, context)| Step::CpuOn { caller, wide, args: [mpidr, entry, context] }),
+        10 => vcpu().prop_map(|caller| Step::CpuOff { caller }),
+        1 => (vcpu(), any::<bool>()).prop_map(|(caller, reset)| Step::System { caller, reset }),
+        12 => vcpu().prop_map(|vcpu| Step::Left { vcpu }),
+        30 => vcpu().prop_map(|vcpu| Step::TakeStart { vcpu }),
+        30 => Just(Step::Deliver),
+        30 => (prop_oneof![5 => Just(0_usize), 2 => 0_usize..6], forge, says).prop_map(|(back, forge, says)| Step::Answer { back, forge, says }),
+        30 => (vcpu(), prop::bool::weighted(0.2)).prop_map(|(vcpu, late)| Step::Look { vcpu, late }),
+        1 => Just(Step::Reset),
+    ]
+}
+
+fn setup() -> impl Strategy<Value = Setup> {
+    let rule = || prop_oneof![4 => Just(Rule::Forward), 2 => Just(Rule::Handle), 1 => Just(Rule::Deny)];
+    (rule(), rule(), rule(), rule(), any::<bool>()).prop_map(|(narrow, wide, off, system, on_pending)| Setup {
+        on: [narrow, wide],
+        off,
+        system,
+        on_pending,
+    })
+}
+
+/// Runs one step in both and compares what is seen. The host's side is compared here too.
+fn run(vm: &mut Vm, model: &mut Model, step: &Step) -> Seen {
+    let high = 0xA5A5_0000_0000_0000;
+    let (seen, expected) = match *step {
+        Step::CpuOn {
+            caller,
+            wide,
+            args: [mpidr, entry, context],
+        } => {
+            let id = if wide { fid::CPU_ON_64 } else { fid::CPU_ON_32 };
+            (
+                vm.call(caller, [high | u64::from(id), mpidr, entry, context]),
+                model.cpu_on(caller, wide, [mpidr, entry, context]),
+            )
+        }
+        Step::CpuOff { caller } => (vm.call(caller, [u64::from(fid::CPU_OFF), 0, 0, 0]), model.cpu_off(caller)),
+        Step::System { caller, reset } => {
+            let id = if reset { fid::SYSTEM_RESET } else { fid::SYSTEM_OFF };
+            (vm.call(caller, [u64::from(id), 0, 0, 0]), model.system(caller, reset))
+        }
+        Step::Left { vcpu } => {
+            vm.power[vcpu].finish_off();
+            model.left(vcpu);
+            (Seen::Nothing, Seen::Nothing)
+        }
+        Step::TakeStart { vcpu } => (vm.take_start(vcpu), model.take_start(vcpu)),
+        Step::Deliver => {
+            deliver(vm, model);
+            (Seen::Nothing, Seen::Nothing)
+        }
+        Step::Answer { back, forge, says } => answer(vm, model, back, forge, says),
+        Step::Look { vcpu, late } => (vm.look(vcpu, late.then_some(Cut::Deadline)), model.look(vcpu, late)),
+        Step::Reset => {
+            model.reset();
+            (vm.reset(), Seen::Resets)
+        }
+    };
+    assert_eq!(seen, expected, "{step:?}");
+    for vcpu in 0..VCPUS {
+        assert_eq!(vm.runs(vcpu), model.runs(vcpu), "vCPU {vcpu} after {step:?}");
+        let info = smccc(&[u64::from(fid::AFFINITY_INFO_64), vcpu as u64, 0, 0], &vm.filter, vm);
+        assert_eq!(info, Outcome::Return(model.affinity_info(vcpu)), "vCPU {vcpu} after {step:?}");
+    }
+    seen
+}
+
+fn deliver(vm: &mut Vm, model: &mut Model) {
+    match vm.exits.deliver() {
+        Some(Exit::Reset) => assert!(model.tell_reset()),
+        Some(Exit::Call { cookie, vcpu, .. }) => {
+            let number = model.tell(vcpu).expect("the call is outstanding and was not told yet");
+            assert_eq!(vm.cookies[number], cookie);
+        }
+        None => assert!(model.untold().is_empty() && !model.tell_reset(), "something was held back"),
+        exit => panic!("{exit:?}"),
+    }
+}
+
+fn answer(vm: &mut Vm, model: &mut Model, back: usize, forge: u64, says: Says) -> (Seen, Seen) {
+    let Some(number) = vm.cookies.len().checked_sub(1 + back) else {
+        return (Seen::Nothing, Seen::Nothing);
+    };
+    let (verdict, values) = match says {
+        Says::Allow => (Verdict::Allow, [7; 4]),
+        Says::Deny => (Verdict::Deny, [7; 4]),
+        Says::Fail => (Verdict::Fail, [7; 4]),
+        Says::Values(values) => (Verdict::Values, values),
+    };
+    let cookie = Cookie::new(vm.cookies[number].get() ^ forge);
+    let taken = Seen::Taken(vm.exits.answer(cookie, &Answer { verdict, values }).is_ok());
+    // A forged cookie can only be right by being another call's.
+    match vm.cookies.iter().position(|known| *known == cookie) {
+        Some(number) => (taken, model.answer(number, says)),
+        None => (taken, Seen::Taken(false)),
+    }
+}
+
+/// Runs a whole interleaving and hands out what was seen at each step.
+fn interleave(setup: &Setup, steps: &[Step], mut see: impl FnMut(Seen)) {
+    let (mut vm, mut model) = (Vm::new(setup), Model::new(*setup));
+    for step in steps {
+        let seen = run(&mut vm, &mut model, step);
+        see(seen);
+        if seen == Seen::Ends {
+            break;
+        }
+    }
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    prop::collection::vec(step(), if cfg!(miri) { 1..40 } else { 1..160 })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: if cfg!(miri) { 3 } else { 400 },
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn psci_and_forwarding_do_what_the_reference_model_says(setup in setup(), steps in steps()) {
+        interleave(&setup, &steps, |_| ());
+    }
+}
+
+/// The interleavings are worth something only if they get everywhere.
+#[test]
+#[cfg_attr(miri, ignore = "it takes hundreds of interleavings")]
+fn the_interleavings_reach_every_answer() {
+    use proptest::strategy::ValueTree;
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let mut reached = std::collections::BTreeMap::<String, u32>::new();
+    for _ in 0..200 {
+        let (setup, steps) = (setup(), steps()).new_tree(&mut runner).unwrap().current();
+        interleave(&setup, &steps, |seen| {
+            let kind = match seen {
+                Seen::X0(x0) => format!("{}", x0 as i64),
+                Seen::Values(_) => "values".into(),
+                Seen::Starts(..) => "starts".into(),
+                other => format!("{other:?}"),
+            };
+            *reached.entry(kind).or_default() += 1;
+        });
+    }
+    let codes = ["0", "-1", "-2", "-3", "-4", "-5", "-6", "-9"];
+    let others = [
+        "values",
+        "starts",
+        "Waits",
+        "Leaves",
+        "Taken(true)",
+        "Taken(false)",
+        "Ends",
+        "Resets",
+    ];
+    for kind in codes.into_iter().chain(others) {
+        assert!(reached.get(kind).is_some_and(|&times| times >= 5), "{kind}: {reached:?}");
+    }
+}

@@ -1,0 +1,272 @@
+//! What PSCI and forwarding are to do, told a second time, step by step and as plainly as possible. Imports nothing.
+
+/// vCPUs of the VM; their affinities are 0, 1, 2.
+pub(crate) const VCPUS: usize = 3;
+/// The VM's RAM.
+pub(crate) const RAM: std::ops::Range<u64> = 0x4000_0000..0x4001_0000;
+
+/// What can be seen of one step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// Nothing of note, or nothing to do.
+    Nothing,
+    /// The call returned with this `x0`.
+    X0(u64),
+    /// The call returned with these `x0` to `x3`.
+    Values([u64; 4]),
+    /// The call was forwarded; the caller waits.
+    Waits,
+    /// The caller is on its way to off.
+    Leaves,
+    /// The vCPU started, with entry and `x0`.
+    Starts(u64, u64),
+    /// The host's answer was taken, or dropped.
+    Taken(bool),
+    /// The VM ends.
+    Ends,
+    /// The VM is reset.
+    Resets,
+}
+
+/// What the filter does with a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rule {
+    Handle,
+    Deny,
+    Forward,
+}
+
+/// How the VM is set up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setup {
+    /// `CPU_ON`, SMC32 and SMC64.
+    pub(crate) on: [Rule; 2],
+    pub(crate) off: Rule,
+    pub(crate) system: Rule,
+    pub(crate) on_pending: bool,
+}
+
+/// The host's verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Says {
+    Allow,
+    Deny,
+    Fail,
+    Values([u64; 4]),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cpu {
+    Off,
+    Pending,
+    /// On, its start not taken yet.
+    Starting(u64, u64),
+    Running,
+    Leaving,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Call {
+    On { target: usize, entry: u64, context: u64 },
+    Off,
+    System { reset: bool },
+}
+
+/// A forwarded call. Each has a number of its own.
+#[derive(Clone, Copy, Debug)]
+struct Wait {
+    number: usize,
+    call: Call,
+    told: bool,
+    answer: Option<Says>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Model {
+    setup: Setup,
+    cpu: [Cpu; VCPUS],
+    wait: [Option<Wait>; VCPUS],
+    calls: usize,
+    reset_untold: bool,
+}
+
+const fn minus(code: u64) -> u64 {
+    0_u64.wrapping_sub(code)
+}
+
+impl Model {
+    pub(crate) fn new(setup: Setup) -> Self {
+        Self {
+            setup,
+            cpu: [Cpu::Running, Cpu::Off, Cpu::Off],
+            wait: [None; VCPUS],
+            calls: 0,
+            reset_untold: false,
+        }
+    }
+
+    /// Whether the vCPU executes instructions.
+    pub(crate) fn runs(&self, vcpu: usize) -> bool {
+        self.cpu[vcpu] == Cpu::Running && self.wait[vcpu].is_none()
+    }
+
+    pub(crate) fn cpu_on(&mut self, caller: usize, wide: bool, args: [u64; 3]) -> Seen {
+        if !self.runs(caller) {
+            return Seen::Nothing;
+        }
+        let rule = self.setup.on[usize::from(wide)];
+        if rule == Rule::Deny {
+            return Seen::X0(minus(1));
+        }
+        let [mpidr, entry, context] = if wide { args } else { args.map(|arg| arg % (1 << 32)) };
+        if mpidr >= VCPUS as u64 {
+            return Seen::X0(minus(2));
+        }
+        if !RAM.contains(&entry) || entry % 4 != 0 {
+            return Seen::X0(minus(9));
+        }
+        let target = mpidr as usize;
+        match self.cpu[target] {
+            Cpu::Off if rule == Rule::Forward => {
+                self.cpu[target] = Cpu::Pending;
+                self.forward(caller, Call::On { target, entry, context })
+            }
+            Cpu::Off => {
+                self.cpu[target] = Cpu::Starting(entry, context);
+                Seen::X0(0)
+            }
+            Cpu::Pending if self.setup.on_pending => Seen::X0(minus(5)),
+            _ => Seen::X0(minus(4)),
+        }
+    }
+
+    pub(crate) fn cpu_off(&mut self, caller: usize) -> Seen {
+        match (self.runs(caller), self.setup.off) {
+            (false, _) => Seen::Nothing,
+            (true, Rule::Deny) => Seen::X0(minus(1)),
+            (true, Rule::Forward) => self.forward(caller, Call::Off),
+            (true, Rule::Handle) => self.leave(caller),
+        }
+    }
+
+    pub(crate) fn system(&mut self, caller: usize, reset: bool) -> Seen {
+        match (self.runs(caller), self.setup.system) {
+            (false, _) => Seen::Nothing,
+            (true, Rule::Deny) => Seen::X0(minus(1)),
+            (true, Rule::Forward) => self.forward(caller, Call::System { reset }),
+            (true, Rule::Handle) => self.end(reset),
+        }
+    }
+
+    fn forward(&mut self, caller: usize, call: Call) -> Seen {
+        self.wait[caller] = Some(Wait {
+            number: self.calls,
+            call,
+            told: false,
+            answer: None,
+        });
+        self.calls += 1;
+        Seen::Waits
+    }
+
+    fn leave(&mut self, vcpu: usize) -> Seen {
+        self.cpu[vcpu] = Cpu::Leaving;
+        Seen::Leaves
+    }
+
+    fn end(&mut self, reset: bool) -> Seen {
+        if !reset {
+            return Seen::Ends;
+        }
+        self.reset();
+        Seen::Resets
+    }
+
+    /// The vCPU's pCPU has nothing of it any more.
+    pub(crate) fn left(&mut self, vcpu: usize) {
+        if self.cpu[vcpu] == Cpu::Leaving {
+            self.cpu[vcpu] = Cpu::Off;
+        }
+    }
+
+    pub(crate) fn take_start(&mut self, vcpu: usize) -> Seen {
+        match self.cpu[vcpu] {
+            Cpu::Starting(entry, context) => {
+                self.cpu[vcpu] = Cpu::Running;
+                Seen::Starts(entry, context)
+            }
+            _ => Seen::Nothing,
+        }
+    }
+
+    /// `AFFINITY_INFO` of one vCPU.
+    pub(crate) fn affinity_info(&self, vcpu: usize) -> u64 {
+        match self.cpu[vcpu] {
+            Cpu::Off => 1,
+            Cpu::Pending => 2,
+            Cpu::Starting(..) | Cpu::Running | Cpu::Leaving => 0,
+        }
+    }
+
+    /// The vCPUs whose calls the host has not been told of.
+    pub(crate) fn untold(&self) -> Vec<usize> {
+        (0..VCPUS).filter(|&vcpu| self.wait[vcpu].is_some_and(|wait| !wait.told)).collect()
+    }
+
+    /// The host is told of one vCPU's call; gives its number.
+    pub(crate) fn tell(&mut self, vcpu: usize) -> Option<usize> {
+        let wait = self.wait[vcpu].as_mut().filter(|wait| !wait.told)?;
+        wait.told = true;
+        Some(wait.number)
+    }
+
+    /// The host is told of a reset.
+    pub(crate) fn tell_reset(&mut self) -> bool {
+        std::mem::take(&mut self.reset_untold)
+    }
+
+    pub(crate) fn answer(&mut self, number: usize, says: Says) -> Seen {
+        let open = self
+            .wait
+            .iter_mut()
+            .flatten()
+            .find(|wait| wait.number == number && wait.told && wait.answer.is_none());
+        Seen::Taken(open.map(|wait| wait.answer = Some(says)).is_some())
+    }
+
+    /// The waiting vCPU looks for its answer; `late` when its deadline has passed.
+    pub(crate) fn look(&mut self, vcpu: usize, late: bool) -> Seen {
+        let Some(wait) = self.wait[vcpu] else { return Seen::Nothing };
+        if wait.answer.is_none() && !late {
+            return Seen::Nothing;
+        }
+        self.wait[vcpu] = None;
+        match (wait.call, wait.answer) {
+            (Call::On { target, entry, context }, answer) => {
+                let allowed = matches!(answer, Some(Says::Allow | Says::Values([0, ..])));
+                self.cpu[target] = if allowed { Cpu::Starting(entry, context) } else { Cpu::Off };
+                match answer {
+                    Some(Says::Deny) => Seen::X0(minus(3)),
+                    Some(Says::Values(values)) if !allowed => Seen::Values(values),
+                    Some(Says::Fail) | None => Seen::X0(minus(6)),
+                    _ => Seen::X0(0),
+                }
+            }
+            (_, Some(Says::Values(values))) if values[0] != 0 => Seen::Values(values),
+            (Call::Off, Some(Says::Deny | Says::Fail)) => Seen::X0(minus(3)),
+            (Call::Off, _) => self.leave(vcpu),
+            (Call::System { .. }, Some(Says::Deny)) => Seen::X0(minus(3)),
+            (Call::System { .. }, Some(Says::Fail)) => Seen::X0(minus(6)),
+            (Call::System { reset }, _) => self.end(reset),
+        }
+    }
+
+    /// The VM starts anew: nothing from before has an effect any more.
+    pub(crate) fn reset(&mut self) {
+        *self = Self {
+            calls: self.calls,
+            reset_untold: true,
+            ..Self::new(self.setup)
+        };
+    }
+}

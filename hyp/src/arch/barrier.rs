@@ -1,0 +1,50 @@
+//! Barriers and waiting, each with its memory effect.
+
+use core::arch::asm;
+
+/// Earlier stores are visible to the inner-shareable domain before what follows (`DSB ISHST`).
+pub(crate) fn dsb_ishst() {
+    // SAFETY: A barrier changes no state. Not `nomem`: the compiler keeps stores before it.
+    unsafe { asm!("dsb ishst", options(nostack, preserves_flags)) };
+}
+
+/// Everything before is complete before what follows (`DSB SY`).
+pub(crate) fn dsb_sy() {
+    // SAFETY: As above.
+    unsafe { asm!("dsb sy", options(nostack, preserves_flags)) };
+}
+
+/// System-register writes before act on what follows (`ISB`).
+pub(crate) fn isb() {
+    // SAFETY: As above.
+    unsafe { asm!("isb", options(nostack, preserves_flags)) };
+}
+
+/// Waits for an interrupt; one that is pending but masked ends the wait, too (DDI 0487, Wait for Interrupt).
+pub(crate) fn wfi() {
+    // SAFETY: Waiting changes no state; the barrier completes the stores that the waker will look for.
+    unsafe { asm!("dsb sy", "wfi", options(nostack, preserves_flags)) };
+}
+
+/// Gives the turn away in a loop that waits for another pCPU. `YIELD`, not `ISB`: QEMU's single-threaded mode goes on to
+/// the next CPU at once.
+pub(crate) fn relax() {
+    // SAFETY: A hint changes no state.
+    unsafe { asm!("yield", options(nostack, preserves_flags)) };
+}
+
+/// How EL2's spin locks wait: see [`relax`].
+pub(crate) struct Yield;
+
+impl spin::RelaxStrategy for Yield {
+    fn relax() {
+        relax();
+    }
+}
+
+/// EL2's lock: a spin lock that waits with [`relax`].
+pub(crate) type Mutex<T> = spin::mutex::SpinMutex<T, Yield>;
+/// The proof that a [`Mutex`] is held.
+pub(crate) type Guard<'a, T> = spin::mutex::SpinMutexGuard<'a, T, Yield>;
+/// What is made once, at boot, and read without a lock ever after.
+pub(crate) type Once<T> = spin::once::Once<T, Yield>;

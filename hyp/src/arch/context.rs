@@ -1,0 +1,143 @@
+//! What a vCPU has in registers that EL2 does not use: moved only when a vCPU leaves its pCPU or comes to it.
+
+use core::arch::global_asm;
+
+use hyp_core::{crash::El1, inject::Injected, policy::El1State};
+
+
+
+global_asm!(include_str!("fp.s"));
+
+unsafe extern "C" {
+    fn fp_save(to: *mut Fp);
+    fn fp_load(from: *const Fp);
+}
+
+/// FP and SIMD registers, as `fp.s` lays them out.
+#[repr(C, align(16))]
+pub(crate) struct Fp {
+    q: [u128; 32],
+    control: [u64; 2],
+}
+
+const _: () = assert!(size_of::<Fp>() == 528, "fp.s uses this layout");
+
+macro_rules! el1_registers {
+    ($($name:ident => $reg:literal),* $(,)?) => {
+        /// Reads them all: a field that is not listed below does not compile.
+        fn save_el1() -> El1State {
+            El1State { $($name: mrs!($reg),)* }
+        }
+
+        /// Writes them all, in this order.
+        fn load_el1(state: &El1State) {
+            $(msr!($reg, state.$name);)*
+        }
+    };
+}
+
+// The virtual timer's control register comes last, so that it is not enabled with another vCPU's compare value.
+el1_registers! {
+    sp_el0 => "sp_el0",
+    sp_el1 => "sp_el1",
+    elr_el1 => "elr_el1",
+    spsr_el1 => "spsr_el1",
+    esr_el1 => "esr_el1",
+    far_el1 => "far_el1",
+    afsr0_el1 => "afsr0_el1",
+    afsr1_el1 => "afsr1_el1",
+    vbar_el1 => "vbar_el1",
+    sctlr_el1 => "sctlr_el1",
+    ttbr0_el1 => "ttbr0_el1",
+    ttbr1_el1 => "ttbr1_el1",
+    tcr_el1 => "tcr_el1",
+    mair_el1 => "mair_el1",
+    amair_el1 => "amair_el1",
+    contextidr_el1 => "contextidr_el1",
+    par_el1 => "par_el1",
+    cpacr_el1 => "cpacr_el1",
+    csselr_el1 => "csselr_el1",
+    mdscr_el1 => "mdscr_el1",
+    cntkctl_el1 => "cntkctl_el1",
+    tpidr_el0 => "tpidr_el0",
+    tpidrro_el0 => "tpidrro_el0",
+    tpidr_el1 => "tpidr_el1",
+    cntp_ctl_el0 => "cntp_ctl_el0",
+    cntv_cval_el0 => "cntv_cval_el0",
+    cntv_ctl_el0 => "cntv_ctl_el0",
+}
+
+/// All of a vCPU's EL1 state but its general-purpose registers and its CPU interface.
+pub(crate) struct Context {
+    el1: El1State,
+    fp: Fp,
+}
+
+impl Context {
+    /// As a vCPU finds it at its first instruction.
+    pub(crate) const fn new() -> Self {
+        Self { el1: El1State::at_entry(false), fp: Fp { q: [0; 32], control: [0; 2] } }
+    }
+
+    /// Every register as a vCPU finds it at its first instruction.
+    pub(crate) fn reset(&mut self, big_endian: bool) {
+        self.el1 = El1State::at_entry(big_endian);
+        self.fp = Fp { q: [0; 32], control: [0; 2] };
+    }
+
+    /// Takes the state out of the registers, and turns the virtual timer off: it is the next vCPU's.
+    pub(crate) fn save(&mut self) {
+        self.el1 = save_el1();
+        msr!("cntv_ctl_el0", 0);
+        // SAFETY: `Fp` has the layout that fp.s writes; FP accesses do not trap at EL2 (CPTR_EL2.TFP is 0).
+        unsafe { fp_save(&raw mut self.fp) };
+    }
+
+    /// When the virtual timer of a vCPU that is not resident fires; `None` while it is off or masked.
+    pub(crate) const fn timer_due(&self) -> Option<u64> {
+        const ENABLE: u64 = 1;
+        const IMASK: u64 = 2;
+        if self.el1.cntv_ctl_el0 & (ENABLE | IMASK) == ENABLE { Some(self.el1.cntv_cval_el0) } else { None }
+    }
+
+    /// Puts the state into the registers.
+    pub(crate) fn load(&self) {
+        load_el1(&self.el1);
+        // SAFETY: As for save; only reads memory, and EL2 is built without FP registers.
+        unsafe { fp_load(&raw const self.fp) };
+    }
+}
+
+/// Gives the resident guest an exception: EL1's part of it.
+pub(crate) fn inject(exception: &Injected) {
+    msr!("esr_el1", exception.esr);
+    if let Some(far) = exception.far {
+        msr!("far_el1", far);
+    }
+    msr!("elr_el1", exception.elr);
+    msr!("spsr_el1", exception.spsr);
+}
+
+/// `VBAR_EL1` of the resident guest.
+pub(crate) fn guest_vectors() -> u64 {
+    mrs!("vbar_el1")
+}
+
+/// `SCTLR_EL1` of the resident guest.
+pub(crate) fn guest_sctlr() -> u64 {
+    mrs!("sctlr_el1")
+}
+
+/// EL1's own registers, for the report of a crash.
+pub(crate) fn for_report() -> El1 {
+    El1 {
+        sp_el0: mrs!("sp_el0"),
+        sp_el1: mrs!("sp_el1"),
+        elr: mrs!("elr_el1"),
+        spsr: mrs!("spsr_el1"),
+        esr: mrs!("esr_el1"),
+        far: mrs!("far_el1"),
+        vbar: guest_vectors(),
+        sctlr: guest_sctlr(),
+    }
+}

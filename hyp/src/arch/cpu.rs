@@ -1,0 +1,161 @@
+//! The PE: who it is, what it can do, and the registers that a trap brings.
+
+use aarch64_cpu::registers::{
+    CNTHCTL_EL2, CPTR_EL2, ELR_EL2, ESR_EL2, FAR_EL2, HCR_EL2, HPFAR_EL2, MDCR_EL2, MIDR_EL1, MPIDR_EL1, Readable, SPSR_EL2,
+    TPIDR_EL2, VMPIDR_EL2, VTCR_EL2, VTTBR_EL2, Writeable,
+};
+
+use hyp_core::policy;
+
+use super::barrier;
+
+/// `ESR_EL2`.
+pub(crate) fn esr() -> u64 {
+    ESR_EL2.get()
+}
+
+/// `FAR_EL2`.
+pub(crate) fn far() -> u64 {
+    FAR_EL2.get()
+}
+
+/// `HPFAR_EL2`. Not valid for permission faults.
+pub(crate) fn hpfar() -> u64 {
+    HPFAR_EL2.get()
+}
+
+/// `ELR_EL2`: where the guest goes on.
+pub(crate) fn elr() -> u64 {
+    ELR_EL2.get()
+}
+
+/// Sets where the guest goes on.
+pub(crate) fn set_elr(value: u64) {
+    ELR_EL2.set(value);
+}
+
+/// `SPSR_EL2`: the guest's PSTATE.
+pub(crate) fn spsr() -> u64 {
+    SPSR_EL2.get()
+}
+
+/// Sets the guest's PSTATE.
+pub(crate) fn set_spsr(value: u64) {
+    SPSR_EL2.set(value);
+}
+
+/// The affinity of this pCPU, in `MPIDR_EL1`'s layout without its other bits.
+pub(crate) fn affinity() -> u64 {
+    MPIDR_EL1.get() & 0xFF_00FF_FFFF
+}
+
+/// `MIDR_EL1`.
+pub(crate) fn midr() -> u64 {
+    MIDR_EL1.get()
+}
+
+/// The value of `TPIDR_EL2`: this pCPU's own data.
+pub(crate) fn per_cpu() -> usize {
+    TPIDR_EL2.get() as usize
+}
+
+/// Sets `TPIDR_EL2`.
+pub(crate) fn set_per_cpu(address: usize) {
+    TPIDR_EL2.set(address as u64);
+}
+
+/// Turns VHE off and says whether it stayed off: `HCR_EL2.E2H` is RES1 on some implementations.
+pub(crate) fn leave_vhe(hcr: u64) -> bool {
+    HCR_EL2.set(hcr);
+    barrier::isb();
+    HCR_EL2.get() & 1 << 34 == 0
+}
+
+/// What traps from a guest, and which memory it has: written when a vCPU comes to this pCPU.
+#[derive(Clone, Copy)]
+pub(crate) struct World {
+    /// `HCR_EL2`.
+    pub(crate) hcr: u64,
+    /// `VTTBR_EL2`.
+    pub(crate) vttbr: u64,
+    /// `VTCR_EL2`.
+    pub(crate) vtcr: u64,
+    /// `VMPIDR_EL2`.
+    pub(crate) vmpidr: u64,
+    /// `CPTR_EL2`.
+    pub(crate) cptr: u64,
+    /// `MDCR_EL2`.
+    pub(crate) mdcr: u64,
+    /// `CNTHCTL_EL2`.
+    pub(crate) cnthctl: u64,
+    /// `HCRX_EL2` exists.
+    pub(crate) hcrx: bool,
+    /// The fine-grained trap registers exist.
+    pub(crate) fine_grained_traps: bool,
+}
+
+impl World {
+    /// Writes all of it. Acts at the next ERET.
+    pub(crate) fn enter(&self) {
+        HCR_EL2.set(self.hcr);
+        VTTBR_EL2.set(self.vttbr);
+        VTCR_EL2.set(self.vtcr);
+        VMPIDR_EL2.set(self.vmpidr);
+        msr!("vpidr_el2", midr());
+        CPTR_EL2.set(self.cptr);
+        MDCR_EL2.set(self.mdcr);
+        CNTHCTL_EL2.set(self.cnthctl);
+        msr!("hstr_el2", policy::HSTR);
+        msr!("cntvoff_el2", 0);
+        if self.hcrx {
+            msr!("S3_4_C1_C2_2", policy::HCRX); // HCRX_EL2
+        }
+        if self.fine_grained_traps {
+            msr!("S3_4_C1_C1_4", policy::FINE_GRAINED_TRAPS); // HFGRTR_EL2
+            msr!("S3_4_C1_C1_5", policy::FINE_GRAINED_TRAPS); // HFGWTR_EL2
+            msr!("S3_4_C1_C1_6", policy::FINE_GRAINED_TRAPS); // HFGITR_EL2
+            msr!("S3_4_C3_C1_4", policy::FINE_GRAINED_TRAPS); // HDFGRTR_EL2
+            msr!("S3_4_C3_C1_5", policy::FINE_GRAINED_TRAPS); // HDFGWTR_EL2
+        }
+        barrier::isb();
+    }
+}
+
+/// `PMCR_EL0`, on a machine that `has` performance monitors.
+pub(crate) fn pmcr(has: bool) -> u64 {
+    if has { mrs!("pmcr_el0") } else { 0 }
+}
+
+/// `ID_AA64MMFR0_EL1` of the hardware.
+pub(crate) fn mmfr0() -> u64 {
+    mrs!("id_aa64mmfr0_el1")
+}
+
+macro_rules! id_registers {
+    ($(($crm:literal, $op2:literal)),* $(,)?) => {
+        /// The hardware's value of an ID register (op0 3, op1 0, CRn 0, `crm`, `op2`); 0 for encodings outside the space.
+        pub(crate) fn id_register(crm: u64, op2: u64) -> u64 {
+            let value: u64;
+            match (crm, op2) {
+                $(($crm, $op2) => {
+                    // SAFETY: Reading an ID register, allocated or reserved (RAZ), has no side effect.
+                    unsafe {
+                        core::arch::asm!(concat!("mrs {}, S3_0_C0_C", $crm, "_", $op2), out(reg) value, options(nomem, nostack, preserves_flags));
+                    }
+                })*
+                _ => value = 0,
+            }
+            value
+        }
+    };
+}
+
+id_registers! {
+    (1, 0), (1, 1), (1, 2), (1, 3), (1, 4), (1, 5), (1, 6), (1, 7),
+    (2, 0), (2, 1), (2, 2), (2, 3), (2, 4), (2, 5), (2, 6), (2, 7),
+    (3, 0), (3, 1), (3, 2), (3, 3), (3, 4), (3, 5), (3, 6), (3, 7),
+    (4, 0), (4, 1), (4, 2), (4, 3), (4, 4), (4, 5), (4, 6), (4, 7),
+    (5, 0), (5, 1), (5, 2), (5, 3), (5, 4), (5, 5), (5, 6), (5, 7),
+    (6, 0), (6, 1), (6, 2), (6, 3), (6, 4), (6, 5), (6, 6), (6, 7),
+    (7, 0), (7, 1), (7, 2), (7, 3), (7, 4), (7, 5), (7, 6), (7, 7),
+}

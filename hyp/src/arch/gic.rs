@@ -1,0 +1,290 @@
+//! The physical GICv3: enough of it for EL2 to take and send its own interrupts, and the `ICH_*` registers.
+
+use hyp_core::vgic::Ich;
+
+use super::{barrier, mmio::Mmio};
+
+/// The SGI that makes a pCPU look at its requests.
+pub(crate) const KICK_SGI: u32 = 0;
+/// EL2's physical timer.
+pub(crate) const HYP_TIMER_PPI: u32 = 26;
+/// The virtual timer.
+pub(crate) const VTIMER_PPI: u32 = 27;
+
+const GICD_CTLR: usize = 0x0000;
+const GICR_CTLR: usize = 0x0000;
+const GICR_TYPER: usize = 0x0008;
+const GICR_WAKER: usize = 0x0014;
+const SGI_BASE: usize = 0x1_0000;
+const GICR_IGROUPR0: usize = SGI_BASE + 0x0080;
+const GICR_ISENABLER0: usize = SGI_BASE + 0x0100;
+const GICR_ICENABLER0: usize = SGI_BASE + 0x0180;
+const GICR_ICPENDR0: usize = SGI_BASE + 0x0280;
+const GICR_ISACTIVER0: usize = SGI_BASE + 0x0300;
+const GICR_ICACTIVER0: usize = SGI_BASE + 0x0380;
+const GICR_IPRIORITYR: usize = SGI_BASE + 0x0400;
+const RWP_PATIENCE: u32 = 1_000_000;
+
+/// The machine's distributor.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Distributor(Mmio);
+
+impl Distributor {
+    /// The distributor at `mmio`.
+    pub(crate) const fn new(mmio: Mmio) -> Self {
+        Self(mmio)
+    }
+
+    /// Turns affinity routing and group 1 on. With two security states these are the non-secure view's `EnableGrp1A` and
+    /// `ARE_NS`, with one `EnableGrp1` and `ARE`: the same bits (IHI 0069 GICD_CTLR).
+    pub(crate) fn enable(self) {
+        self.0.write32(GICD_CTLR, 1 << 4 | 1 << 1);
+        for _ in 0..RWP_PATIENCE {
+            if self.0.read32(GICD_CTLR) & 1 << 31 == 0 {
+                break;
+            }
+        }
+    }
+}
+
+/// One pCPU's redistributor.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Redistributor(Mmio);
+
+impl Redistributor {
+    /// The redistributor whose `RD_base` is `mmio`.
+    pub(crate) const fn new(mmio: Mmio) -> Self {
+        Self(mmio)
+    }
+
+    /// The affinity it serves, in `MPIDR_EL1`'s layout, and whether it is the last of its region (`GICR_TYPER`).
+    pub(crate) fn identity(self) -> (u64, bool) {
+        let typer = self.0.read64(GICR_TYPER);
+        let affinity = typer >> 32;
+        ((affinity & 0xFF00_0000) << 8 | affinity & 0x00FF_FFFF, typer & 1 << 4 != 0)
+    }
+
+    /// Whether it has the two extra frames of GICv4 (`GICR_TYPER.VLPIS`).
+    pub(crate) fn has_vlpi_frames(self) -> bool {
+        self.0.read64(GICR_TYPER) & 1 << 1 != 0
+    }
+
+    /// Wakes it and enables EL2's SGI and PPIs, all in group 1 and at one priority.
+    pub(crate) fn enable(self, maintenance: u32) {
+        self.0.write32(GICR_WAKER, self.0.read32(GICR_WAKER) & !(1 << 1));
+        for _ in 0..RWP_PATIENCE {
+            if self.0.read32(GICR_WAKER) & 1 << 2 == 0 {
+                break;
+            }
+        }
+        self.0.write32(GICR_ICENABLER0, u32::MAX);
+        self.0.write32(GICR_ICACTIVER0, u32::MAX);
+        self.0.write32(GICR_ICPENDR0, u32::MAX);
+        self.0.write32(GICR_IGROUPR0, u32::MAX);
+        for word in 0..8 {
+            self.0.write32(GICR_IPRIORITYR + 4 * word, 0xA0A0_A0A0);
+        }
+        self.0.write32(GICR_ISENABLER0, 1 << KICK_SGI | 1 << HYP_TIMER_PPI | 1 << VTIMER_PPI | 1 << (maintenance & 31));
+        for _ in 0..RWP_PATIENCE {
+            if self.0.read32(GICR_CTLR) & 1 << 3 == 0 {
+                break;
+            }
+        }
+    }
+
+    /// Sets or clears the physical active state of a PPI.
+    pub(crate) fn set_active(self, intid: u32, active: bool) {
+        let offset = if active { GICR_ISACTIVER0 } else { GICR_ICACTIVER0 };
+        self.0.write32(offset, 1 << (intid & 31));
+    }
+}
+
+/// Turns this pCPU's physical CPU interface on for group 1, with `EOImode` 1: EL2's EOI drops the priority, a guest's own
+/// EOI deactivates a hardware-backed interrupt.
+pub(crate) fn enable_cpu_interface() {
+    msr!("S3_4_C12_C9_5", 0xF); // ICC_SRE_EL2: SRE, DFB, DIB, Enable
+    barrier::isb();
+    msr!("S3_0_C4_C6_0", 0xFF); // ICC_PMR_EL1
+    msr!("S3_0_C12_C12_3", 0); // ICC_BPR1_EL1
+    msr!("S3_0_C12_C12_4", 1 << 1); // ICC_CTLR_EL1.EOImode
+    msr!("S3_0_C12_C12_7", 1); // ICC_IGRPEN1_EL1
+    barrier::isb();
+}
+
+/// The physical `ICC_CTLR_EL1`.
+pub(crate) fn physical_ctlr() -> u64 {
+    mrs!("S3_0_C12_C12_4")
+}
+
+/// Acknowledges the highest-priority pending physical interrupt; 1020 and up mean none.
+pub(crate) fn acknowledge() -> u32 {
+    let intid = mrs!("S3_0_C12_C12_0") as u32 & 0xFF_FFFF; // ICC_IAR1_EL1
+    barrier::dsb_sy();
+    intid
+}
+
+/// Drops the running priority of an acknowledged interrupt; it stays active.
+pub(crate) fn drop_priority(intid: u32) {
+    msr!("S3_0_C12_C12_1", u64::from(intid)); // ICC_EOIR1_EL1
+    barrier::isb();
+}
+
+/// Deactivates an interrupt whose priority was dropped.
+pub(crate) fn deactivate(intid: u32) {
+    msr!("S3_0_C12_C11_1", u64::from(intid)); // ICC_DIR_EL1
+    barrier::isb();
+}
+
+/// Sends the kick SGI to the pCPU with this affinity. What was stored before is visible to it.
+pub(crate) fn send_kick(affinity: u64) {
+    let aff0 = affinity & 0xFF;
+    let sgi = (affinity >> 32 & 0xFF) << 48
+        | (affinity >> 16 & 0xFF) << 32
+        | (affinity >> 8 & 0xFF) << 16
+        | (aff0 >> 4) << 44
+        | u64::from(KICK_SGI) << 24
+        | 1 << (aff0 & 0xF);
+    barrier::dsb_ishst();
+    msr!("S3_0_C12_C11_5", sgi); // ICC_SGI1R_EL1
+    barrier::isb();
+}
+
+/// `ICH_VTR_EL2`.
+pub(crate) fn vtr() -> u64 {
+    mrs!("S3_4_C12_C11_1")
+}
+
+/// `ICH_VMCR_EL2`: the guest's view of its CPU interface's control registers.
+pub(crate) fn vmcr() -> u64 {
+    mrs!("S3_4_C12_C11_7")
+}
+
+/// Writes `ICH_VMCR_EL2`.
+pub(crate) fn set_vmcr(value: u64) {
+    msr!("S3_4_C12_C11_7", value);
+}
+
+/// `ICH_HCR_EL2`.
+pub(crate) fn hcr() -> u64 {
+    mrs!("S3_4_C12_C11_0")
+}
+
+/// Writes `ICH_HCR_EL2`. Acts at the next ERET.
+pub(crate) fn set_hcr(value: u64) {
+    msr!("S3_4_C12_C11_0", value);
+}
+
+/// The virtual interface of the vCPU that is resident on this pCPU, and the physical interrupts behind it.
+#[derive(Clone, Copy)]
+pub(crate) struct Interface {
+    redistributor: Redistributor,
+    list_registers: usize,
+}
+
+impl Interface {
+    /// This pCPU's, whose redistributor is `redistributor`.
+    pub(crate) fn new(redistributor: Redistributor) -> Self {
+        Self { redistributor, list_registers: (vtr() & 0x1F) as usize + 1 }
+    }
+}
+
+macro_rules! lr_access {
+    ($($index:literal => $reg:literal),* $(,)?) => {
+        fn read_lr(index: usize) -> u64 {
+            match index {
+                $($index => mrs!($reg),)*
+                _ => 0,
+            }
+        }
+
+        fn write_lr(index: usize, value: u64) {
+            match index {
+                $($index => msr!($reg, value),)*
+                _ => {}
+            }
+        }
+    };
+}
+
+lr_access! {
+    0 => "S3_4_C12_C12_0", 1 => "S3_4_C12_C12_1", 2 => "S3_4_C12_C12_2", 3 => "S3_4_C12_C12_3",
+    4 => "S3_4_C12_C12_4", 5 => "S3_4_C12_C12_5", 6 => "S3_4_C12_C12_6", 7 => "S3_4_C12_C12_7",
+    8 => "S3_4_C12_C13_0", 9 => "S3_4_C12_C13_1", 10 => "S3_4_C12_C13_2", 11 => "S3_4_C12_C13_3",
+    12 => "S3_4_C12_C13_4", 13 => "S3_4_C12_C13_5", 14 => "S3_4_C12_C13_6", 15 => "S3_4_C12_C13_7",
+}
+
+impl Ich for Interface {
+    fn count(&self) -> usize {
+        self.list_registers
+    }
+
+    fn lr(&self, i: usize) -> u64 {
+        read_lr(i)
+    }
+
+    fn set_lr(&mut self, i: usize, value: u64) {
+        write_lr(i, value);
+    }
+
+    fn elrsr(&self) -> u64 {
+        mrs!("S3_4_C12_C11_5")
+    }
+
+    fn eisr(&self) -> u64 {
+        mrs!("S3_4_C12_C11_3")
+    }
+
+    fn hcr(&self) -> u64 {
+        hcr()
+    }
+
+    fn set_hcr(&mut self, value: u64) {
+        set_hcr(value);
+    }
+
+    fn vmcr(&self) -> u64 {
+        vmcr()
+    }
+
+    fn line(&self, intid: u32) -> bool {
+        // CNTV_CTL_EL0: ENABLE and ISTATUS, not IMASK.
+        intid == VTIMER_PPI && mrs!("cntv_ctl_el0") & 7 == 5
+    }
+
+    fn set_active(&mut self, intid: u32, active: bool) {
+        self.redistributor.set_active(intid, active);
+    }
+}
+
+/// Reads `ICH_AP0R<n>_EL2` and `ICH_AP1R<n>_EL2`, as many as `count` (1, 2 or 4; the others do not exist).
+pub(crate) fn active_priorities(count: usize) -> ([u32; 4], [u32; 4]) {
+    let mut group0 = [mrs!("S3_4_C12_C8_0") as u32, 0, 0, 0];
+    let mut group1 = [mrs!("S3_4_C12_C9_0") as u32, 0, 0, 0];
+    if count > 1 {
+        group0[1] = mrs!("S3_4_C12_C8_1") as u32;
+        group1[1] = mrs!("S3_4_C12_C9_1") as u32;
+    }
+    if count > 2 {
+        group0[2] = mrs!("S3_4_C12_C8_2") as u32;
+        group0[3] = mrs!("S3_4_C12_C8_3") as u32;
+        group1[2] = mrs!("S3_4_C12_C9_2") as u32;
+        group1[3] = mrs!("S3_4_C12_C9_3") as u32;
+    }
+    (group0, group1)
+}
+
+/// Writes what [`active_priorities`] reads.
+pub(crate) fn set_active_priorities(count: usize, group0: [u32; 4], group1: [u32; 4]) {
+    msr!("S3_4_C12_C8_0", u64::from(group0[0]));
+    msr!("S3_4_C12_C9_0", u64::from(group1[0]));
+    if count > 1 {
+        msr!("S3_4_C12_C8_1", u64::from(group0[1]));
+        msr!("S3_4_C12_C9_1", u64::from(group1[1]));
+    }
+    if count > 2 {
+        msr!("S3_4_C12_C8_2", u64::from(group0[2]));
+        msr!("S3_4_C12_C8_3", u64::from(group0[3]));
+        msr!("S3_4_C12_C9_2", u64::from(group1[2]));
+        msr!("S3_4_C12_C9_3", u64::from(group1[3]));
+    }
+}

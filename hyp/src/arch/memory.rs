@@ -1,0 +1,67 @@
+//! Caches and guest translation: what must be done so that other observers see memory as EL2 left it.
+
+use core::arch::asm;
+
+
+
+fn line() -> usize {
+    4 << ((mrs!("ctr_el0") >> 16) & 0xF)
+}
+
+/// Cleans and invalidates `[start, start + size)` to the point of coherency, so that an observer with its caches off
+/// (a guest that starts, a pCPU that comes up) sees what was written. Completes with `DSB SY`.
+pub(crate) fn clean_to_poc(start: usize, size: usize) {
+    let line = line();
+    let mut at = start & !(line - 1);
+    while at < start + size {
+        // SAFETY: Cleaning a mapped line changes no value that Rust can see. Callers pass memory that is mapped.
+        unsafe { asm!("dc civac, {}", in(reg) at, options(nostack, preserves_flags)) };
+        at += line;
+    }
+    super::barrier::dsb_sy();
+}
+
+/// Drops every pCPU's cached instructions (`IC IALLUIS`): guest text was rewritten.
+pub(crate) fn drop_instructions() {
+    // SAFETY: Instruction-cache invalidation changes no value; EL2's own text is unchanged.
+    unsafe { asm!("ic ialluis", "dsb ish", "isb", options(nostack, preserves_flags)) };
+}
+
+/// Drops this pCPU's guest translations and instructions of the VMID in `VTTBR_EL2`: another vCPU of it ran here before.
+pub(crate) fn drop_local_guest_tlb() {
+    // SAFETY: TLB and instruction-cache invalidation remove cached copies only; the tables stay.
+    unsafe { asm!("tlbi vmalle1", "ic iallu", "dsb nsh", "isb", options(nostack, preserves_flags)) };
+}
+
+/// Drops EL2's own translation of `va` on all pCPUs, after its descriptor was made invalid.
+pub(crate) fn drop_hyp_tlb(va: usize) {
+    // SAFETY: The descriptor is invalid already: nobody uses the mapping any more.
+    unsafe {
+        asm!("dsb ishst", "tlbi vae2is, {}", "dsb ish", "isb", in(reg) va >> 12, options(nostack, preserves_flags));
+    }
+}
+
+/// Drops every stage-1 and stage-2 translation of every VM on all pCPUs: at boot, before the first guest.
+pub(crate) fn drop_all_guest_tlb() {
+    // SAFETY: As above.
+    unsafe { asm!("dsb ishst", "tlbi alle1is", "dsb ish", "isb", options(nostack, preserves_flags)) };
+}
+
+/// Translates an EL1 virtual address for reading, both stages, with the tables in the registers now (`AT S12E1R`).
+/// Returns the IPA's page only through `PAR_EL1`'s fault status: stage 1 alone is asked (`AT S1E1R`).
+pub(crate) fn ipa_page_of(va: u64) -> Option<u64> {
+    let par: u64;
+    // SAFETY: An address translation reads the guest's tables and writes PAR_EL1, which is saved and put back.
+    unsafe {
+        asm!(
+            "mrs {old}, par_el1",
+            "at s1e1r, {va}",
+            "isb",
+            "mrs {par}, par_el1",
+            "msr par_el1, {old}",
+            old = out(reg) _, va = in(reg) va, par = out(reg) par,
+            options(nostack, preserves_flags),
+        );
+    }
+    (par & 1 == 0).then_some(par & 0x000F_FFFF_FFFF_F000)
+}

@@ -1,0 +1,29 @@
+//! Time: the counter that host and guests share, and EL2's own timer for deadlines.
+
+
+
+/// The physical counter, in ticks of [`frequency`]; equal to every VM's virtual counter, as `CNTVOFF_EL2` is 0.
+pub(crate) fn now() -> u64 {
+    mrs!("cntpct_el0")
+}
+
+/// Ticks per second, as the firmware set it.
+pub(crate) fn frequency() -> u64 {
+    mrs!("cntfrq_el0").max(1)
+}
+
+/// `milliseconds` in ticks.
+pub(crate) fn ticks(milliseconds: u64) -> u64 {
+    (frequency() / 1000).max(1).saturating_mul(milliseconds)
+}
+
+/// Raises the EL2 physical timer's interrupt (PPI 26) at `deadline`.
+pub(crate) fn arm(deadline: u64) {
+    msr!("cnthp_cval_el2", deadline);
+    msr!("cnthp_ctl_el2", 1);
+}
+
+/// Turns the EL2 physical timer off.
+pub(crate) fn disarm() {
+    msr!("cnthp_ctl_el2", 0);
+}

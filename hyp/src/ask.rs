@@ -1,0 +1,177 @@
+//! Asking a vCPU's own pCPU: exact reads, writes of its registers, accesses to its redistributor by others.
+//!
+//! Who asks sends a kick and waits, at most until a deadline, and serves meanwhile what is asked of its own vCPU, so two
+//! that ask each other both get their answer. A vCPU that is resident nowhere and whose lock is free is looked at directly.
+
+use hyp_abi::{call::Counter, errno::Errno};
+use hyp_core::{
+    kick::{self, Withdrawn},
+    vgic::{Ich, attr::Register, cpuif::CpuIf},
+};
+
+use crate::{
+    arch::{barrier, gic, timer},
+    trap::Exit,
+    vcpu::{Vcpu, VcpuState},
+    vm::Vm,
+};
+
+/// How long another pCPU may take. Under emulation with fewer real CPUs than pCPUs, milliseconds are ordinary.
+pub(crate) const PATIENCE_MS: u64 = 4000;
+
+/// What is asked of a vCPU's pCPU.
+#[derive(Clone, Copy)]
+pub(crate) enum Ask {
+    /// Read a CPU-interface register.
+    Get(Register),
+    /// Write one.
+    Set(Register, u64),
+    /// Read from its redistributor: offset and size.
+    Read(u64, u64),
+    /// Write to it: offset, size and value.
+    Write(u64, u64, u64),
+    /// Fill its list registers anew: the distributor changed.
+    Refresh,
+}
+
+const GET: u64 = 0;
+const SET: u64 = 1;
+const READ: u64 = 2;
+const WRITE: u64 = 3;
+const REFRESH: u64 = 4;
+
+impl Ask {
+    /// As the request slot carries it.
+    fn words(self) -> [u64; 3] {
+        match self {
+            Self::Get(register) => [GET, u64::from(register.id()), 0],
+            Self::Set(register, value) => [SET, u64::from(register.id()), value],
+            Self::Read(offset, size) => [READ | size << 8, offset, 0],
+            Self::Write(offset, size, value) => [WRITE | size << 8, offset, value],
+            Self::Refresh => [REFRESH, 0, 0],
+        }
+    }
+
+    fn from_words([kind, a, b]: [u64; 3]) -> Result<Self, Errno> {
+        let size = kind >> 8;
+        let register = || Register::from_id(a as u32);
+        Ok(match kind & 0xFF {
+            GET => Self::Get(register()?),
+            SET => Self::Set(register()?, b),
+            READ => Self::Read(a, size),
+            WRITE => Self::Write(a, size, b),
+            _ => Self::Refresh,
+        })
+    }
+
+    /// Does it, with the vCPU's state in hand. `interface` is the hardware's if the vCPU is `resident`.
+    fn perform<H: Ich>(self, vcpu: &Vcpu, vm: &Vm, state: &mut VcpuState, interface: &mut H, resident: bool) -> Result<u64, Errno> {
+        match self {
+            Self::Get(register) => register.get(&cpuif(state, interface, resident)),
+            Self::Set(register, value) => {
+                let mut wanted = cpuif(state, interface, resident);
+                register.set(&mut wanted, value)?;
+                if resident {
+                    gic::set_vmcr(wanted.vmcr.get());
+                    gic::set_active_priorities(wanted.view.apr_count(), wanted.ap0r, wanted.ap1r);
+                }
+                let first_run = !state.cpuif.has_run;
+                state.cpuif = wanted;
+                if first_run {
+                    state.template = wanted;
+                    state.republish_template(vcpu);
+                } else {
+                    state.publish(vcpu, resident);
+                }
+                Ok(0)
+            }
+            Self::Read(offset, size) => Ok(state.gic.read(interface, offset, size)),
+            Self::Write(offset, size, value) => {
+                state.gic.write(interface, &vm.dist, offset, size, value);
+                Ok(0)
+            }
+            Self::Refresh => {
+                state.gic.refresh(interface, &vm.dist);
+                Ok(0)
+            }
+        }
+    }
+}
+
+/// The vCPU's CPU interface as it is now.
+fn cpuif<H: Ich>(state: &VcpuState, interface: &H, resident: bool) -> CpuIf {
+    let mut now = state.cpuif;
+    if resident {
+        now.vmcr = hyp_core::vgic::vmcr::Vmcr::new(interface.vmcr());
+        (now.ap0r, now.ap1r) = gic::active_priorities(now.view.apr_count());
+    }
+    now
+}
+
+/// On the vCPU's own pCPU: serves what is asked of it. `resident`: it is in the registers, and goes on in the guest.
+pub(crate) fn serve<H: Ich>(vcpu: &Vcpu, vm: &Vm, state: &mut VcpuState, interface: &mut H, resident: bool) {
+    vcpu.request.serve(|words| match Ask::from_words(words).and_then(|ask| ask.perform(vcpu, vm, state, interface, resident)) {
+        Ok(value) => [0, value],
+        Err(errno) => [errno.to_ret(), 0],
+    });
+    if vcpu.kick.pending() {
+        vcpu.kick.answer(|| state.publish(vcpu, resident));
+    }
+}
+
+/// Asks for something to be done to `target`, which may be running anywhere.
+///
+/// # Errors
+/// What the request itself fails with; `ETIMEDOUT` when its pCPU did not answer by `deadline`.
+pub(crate) fn ask(exit: &mut Exit<'_>, target: &'static Vcpu, reason: Counter, what: Ask, deadline: u64) -> Result<u64, Errno> {
+    let Some(vm) = target.vm() else { return Err(Errno::NoEntry) };
+    if core::ptr::eq(target, exit.vcpu) {
+        let (_, _, state, interface) = exit.parts();
+        return what.perform(target, vm, state, interface, true);
+    }
+    if let Some(mut state) = target.state.try_lock() {
+        return what.perform(target, vm, &mut state, &mut hyp_core::vgic::Absent, false);
+    }
+    let mut claim = None;
+    wait(exit, deadline, || {
+        claim = target.request.claim();
+        claim.is_some()
+    })?;
+    let Some(claim) = claim else { return Err(Errno::TimedOut) };
+    let mut submitted = claim.submit(what.words());
+    target.kick_for(reason);
+    let mut results = None;
+    let waited = wait(exit, deadline, || {
+        results = submitted.poll();
+        results.is_some()
+    });
+    let [status, value] = match (waited, results) {
+        (Ok(()), Some(results)) => results,
+        _ => match submitted.withdraw() {
+            Withdrawn::Finished(results) => results,
+            Withdrawn::Untouched | Withdrawn::Abandoned => return Err(Errno::TimedOut),
+        },
+    };
+    Errno::from_ret(status).map(|_| value)
+}
+
+/// Has `target` publish what its registers hold now, by a kick to it alone, and returns when the shadow is that fresh.
+///
+/// # Errors
+/// `ETIMEDOUT`.
+pub(crate) fn freshen(exit: &mut Exit<'_>, target: &'static Vcpu, deadline: u64) -> Result<(), Errno> {
+    let ticket = target.kick.raise();
+    target.kick_for(Counter::KicksExact);
+    wait(exit, deadline, || target.kick.is_answered(ticket))
+}
+
+/// Waits for another pCPU, and serves what is asked of this one.
+pub(crate) fn wait(exit: &mut Exit<'_>, deadline: u64, done: impl FnMut() -> bool) -> Result<(), Errno> {
+    let expired = || {
+        barrier::relax();
+        timer::now() >= deadline
+    };
+    let (vcpu, vm, state, interface) = exit.parts();
+    let own = || serve(vcpu, vm, state, interface, true);
+    kick::wait(done, own, expired).map_err(|_| Errno::TimedOut)
+}

@@ -1,0 +1,399 @@
+//! From the first instruction to the first guest, in reading order. `boot.s` calls [`primary`] on the boot CPU with the
+//! MMU off, and [`secondary`] on every other with it on.
+
+use alloc::boxed::Box;
+use core::{
+    arch::global_asm,
+    mem::size_of,
+    slice,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use hyp_abi::psci;
+use hyp_core::{
+    fdt::{
+        self, Tree,
+        board::{self, Board, PsciMethod, UartKind},
+    },
+    physmem::PhysMem,
+    types::Range,
+};
+
+use crate::{
+    arch::{
+        barrier, cpu,
+        gic::{self, Distributor, Interface, Redistributor},
+        memory,
+        mmio::Mmio,
+        mmu::{Access, Map, Registers},
+        smc, timer,
+        uart::Uart,
+    },
+    console::{self, error, info, record, warning},
+    heap,
+    percpu::{BOOT, EMERGENCY, Local, PerCpu},
+    power,
+    run::{self, Run},
+    vm,
+};
+
+global_asm!(
+    include_str!("boot.s"),
+    boot_cpu = sym BOOT,
+    emergency = const EMERGENCY,
+    primary = sym primary,
+    secondary = sym secondary,
+);
+
+/// A pCPU's stack, its guard page and its emergency stack.
+const GUARD: u64 = 4096;
+const STACK: u64 = 16384;
+const EMERGENCY_STACK: u64 = 4096;
+/// `HCR_EL2` until the first guest: EL2 without VHE, and EL1 is AArch64.
+const HCR_BOOT: u64 = 1 << 31;
+const TOO_MANY: &str = "the device tree reserves more pieces of memory than Umbra can remember";
+const AREA: u64 = GUARD + STACK + EMERGENCY_STACK;
+/// How long a secondary may take to come up.
+const SECONDARY_MS: u64 = 2000;
+
+unsafe extern "C" {
+    static __image_start: u8;
+    static __text_end: u8;
+    static __rodata_end: u8;
+    static __data_end: u8;
+    static __bss_end: u8;
+    static __boot_guard: u8;
+    static __boot_stack: u8;
+    static __boot_stack_top: u8;
+    static __image_end: u8;
+    fn secondary_entry();
+    static el2_vectors: u8;
+}
+
+/// What [`secondary`]'s entry in `boot.s` reads with the MMU off.
+#[repr(C)]
+struct SecondaryBoot {
+    hcr: u64,
+    mair: u64,
+    tcr: u64,
+    ttbr0: u64,
+    sctlr: u64,
+    vbar: u64,
+    stack_top: u64,
+    percpu: u64,
+}
+
+static ONLINE: AtomicUsize = AtomicUsize::new(0);
+
+/// The sizes of the running image, in bytes.
+pub(crate) struct Sizes {
+    /// As loaded.
+    pub(crate) image: usize,
+    /// Code.
+    pub(crate) text: usize,
+    /// Memory at run time that is not in the image: `.bss` and the boot CPU's stacks.
+    pub(crate) fixed: usize,
+}
+
+fn at(symbol: *const u8) -> u64 {
+    symbol as u64
+}
+
+fn span(from: *const u8, to: *const u8) -> Range {
+    Range::new(at(from), at(to).saturating_sub(at(from))).unwrap_or(Range::EMPTY)
+}
+
+/// The running image's sizes.
+pub(crate) fn sizes() -> Sizes {
+    let image = span(&raw const __image_start, &raw const __data_end).size() as usize;
+    Sizes {
+        image,
+        text: span(&raw const __image_start, &raw const __text_end).size() as usize,
+        fixed: span(&raw const __image_start, &raw const __image_end).size() as usize - image,
+    }
+}
+
+/// The boot CPU, MMU off: `dtb` from the boot loader, `base` where the image was loaded, `el` the exception level.
+extern "C" fn primary(dtb: usize, _base: usize, el: u64) -> ! {
+    // SAFETY: First thing on the boot CPU.
+    unsafe { heap::init() };
+    let blob = device_tree(dtb);
+    early_console(blob);
+    if el != 2 {
+        console::line(format_args!("Umbra was entered at EL{el}; it needs EL2 (QEMU: -M virt,virtualization=on). Parked."));
+        park();
+    }
+    if !cpu::leave_vhe(HCR_BOOT) {
+        console::line(format_args!("HCR_EL2.E2H cannot be cleared on this CPU; Umbra needs non-VHE EL2. Parked."));
+        park();
+    }
+    let board = match Board::discover(blob) {
+        Ok(board) => Box::leak(Box::new(board)),
+        Err(reason) => {
+            console::line(format_args!("Umbra cannot run here: {reason}. Parked."));
+            park();
+        }
+    };
+    let boot_index = board.cpus.iter().position(|cpu| cpu.affinity == cpu::affinity()).unwrap_or(0);
+    introduce(board, el);
+
+    let Some(mut memory) = free_memory(board, blob) else { fail(TOO_MANY) };
+    let Ok(plan) = vm::plan(board, blob, &mut memory) else { fail(TOO_MANY) };
+    let Some(areas) = memory.alloc(AREA * board.cpus.len() as u64, GUARD) else { fail("no RAM is left for the pCPUs' stacks") };
+    let registers = match translate(board, blob, areas, &plan, &mut memory) {
+        Ok(registers) => registers,
+        Err(range) => {
+            error!("EL2's map cannot hold {:#x}..{:#x}", range.start(), range.end());
+            fail("EL2's address space cannot be built")
+        }
+    };
+    console::lockable();
+    power::init(power::Ending { nonce: &board.chosen.nonce, semihosting: board.chosen.semihosting });
+
+    // SAFETY: The distributor's frame as the device tree gives it, mapped by `translate`.
+    Distributor::new(unsafe { Mmio::new(board.gic.gicd.start() as usize) }).enable();
+    let maintenance = board.gic.maintenance.unwrap_or(25);
+    let boot_cpu = pcpu(board, boot_index, boot_stack());
+    cpu::set_per_cpu(core::ptr::from_ref(boot_cpu) as usize);
+    join(board, boot_cpu, maintenance);
+
+    vm::build(board, plan, &mut memory);
+    bring_up(board, boot_index, areas, &registers);
+    let (used, size) = heap::usage();
+    let sizes = sizes();
+    record!(
+        "size image={} text={} static={} heap_used={used} heap={size} percpu={}",
+        sizes.image,
+        sizes.text,
+        sizes.fixed,
+        AREA + size_of::<PerCpu>() as u64
+    );
+    heap::seal();
+    memory::drop_all_guest_tlb();
+    vm::start_all();
+    run::enter(boot_cpu.stack.end())
+}
+
+/// A secondary pCPU, on its own stack with translation on.
+extern "C" fn secondary(cpu: &'static PerCpu) -> ! {
+    let Some(board) = vm::board() else { park() };
+    join(board, cpu, board.gic.maintenance.unwrap_or(25));
+    ONLINE.fetch_add(1, Ordering::Release);
+    run::enter(cpu.stack.end())
+}
+
+fn park() -> ! {
+    loop {
+        barrier::wfi();
+    }
+}
+
+fn fail(reason: &str) -> ! {
+    console::line(format_args!("Umbra cannot run here: {reason}. Parked."));
+    park()
+}
+
+/// The device tree as the boot loader left it. An address that holds none gives an empty slice, which no parser accepts.
+fn device_tree(dtb: usize) -> &'static [u8] {
+    const MAGIC: u32 = 0xD00D_FEED;
+    const MOST: usize = 2 << 20;
+    if dtb == 0 || !dtb.is_multiple_of(8) {
+        return &[];
+    }
+    // SAFETY: The boot protocol gives the physical address of a device tree in x0; its header is read as bytes.
+    let header = unsafe { slice::from_raw_parts(dtb as *const u8, 8) };
+    let word = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    let size = word(4) as usize;
+    if word(0) != MAGIC || size > MOST {
+        return &[];
+    }
+    // SAFETY: The header's magic is right; the blob is `size` bytes of RAM that is ours until Umbra gives RAM out, and
+    // `free_memory` reserves it.
+    let blob = unsafe { slice::from_raw_parts_mut(dtb as *mut u8, size) };
+    // Boot loaders delete entries by overwriting them; what cannot be mended is refused when the tree is read.
+    let _ = fdt::remove_nops(blob);
+    blob
+}
+
+fn early_console(blob: &[u8]) {
+    let Ok(tree) = Tree::new(blob) else { return };
+    let chosen = board::chosen(&tree);
+    let uart = board::console(&tree).map_or(Uart::None, |found| {
+        // SAFETY: The device tree's console; not yet mapped, because the MMU is off, and `translate` maps it.
+        let mmio = unsafe { Mmio::new(found.base.get() as usize) };
+        match found.kind {
+            UartKind::Pl011 => Uart::Pl011(mmio),
+            UartKind::Uart8250 { reg_shift, io_width } => Uart::Uart8250 { mmio, shift: u32::from(reg_shift), wide: io_width == 4 },
+            UartKind::Imx => Uart::Imx(mmio),
+        }
+    });
+    console::init(uart, chosen.console_mux, chosen.loglevel.unwrap_or(console::Level::Info as u8));
+}
+
+/// The boot lines: what was found.
+fn introduce(board: &Board, el: u64) {
+    info!("Umbra {} at EL{el}, loaded at {:#x}", env!("CARGO_PKG_VERSION"), at(&raw const __image_start));
+    info!("CPU     MIDR {:#x}, {} pCPUs", cpu::midr(), board.cpus.len());
+    for (index, cpu) in board.cpus.iter().enumerate() {
+        info!("        pCPU {index}: affinity {:#x}", cpu.affinity);
+    }
+    let lrs = (gic::vtr() & 0x1F) + 1;
+    info!("GICv3   distributor {:#x}, {lrs} list registers, ICH_VTR_EL2 {:#x}", board.gic.gicd.start(), gic::vtr());
+    for region in &board.gic.gicr {
+        info!("        redistributors {:#x}..{:#x}", region.start(), region.end());
+    }
+    info!("timer   {} Hz", timer::frequency());
+    match board.psci {
+        Some(found) if found.method == PsciMethod::Smc => {
+            let version = smc::smc(psci::VERSION, 0, 0, 0);
+            info!("PSCI    {}.{} by SMC", version >> 16 & 0xFFFF, version & 0xFFFF);
+        }
+        Some(_) => warning!("PSCI    by HVC: nothing answers below EL2; only this pCPU will run"),
+        None => warning!("PSCI    none; only this pCPU will run"),
+    }
+    for region in board.ram.as_slice() {
+        info!("RAM     {:#x}..{:#x} ({} MiB)", region.start(), region.end(), region.size() >> 20);
+    }
+    record!(
+        "boot el={el} pcpus={} lrs={lrs} cntfrq={} gicd={:#x} ram={}",
+        board.cpus.len(),
+        timer::frequency(),
+        board.gic.gicd.start(),
+        board.ram.size()
+    );
+}
+
+/// RAM without the image, the device tree, and what the tree reserves.
+fn free_memory(board: &Board, blob: &[u8]) -> Option<PhysMem> {
+    let mut memory = PhysMem::new(board.ram.as_slice()).ok()?;
+    for reserved in board.reserved.as_slice() {
+        memory.reserve(*reserved).ok()?;
+    }
+    memory.reserve(image()).ok()?;
+    memory.reserve(Range::new(blob.as_ptr() as u64, blob.len() as u64)?).ok()?;
+    Some(memory)
+}
+
+/// Where the running image lies.
+pub(crate) fn image() -> Range {
+    span(&raw const __image_start, &raw const __image_end)
+}
+
+fn boot_stack() -> (Range, Range, u64) {
+    (
+        span(&raw const __boot_guard, &raw const __boot_stack),
+        span(&raw const __boot_stack, &raw const __boot_stack_top),
+        at(&raw const __image_end),
+    )
+}
+
+fn area_stack(areas: Range, index: usize) -> (Range, Range, u64) {
+    let start = areas.start() + index as u64 * AREA;
+    let guard = Range::new(start, GUARD).unwrap_or(Range::EMPTY);
+    let stack = Range::new(guard.end(), STACK).unwrap_or(Range::EMPTY);
+    (guard, stack, start + AREA)
+}
+
+/// EL2's address space: the image by its parts, the pCPUs' stacks without their guard pages, devices, the device tree,
+/// and the memory for the VMs' tables. No VM's RAM, no module.
+fn translate(board: &Board, blob: &[u8], areas: Range, plan: &vm::Plan, memory: &mut PhysMem) -> Result<Registers, Range> {
+    let mut map = Map::new();
+    let mut identity = |range: Range, access: Access| map.identity(range, access).map_err(|failed| failed.0);
+    identity(span(&raw const __image_start, &raw const __text_end), Access::Execute)?;
+    identity(span(&raw const __text_end, &raw const __rodata_end), Access::Read)?;
+    identity(span(&raw const __rodata_end, &raw const __bss_end), Access::Write)?;
+    identity(span(&raw const __boot_stack, &raw const __image_end), Access::Write)?;
+    for index in 0..board.cpus.len() {
+        let (guard, _, end) = area_stack(areas, index);
+        identity(Range::new(guard.end(), end - guard.end()).unwrap_or(Range::EMPTY), Access::Write)?;
+    }
+    identity(Range::new(blob.as_ptr() as u64, blob.len() as u64).unwrap_or(Range::EMPTY), Access::Read)?;
+    identity(board.gic.gicd, Access::Device)?;
+    for region in &board.gic.gicr {
+        identity(*region, Access::Device)?;
+    }
+    if let Some(console) = board.console {
+        identity(Range::new(console.base.get(), 0x1000).unwrap_or(Range::EMPTY), Access::Device)?;
+    }
+    let pool = vm::reserve_pool(plan, memory).ok_or(Range::EMPTY)?;
+    identity(pool, Access::Write)?;
+    // SAFETY: The map shows the image with its own permissions, the stack we run on, the heap (in .bss), and the tree.
+    unsafe { map.activate() }.map_err(|failed| failed.0)
+}
+
+fn pcpu(board: &Board, index: usize, (guard, stack, emergency): (Range, Range, u64)) -> &'static PerCpu {
+    let affinity = board.cpus.get(index).map_or(0, |cpu| cpu.affinity);
+    Box::leak(Box::new(PerCpu::new(index, affinity, guard, stack, emergency)))
+}
+
+/// This pCPU takes part: its interrupts, its vCPU.
+fn join(board: &'static Board, cpu: &'static PerCpu, maintenance: u32) {
+    let Some(redistributor) = redistributor_of(board, cpu::affinity()) else {
+        error!("pCPU {}: no redistributor serves affinity {:#x}; parked", cpu.index, cpu::affinity());
+        park();
+    };
+    redistributor.enable(maintenance);
+    gic::enable_cpu_interface();
+    timer::disarm();
+    let run = Run::new(cpu.index);
+    // SAFETY: This pCPU, once, before it takes an exit.
+    unsafe { cpu.set_local(Local { interface: Interface::new(redistributor), run }) };
+}
+
+/// The redistributor of a PE is found by the affinity in its GICR_TYPER, never by a PE's number.
+fn redistributor_of(board: &Board, affinity: u64) -> Option<Redistributor> {
+    for region in &board.gic.gicr {
+        let mut base = region.start();
+        while base < region.end() {
+            // SAFETY: Inside a redistributor region of the device tree, mapped by `translate`.
+            let candidate = Redistributor::new(unsafe { Mmio::new(base as usize) });
+            let (serves, last) = candidate.identity();
+            if serves == affinity {
+                return Some(candidate);
+            }
+            if last {
+                break;
+            }
+            base += board.gic.stride.unwrap_or(if candidate.has_vlpi_frames() { 0x4_0000 } else { 0x2_0000 }).max(0x2_0000);
+        }
+    }
+    None
+}
+
+/// Starts every other pCPU, one after the other, from this one alone.
+fn bring_up(board: &'static Board, boot_index: usize, areas: Range, registers: &Registers) {
+    if board.psci.is_none_or(|psci| psci.method != PsciMethod::Smc) {
+        return;
+    }
+    for (index, described) in board.cpus.iter().enumerate() {
+        if index == boot_index {
+            continue;
+        }
+        let cpu = pcpu(board, index, area_stack(areas, index));
+        let boot = Box::leak(Box::new(SecondaryBoot {
+            hcr: HCR_BOOT,
+            mair: registers.mair,
+            tcr: registers.tcr,
+            ttbr0: registers.ttbr0,
+            sctlr: registers.sctlr,
+            vbar: at(&raw const el2_vectors),
+            stack_top: cpu.stack.end(),
+            percpu: core::ptr::from_ref(cpu) as u64,
+        }));
+        memory::clean_to_poc(core::ptr::from_ref(boot) as usize, size_of::<SecondaryBoot>());
+        let before = ONLINE.load(Ordering::Acquire);
+        let result = smc::smc(psci::CPU_ON_64, described.affinity, secondary_entry as *const () as u64, core::ptr::from_ref(boot) as u64);
+        if result != 0 {
+            warning!("pCPU {index}: the firmware's CPU_ON returned {}", result as i64);
+            continue;
+        }
+        let deadline = timer::now() + timer::ticks(SECONDARY_MS);
+        while ONLINE.load(Ordering::Acquire) == before && timer::now() < deadline {
+            barrier::relax();
+        }
+        if ONLINE.load(Ordering::Acquire) == before {
+            warning!("pCPU {index}: did not come up in {SECONDARY_MS} ms");
+        }
+    }
+}
+

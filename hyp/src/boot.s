@@ -1,0 +1,148 @@
+// Umbra's first instructions: the arm64 Image header, entry at EL2 with the MMU off, and the entry of secondaries.
+// Registers at entry (Linux, Documentation/arch/arm64/booting): x0 = physical address of the device tree.
+
+.section .head, "ax"
+.global _start
+_start:
+    b       primary_entry
+    .word   0
+    .quad   0                       // text_offset: none, any 2 MiB boundary will do
+    .quad   __image_size            // memory the image needs, .bss and stacks included
+    .quad   0xa                     // flags: little-endian, 4 KiB pages, placement anywhere
+    .quad   0
+    .quad   0
+    .quad   0
+    .ascii  "ARM\x64"
+    .word   0
+
+primary_entry:
+    msr     daifset, #0xf
+    mov     x19, x0
+    adr     x20, _start             // load address: the image is linked at 0
+    mrs     x21, CurrentEL
+    ubfx    x21, x21, #2, #2
+    cmp     x21, #2
+    b.ne    1f
+    adrp    x0, el2_vectors
+    add     x0, x0, :lo12:el2_vectors
+    msr     vbar_el2, x0
+    adrp    x0, {boot_cpu}
+    add     x0, x0, :lo12:{boot_cpu}
+    msr     tpidr_el2, x0
+    isb
+1:
+    // What the loader's caches still hold of this range is older than memory: it was cleaned, as the boot protocol asks.
+    mrs     x0, ctr_el0
+    ubfx    x0, x0, #16, #4
+    mov     x2, #4
+    lsl     x2, x2, x0              // smallest data cache line, bytes
+    adrp    x0, __data_end
+    add     x0, x0, :lo12:__data_end
+    adrp    x1, __image_end
+    bl      invalidate
+
+    adrp    x0, __bss_start
+    add     x0, x0, :lo12:__bss_start
+    adrp    x1, __bss_end
+    add     x1, x1, :lo12:__bss_end
+2:  cmp     x0, x1
+    b.hs    3f
+    stp     xzr, xzr, [x0], #16
+    b       2b
+3:
+    adrp    x0, __rela_start
+    add     x0, x0, :lo12:__rela_start
+    adrp    x1, __rela_end
+    add     x1, x1, :lo12:__rela_end
+4:  cmp     x0, x1
+    b.hs    5f
+    ldp     x3, x4, [x0], #16       // offset, info
+    ldr     x5, [x0], #8            // addend
+    cmp     x4, #1027               // R_AARCH64_RELATIVE, the only kind that is linked
+    b.ne    4b
+    add     x5, x5, x20
+    str     x5, [x20, x3]
+    b       4b
+5:
+    dsb     sy
+    mov     x0, x20
+    adrp    x1, __image_end
+    bl      invalidate
+    ic      iallu
+    dsb     sy
+    isb
+
+    mov     x0, #1
+    msr     spsel, x0
+    adrp    x0, __boot_stack_top
+    mov     sp, x0
+    cmp     x21, #2
+    b.ne    6f
+    adrp    x0, {boot_cpu}
+    add     x0, x0, :lo12:{boot_cpu}
+    adrp    x1, __boot_emergency_top
+    str     x1, [x0, {emergency}]
+6:
+    mov     x0, x19
+    mov     x1, x20
+    mov     x2, x21
+    mov     x29, xzr
+    bl      {primary}
+7:  wfi
+    b       7b
+
+// Invalidates [x0, x1) to the point of coherency, by lines of x2 bytes.
+invalidate:
+    sub     x3, x2, #1
+    bic     x0, x0, x3
+8:  cmp     x0, x1
+    b.hs    9f
+    dc      ivac, x0
+    add     x0, x0, x2
+    b       8b
+9:  dsb     sy
+    ret
+
+// A secondary pCPU, from PSCI CPU_ON: x0 = its SecondaryBoot, written and cleaned to the point of coherency.
+.global secondary_entry
+secondary_entry:
+    msr     daifset, #0xf
+    mov     x1, #1
+    msr     spsel, x1
+    ldp     x1, x2, [x0]            // hcr, mair
+    msr     hcr_el2, x1             // E2H = 0 before any register that it would redirect
+    isb
+    msr     mair_el2, x2
+    ldp     x1, x2, [x0, #16]       // tcr, ttbr0
+    msr     tcr_el2, x1
+    msr     ttbr0_el2, x2
+    ldp     x1, x2, [x0, #32]       // sctlr, vbar
+    msr     vbar_el2, x2
+    ldp     x3, x4, [x0, #48]       // stack top, percpu
+    msr     tpidr_el2, x4
+    tlbi    alle2
+    ic      iallu
+    dsb     sy
+    isb
+    msr     sctlr_el2, x1
+    isb
+    mov     sp, x3
+    mov     x0, x4
+    mov     x29, xzr
+    bl      {secondary}
+10: wfi
+    b       10b
+
+// Turns the boot CPU's MMU and caches on: x0 = mair, x1 = tcr, x2 = ttbr0, x3 = sctlr. The map is the identity here.
+.global enable_mmu
+enable_mmu:
+    msr     mair_el2, x0
+    msr     tcr_el2, x1
+    msr     ttbr0_el2, x2
+    dsb     sy
+    tlbi    alle2
+    dsb     sy
+    isb
+    msr     sctlr_el2, x3
+    isb
+    ret

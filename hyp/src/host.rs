@@ -1,0 +1,254 @@
+//! The host partition's calls (`hyp_abi::call`), in the order of their numbers.
+
+use hyp_abi::{
+    attr::CPU_SYSREGS,
+    call::{self, Counter, ExitKind, Verdict},
+    errno::Errno,
+};
+use hyp_core::{
+    forward::{Answer, Cookie, Exit as Pending},
+    vgic::attr::{self, Attribute, Register},
+};
+
+use crate::{
+    arch::timer,
+    ask::{self, Ask},
+    run::Phase,
+    system,
+    trap::{Exit, Leave},
+    vm::{self, Vm},
+};
+
+/// What a call gives: `x1`, and `x2` where one has it.
+type Result1 = Result<u64, Errno>;
+
+/// Serves a call of the host partition's. `None`: there is no such call.
+pub(crate) fn call(exit: &mut Exit<'_>, function: u32) -> Option<Leave> {
+    let [_, x1, x2, x3, x4, ..] = exit.frame.x;
+    let result = match function {
+        call::WAIT_EXIT => return Some(wait_exit(exit)),
+        call::COMPLETE_EXIT => complete_exit(exit, x1, x2),
+        call::ATTR_GET => with_vm(x1, |vm| attr_get(exit, vm, x2, x3)),
+        call::ATTR_SET => with_vm(x1, |vm| attr_set(exit, vm, x2, x3, x4)),
+        call::ATTR_HAS => with_vm(x1, |vm| attr::has(x2, x3, vm.vcpus.len()).map(|()| 0)),
+        call::FILTER_SET => with_vm(x1, |vm| guest(vm)?.edit_filter(x2, x3, x4).map(|()| 0)),
+        call::VM_START => with_vm(x1, |vm| guest(vm)?.start().map(|()| 0)),
+        call::VM_STOP => with_vm(x1, |vm| stop(exit, guest(vm)?)),
+        call::VM_RESUME => with_vm(x1, |vm| {
+            guest(vm)?.hold(false);
+            Ok(0)
+        }),
+        call::COUNTER => with_vm(x1, |vm| counter(vm, x2, x3)),
+        call::EXACT_READ => with_vm(x1, |vm| exact_read(exit, vm, x2, x3)),
+        call::CONTENDED_READ => with_vm(x1, |vm| contended_read(vm, x2)),
+        call::MARK => with_vm(x1, |vm| {
+            system::mark(vm, x2);
+            Ok(0)
+        }),
+        call::VM_INFO => with_vm(x1, |vm| {
+            exit.frame.x[2] = u64::from(vm.exits.epoch());
+            Ok(vm.vcpus.len() as u64 | (vm.shown_state() as u64) << 16)
+        }),
+        #[cfg(feature = "test-triggers")]
+        call::TRIGGER => crate::trigger::pull(x1, x2),
+        _ => return None,
+    };
+    match result {
+        Ok(value) => {
+            exit.frame.x[0] = 0;
+            exit.frame.x[1] = value;
+        }
+        Err(errno) => exit.frame.x[0] = errno.to_ret(),
+    }
+    Some(Leave::Stay)
+}
+
+fn with_vm(id: u64, action: impl FnOnce(&'static Vm) -> Result1) -> Result1 {
+    vm::find(id).ok_or(Errno::NoEntry).and_then(action)
+}
+
+/// The host partition does not start, stop or filter itself.
+fn guest(vm: &'static Vm) -> Result<&'static Vm, Errno> {
+    if vm.id == 0 { Err(Errno::Invalid) } else { Ok(vm) }
+}
+
+/// The first wait starts every guest that the host has not started itself.
+fn wait_exit(exit: &mut Exit<'_>) -> Leave {
+    vm::start_guests();
+    match next_exit() {
+        Some(values) => {
+            for (x, value) in exit.frame.x.iter_mut().zip(values) {
+                *x = value;
+            }
+            Leave::Stay
+        }
+        None => {
+            *exit.phase = Phase::HostWaits;
+            Leave::Go
+        }
+    }
+}
+
+/// What the host is to be told next: its `x0` to `x6`.
+pub(crate) fn next_exit() -> Option<[u64; 7]> {
+    vm::all().iter().filter(|vm| vm.id != 0 && vm.exits.any()).find_map(|vm| {
+        let pending = vm.exits.deliver()?;
+        let kind = pending.kind();
+        Some(match pending {
+            Pending::Call { cookie, vcpu, regs: [a, b, c, d], .. } => {
+                [0, cookie.get(), call::exit_info(kind, vm.id as u16, vcpu as u16), a, b, c, d]
+            }
+            Pending::Ended { crashed } => [0, 0, call::exit_info(ExitKind::Ended, vm.id as u16, 0), u64::from(crashed), 0, 0, 0],
+            Pending::Reset => [0, 0, call::exit_info(ExitKind::Reset, vm.id as u16, 0), 0, 0, 0, 0],
+        })
+    })
+}
+
+fn complete_exit(exit: &Exit<'_>, cookie: u64, verdict: u64) -> Result1 {
+    let cookie = Cookie::new(cookie);
+    let verdict = Verdict::from_u64(verdict).ok_or(Errno::Invalid)?;
+    let [_, _, _, a, b, c, d, ..] = exit.frame.x;
+    let vm = vm::find(cookie.vm() as u64).filter(|vm| vm.id != 0).ok_or(Errno::NoDevice)?;
+    match vm.exits.answer(cookie, &Answer { verdict, values: [a, b, c, d] }) {
+        Ok(index) => {
+            if let Some(vcpu) = vm.vcpus.get(index) {
+                vcpu.wake();
+            }
+            Ok(0)
+        }
+        Err(errno) => {
+            if let Some(vcpu) = vm.vcpus.get(cookie.vcpu()).or(vm.vcpus.first()) {
+                vcpu.count_remote(Counter::Dropped);
+            }
+            Err(errno)
+        }
+    }
+}
+
+fn attr_get(exit: &mut Exit<'_>, vm: &'static Vm, group: u64, attr: u64) -> Result1 {
+    match find(vm, group, attr)? {
+        Attribute::CpuSysreg { vcpu, register } => exact(exit, vm, vcpu, register, patience()),
+        Attribute::Init => Err(Errno::NoDevice),
+    }
+}
+
+fn attr_set(exit: &mut Exit<'_>, vm: &'static Vm, group: u64, attr: u64, value: u64) -> Result1 {
+    match find(vm, group, attr)? {
+        Attribute::CpuSysreg { vcpu, register } => {
+            let target = vm.vcpus.get(vcpu).ok_or(Errno::Invalid)?;
+            ask::ask(exit, target, Counter::KicksRequest, Ask::Set(register, value), patience())
+        }
+        Attribute::Init => {
+            vm.init_vgic();
+            Ok(0)
+        }
+    }
+}
+
+/// Finds an attribute; a `CPU_SYSREGS` one of a VM whose vGIC is not initialised is `EBUSY`, and counted.
+fn find(vm: &Vm, group: u64, attribute: u64) -> Result<Attribute, Errno> {
+    let found = attr::find(group, attribute, vm.vcpus.len(), vm.ready.is_ready());
+    if let (Err(Errno::Busy), Some(vcpu)) = (found, vm.vcpus.first()) {
+        vcpu.count_remote(Counter::Busy);
+    }
+    found
+}
+
+fn patience() -> u64 {
+    timer::now() + timer::ticks(ask::PATIENCE_MS)
+}
+
+fn exact_read(exit: &mut Exit<'_>, vm: &'static Vm, attribute: u64, microseconds: u64) -> Result1 {
+    const MOST_US: u64 = 10_000_000;
+    let ticks = u128::from(timer::frequency()) * u128::from(microseconds.min(MOST_US)) / 1_000_000;
+    let deadline = timer::now() + ticks as u64;
+    match find(vm, CPU_SYSREGS, attribute)? {
+        Attribute::CpuSysreg { vcpu, register } => exact(exit, vm, vcpu, register, deadline),
+        Attribute::Init => Err(Errno::NoDevice),
+    }
+}
+
+/// A register's value now. The vCPU alone is kicked, and only if its lock is held. What the record has is read from the
+/// record it publishes; active priorities are asked for.
+fn exact(exit: &mut Exit<'_>, vm: &'static Vm, vcpu: usize, register: Register, deadline: u64) -> Result1 {
+    let target = vm.vcpus.get(vcpu).ok_or(Errno::Invalid)?;
+    if let Some(state) = target.state.try_lock() {
+        return register.get(&state.cpuif);
+    }
+    let result = match register {
+        Register::Ap0r(_) | Register::Ap1r(_) | Register::Sre => {
+            ask::ask(exit, target, Counter::KicksExact, Ask::Get(register), deadline)
+        }
+        Register::Ctlr | Register::Pmr | Register::Bpr0 | Register::Bpr1 | Register::Igrpen0 | Register::Igrpen1 => {
+            ask::freshen(exit, target, deadline).and_then(|()| published(target, register))
+        }
+    };
+    if result == Err(Errno::TimedOut) {
+        target.count_remote(Counter::Late);
+    }
+    result
+}
+
+fn published(target: &crate::vcpu::Vcpu, register: Register) -> Result1 {
+    const TRIES: u32 = 1 << 20;
+    let record = target.slot().and_then(|slot| slot.read(&mut 0, TRIES)).ok_or(Errno::TimedOut)?;
+    match register {
+        Register::Ctlr => Ok(record.ctlr()),
+        Register::Pmr => Ok(record.pmr()),
+        Register::Bpr0 => Ok(record.bpr0()),
+        Register::Bpr1 => Ok(record.bpr1()),
+        Register::Igrpen0 => Ok(record.igrpen0()),
+        Register::Igrpen1 => Ok(record.igrpen1()),
+        Register::Ap0r(_) | Register::Ap1r(_) | Register::Sre => Err(Errno::NoDevice),
+    }
+}
+
+/// KVM's way: every vCPU's lock must be free, whichever is asked about.
+fn contended_read(vm: &'static Vm, attribute: u64) -> Result1 {
+    let Attribute::CpuSysreg { vcpu: wanted, register } = find(vm, CPU_SYSREGS, attribute)? else { return Err(Errno::NoDevice) };
+    let mut value = Err(Errno::Invalid);
+    let mut guards = [const { None }; hyp_abi::layout::MAX_VCPUS];
+    for (vcpu, held) in vm.vcpus.iter().zip(guards.iter_mut()) {
+        match vcpu.state.try_lock() {
+            Some(state) => {
+                if vcpu.index == wanted {
+                    value = register.get(&state.cpuif);
+                }
+                *held = Some(state);
+            }
+            None => {
+                if let Some(target) = vm.vcpus.get(wanted) {
+                    target.count_remote(Counter::Busy);
+                }
+                return Err(Errno::Busy);
+            }
+        }
+    }
+    value
+}
+
+/// Holds every vCPU and waits until each lock is free.
+fn stop(exit: &mut Exit<'_>, vm: &'static Vm) -> Result1 {
+    if !vm.is_running() {
+        return Err(Errno::Invalid);
+    }
+    let before = vm.sum(Counter::Stops);
+    vm.hold(true);
+    let deadline = patience();
+    for vcpu in vm.vcpus {
+        if let Err(errno) = ask::wait(exit, deadline, || !vcpu.state.is_locked()) {
+            vm.hold(false);
+            return Err(errno);
+        }
+    }
+    Ok(vm.sum(Counter::Stops).wrapping_sub(before))
+}
+
+fn counter(vm: &Vm, vcpu: u64, counter: u64) -> Result1 {
+    let counter = Counter::from_u64(counter).ok_or(Errno::NoDevice)?;
+    if vcpu == call::ALL_VCPUS {
+        return Ok(vm.sum(counter));
+    }
+    usize::try_from(vcpu).ok().and_then(|index| vm.vcpus.get(index)).map(|vcpu| vcpu.counter(counter)).ok_or(Errno::Invalid)
+}
+

@@ -1,0 +1,124 @@
+//! The run as a whole: which VMs have ended, and what follows when all have.
+
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use hyp_abi::call::Counter;
+
+use crate::{
+    arch::{barrier, timer},
+    console, power,
+    vm::{self, Vm},
+};
+
+/// How long the host partition has, after the last guest ended, to print what it knows and turn itself off.
+const HOST_GRACE_MS: u64 = 2000;
+
+static GUESTS: AtomicU32 = AtomicU32::new(0);
+static OFF: AtomicU32 = AtomicU32::new(0);
+static CRASHED: AtomicU32 = AtomicU32::new(0);
+static REFUSED: AtomicU32 = AtomicU32::new(0);
+static HAS_HOST: AtomicBool = AtomicBool::new(false);
+static HOST_ENDED: AtomicBool = AtomicBool::new(false);
+static FINISHING: AtomicBool = AtomicBool::new(false);
+/// When the grace ends; 0 while guests run.
+static GRACE: AtomicU64 = AtomicU64::new(0);
+
+/// A VM description was refused.
+pub(crate) fn refused() {
+    REFUSED.fetch_add(1, Ordering::Relaxed);
+}
+
+/// So many guests were built.
+pub(crate) fn built(guests: usize, host: bool) {
+    GUESTS.store(guests as u32, Ordering::Relaxed);
+    HAS_HOST.store(host, Ordering::Relaxed);
+}
+
+/// A VM has ended: no vCPU of it runs.
+pub(crate) fn ended(vm: usize, crashed: bool) {
+    if vm == 0 {
+        HOST_ENDED.store(true, Ordering::Release);
+        if crashed {
+            CRASHED.fetch_add(1, Ordering::AcqRel);
+        }
+    } else if crashed {
+        CRASHED.fetch_add(1, Ordering::AcqRel);
+        GUESTS.fetch_sub(1, Ordering::AcqRel);
+    } else {
+        OFF.fetch_add(1, Ordering::AcqRel);
+        GUESTS.fetch_sub(1, Ordering::AcqRel);
+    }
+    if guests_ended() {
+        GRACE.store(timer::now() + timer::ticks(HOST_GRACE_MS), Ordering::Release);
+    }
+    wake_host();
+}
+
+fn guests_ended() -> bool {
+    GUESTS.load(Ordering::Acquire) == 0
+}
+
+/// Has the host partition look for exits.
+pub(crate) fn wake_host() {
+    if let Some(vcpu) = vm::find(0).and_then(|host| host.vcpus.first()) {
+        vcpu.wake();
+    }
+}
+
+/// For a pCPU with nothing to run: ends the run if it is over. When only the host partition's grace is left to wait for,
+/// returns when to come back.
+pub(crate) fn finish_if_over() -> Option<u64> {
+    if !guests_ended() {
+        return None;
+    }
+    let host_done = !HAS_HOST.load(Ordering::Relaxed) || HOST_ENDED.load(Ordering::Acquire);
+    let grace = GRACE.load(Ordering::Acquire);
+    if !host_done && timer::now() < grace {
+        return Some(grace);
+    }
+    if FINISHING.swap(true, Ordering::AcqRel) {
+        return None;
+    }
+    report()
+}
+
+/// The records of the whole run, the verdict, the end.
+fn report() -> ! {
+    for vm in vm::all() {
+        counts(vm);
+    }
+    let (off, crashed, refused) = (OFF.load(Ordering::Acquire), CRASHED.load(Ordering::Acquire), REFUSED.load(Ordering::Relaxed));
+    let status = u32::from(crashed + refused > 0);
+    power::end_of_run(status, format_args!("vms={} off={off} crashed={crashed} refused={refused}", off + crashed + refused))
+}
+
+/// Prints every vCPU's counters.
+fn counts(vm: &Vm) {
+    for vcpu in vm.vcpus {
+        console::page(|out| {
+            write!(out, "@umbra count vm={} vcpu={}", vm.id, vcpu.index)?;
+            for counter in Counter::ALL {
+                write!(out, " {}={}", counter.name(), vcpu.counter(counter))?;
+            }
+            writeln!(out)
+        });
+    }
+}
+
+/// Prints a record of a VM's counters, summed over its vCPUs.
+pub(crate) fn mark(vm: &Vm, label: u64) {
+    console::page(|out| {
+        write!(out, "@umbra mark vm={} label={label} time={}", vm.id, timer::now())?;
+        for counter in Counter::ALL {
+            write!(out, " {}={}", counter.name(), vm.sum(counter))?;
+        }
+        writeln!(out)
+    });
+}
+
+/// There is nothing to run at all.
+pub(crate) fn idle_forever() -> ! {
+    loop {
+        barrier::wfi();
+    }
+}

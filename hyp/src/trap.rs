@@ -1,0 +1,531 @@
+//! From a guest's exception to the guest's next instruction, in reading order. `trap.s` saves what a Rust function may
+//! clobber, and calls one of [`guest_sync`], [`guest_irq`], [`guest_serror`].
+
+use core::arch::global_asm;
+
+use hyp_abi::{
+    call::{Counter, VmState},
+    layout, psci as ids,
+    smccc::{Conduit, NOT_SUPPORTED},
+};
+use hyp_core::{
+    crash::GuestCrash,
+    esr::{Abort, MemAccess, SysRegAccess, Trap},
+    forward::Waiting,
+    idreg::{self, IccRegister, SysRegAction},
+    inject::{self, CrashReason, Injected, Interrupted, Target},
+    pl011,
+    psci::{self, CpuOn, Forwarded, Outcome},
+    types::Ipa,
+    vgic::{
+        Ich,
+        cpuif::running_priority,
+        redist::Effect,
+        sgi::{self, SgiRegister},
+        vmcr::Vmcr,
+    },
+};
+
+use crate::{
+    arch::{
+        barrier, context, cpu,
+        gic::{self, HYP_TIMER_PPI, KICK_SGI, VTIMER_PPI},
+        memory, timer,
+    },
+    ask::{self, Ask},
+    console, fatal, host, percpu,
+    run::{self, Phase, Resident},
+    system, vm,
+};
+
+global_asm!(
+    include_str!("trap.s"),
+    sync = sym guest_sync,
+    irq = sym guest_irq,
+    serror = sym guest_serror,
+    run = sym run::run_loop,
+    fault = sym fatal::el2_fault,
+    frame_size = const size_of::<Frame>(),
+    emergency = const percpu::EMERGENCY,
+);
+
+/// A guest's general-purpose registers at the top of its pCPU's stack. `x19` to `x29` are there only after exits that can
+/// name them: every synchronous one but HVC.
+#[repr(C, align(16))]
+pub(crate) struct Frame {
+    /// `x0` to `x30`.
+    pub(crate) x: [u64; 31],
+}
+
+const _: () = assert!(size_of::<Frame>() == 256, "trap.s uses this layout");
+
+/// What becomes of the vCPU after its exit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub(crate) enum Leave {
+    /// It goes on.
+    Stay = 0,
+    /// It leaves its pCPU; the run loop decides what is next.
+    Go = 1,
+}
+
+/// One exit: the vCPU that made it, and its registers.
+pub(crate) struct Exit<'a> {
+    resident: Resident<'a>,
+    /// The general-purpose registers.
+    pub(crate) frame: &'a mut Frame,
+}
+
+impl<'a> core::ops::Deref for Exit<'a> {
+    type Target = Resident<'a>;
+    fn deref(&self) -> &Resident<'a> {
+        &self.resident
+    }
+}
+
+impl core::ops::DerefMut for Exit<'_> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.resident
+    }
+}
+
+/// A synchronous exception from a guest.
+extern "C" fn guest_sync(frame: &mut Frame) -> Leave {
+    let esr = cpu::esr();
+    ordinary(frame, |exit| {
+        exit.attend();
+        match Trap::decode(esr) {
+            Trap::Hvc { imm: 0 } => call(exit, Conduit::Hvc),
+            Trap::Smc { imm: 0 } => {
+                step_over();
+                call(exit, Conduit::Smc)
+            }
+            Trap::Hvc { .. } => undefined(exit, cpu::elr().wrapping_sub(4)),
+            Trap::SysReg(access) => sysreg(exit, access),
+            Trap::DataAbort(abort) => data_abort(exit, abort),
+            Trap::InstAbort(abort) => inst_abort(exit, abort),
+            Trap::Wfx(_) => {
+                step_over();
+                Leave::Stay
+            }
+            Trap::Smc { .. } | Trap::Hidden { .. } => undefined(exit, cpu::elr()),
+            Trap::SError => crash(exit, CrashReason::SError),
+            Trap::Svc { .. } | Trap::IllegalState | Trap::PcAlign | Trap::SpAlign | Trap::Other { .. } => {
+                crash(exit, CrashReason::Unexpected)
+            }
+        }
+    })
+}
+
+/// A physical interrupt while a guest ran. The next one, if there is one, exits again.
+extern "C" fn guest_irq(frame: &mut Frame) -> Leave {
+    let intid = gic::acknowledge();
+    ordinary(frame, |exit| {
+        match intid {
+            KICK_SGI => {
+                gic::drop_priority(intid);
+                gic::deactivate(intid);
+                #[cfg(feature = "test-triggers")]
+                crate::trigger::check();
+                kicked(exit);
+            }
+            VTIMER_PPI => {
+                // It stays active until the guest ends it: the list register is hardware-backed.
+                gic::drop_priority(intid);
+                let (_, vm, state, interface) = exit.parts();
+                state.gic.inject_hw(interface, &vm.dist, VTIMER_PPI);
+            }
+            HYP_TIMER_PPI => {
+                timer::disarm();
+                gic::drop_priority(intid);
+                gic::deactivate(intid);
+            }
+            1020.. => {}
+            _ => {
+                let (_, vm, state, interface) = exit.parts();
+                state.gic.maintenance(interface, &vm.dist);
+                gic::drop_priority(intid);
+                gic::deactivate(intid);
+            }
+        }
+        exit.attend();
+        exit.may_stay()
+    })
+}
+
+/// SError while a guest ran: the guest's own, or its doing.
+extern "C" fn guest_serror(frame: &mut Frame) -> Leave {
+    ordinary(frame, |exit| crash(exit, CrashReason::SError))
+}
+
+/// What every exit through Rust does: count, refresh the shadow, act.
+fn ordinary(frame: &mut Frame, act: impl FnOnce(&mut Exit<'_>) -> Leave) -> Leave {
+    // SAFETY: The outermost function of this exit.
+    let Some(local) = (unsafe { percpu::local() }) else { return Leave::Go };
+    let Some(resident) = local.run.resident(&mut local.interface) else { return Leave::Go };
+    let mut exit = Exit { resident, frame };
+    exit.vcpu.count(Counter::Exits);
+    #[cfg(feature = "panic-canary")]
+    core::hint::black_box(exit.frame.x[core::hint::black_box(exit.vcpu.index)]);
+    let (vcpu, _, state, interface) = exit.parts();
+    state.refresh(vcpu, interface);
+    act(&mut exit)
+}
+
+impl Exit<'_> {
+    /// Withdraws what the guest's hardware-backed interrupts no longer assert.
+    fn attend(&mut self) {
+        let (_, vm, state, interface) = self.parts();
+        if state.gic.needs_attention() {
+            state.gic.attend(interface, &vm.dist);
+        }
+    }
+
+    /// The vCPU goes on unless its VM is ending or held.
+    fn may_stay(&self) -> Leave {
+        if self.vm.ending() || self.vm.held() { Leave::Go } else { Leave::Stay }
+    }
+
+    fn x(&self, index: u8) -> u64 {
+        self.frame.x.get(usize::from(index)).copied().unwrap_or(0)
+    }
+
+    fn set_x(&mut self, index: u8, value: u64) {
+        if let Some(x) = self.frame.x.get_mut(usize::from(index)) {
+            *x = value;
+        }
+    }
+
+    fn target(&self) -> Target {
+        Target { vbar: context::guest_vectors(), sctlr: context::guest_sctlr(), features: self.features }
+    }
+}
+
+fn step_over() {
+    cpu::set_elr(cpu::elr().wrapping_add(4));
+}
+
+/// Somebody asks something of this vCPU, or has an interrupt for it, or its VM is ending or held.
+fn kicked(exit: &mut Exit<'_>) {
+    let (vcpu, vm, state, interface) = exit.parts();
+    ask::serve(vcpu, vm, state, interface, true);
+    let word = vcpu.inbox.drain();
+    if word != 0 {
+        state.gic.receive(interface, &vm.dist, word);
+    }
+}
+
+/// HVC or SMC: an SMCCC call.
+fn call(exit: &mut Exit<'_>, conduit: Conduit) -> Leave {
+    exit.vcpu.count(Counter::Calls);
+    let [x0, x1, x2, x3, ..] = exit.frame.x;
+    let view = vm::View { vm: exit.vm };
+    match psci::smccc(&[x0, x1, x2, x3], exit.vm.filter(), &view) {
+        Outcome::Return(value) => {
+            exit.frame.x[0] = value;
+            Leave::Stay
+        }
+        Outcome::Values(values) => {
+            for (x, value) in exit.frame.x.iter_mut().zip(values) {
+                *x = value;
+            }
+            Leave::Stay
+        }
+        Outcome::CpuOn(on) => cpu_on(exit, on),
+        Outcome::CpuOff => cpu_off(exit),
+        Outcome::Suspend => suspend(exit),
+        Outcome::SystemOff => end(exit, VmState::Off),
+        Outcome::SystemReset => end(exit, VmState::Resetting),
+        Outcome::Forward(forwarded) => forward(exit, forwarded, conduit),
+        Outcome::NotMine => not_psci(exit, x0 as u32),
+    }
+}
+
+fn cpu_on(exit: &mut Exit<'_>, on: CpuOn) -> Leave {
+    let Some(power) = exit.vm.power.get(on.target) else { return Leave::Stay };
+    exit.frame.x[0] = match power.turn_on(on.start) {
+        Ok(()) => {
+            exit.vm.wake_started(on.target);
+            0
+        }
+        Err(refused) => refused.to_ret(exit.vm.desc.on_pending),
+    };
+    Leave::Stay
+}
+
+fn cpu_off(exit: &mut Exit<'_>) -> Leave {
+    if exit.vcpu.power().is_some_and(psci::Power::begin_off) {
+        *exit.phase = Phase::Off;
+        return Leave::Go;
+    }
+    exit.frame.x[0] = ids::PsciError::Denied.to_ret();
+    Leave::Stay
+}
+
+/// Standby: until something is pending for this pCPU. A call that comes back early is within the rules (DEN 0022,
+/// CPU_SUSPEND).
+fn suspend(exit: &mut Exit<'_>) -> Leave {
+    exit.frame.x[0] = 0;
+    let cpuif = &exit.state.cpuif;
+    let (group0, group1) = gic::active_priorities(cpuif.view.apr_count());
+    let running = running_priority(&cpuif.view, &group0, &group1);
+    if !exit.state.gic.wakes(&*exit.interface, cpuif.vmcr, running) {
+        barrier::wfi();
+    }
+    Leave::Stay
+}
+
+fn end(exit: &Exit<'_>, how: VmState) -> Leave {
+    exit.vm.end(how);
+    Leave::Go
+}
+
+/// The host decides. The target of a `CPU_ON` is claimed before the host hears of it; the calling vCPU alone waits.
+fn forward(exit: &mut Exit<'_>, forwarded: Forwarded, conduit: Conduit) -> Leave {
+    let [x0, x1, x2, x3, ..] = exit.frame.x;
+    match Waiting::begin(forwarded, exit.vm.power) {
+        Err(refused) => {
+            exit.frame.x[0] = refused.to_ret(exit.vm.desc.on_pending);
+            Leave::Stay
+        }
+        Ok(waiting) => {
+            let deadline = timer::now() + timer::ticks(u64::from(exit.vm.desc.forward_deadline_ms));
+            *exit.phase = Phase::Forwarded { waiting: Some(waiting), deadline };
+            exit.vcpu.count(Counter::Forwards);
+            exit.vm.exits.post(exit.vcpu.index, conduit, &[x0, x1, x2, x3]);
+            system::wake_host();
+            Leave::Go
+        }
+    }
+}
+
+fn not_psci(exit: &mut Exit<'_>, function: u32) -> Leave {
+    if exit.vm.id == 0
+        && let Some(leave) = host::call(exit, function)
+    {
+        return leave;
+    }
+    exit.frame.x[0] = NOT_SUPPORTED;
+    Leave::Stay
+}
+
+/// A trapped system register.
+fn sysreg(exit: &mut Exit<'_>, access: SysRegAccess) -> Leave {
+    match idreg::classify(access.register, access.read) {
+        SysRegAction::Id => {
+            let value = exit.ids.get(access.register).unwrap_or(0);
+            exit.set_x(access.rt, value);
+        }
+        SysRegAction::Value(value) => exit.set_x(access.rt, value),
+        SysRegAction::Ignore => {}
+        SysRegAction::Icc(register) => icc(exit, register, access),
+        SysRegAction::SetWay(_) => exit.vm.clean_by_set_way(exit.x(access.rt)),
+        SysRegAction::Undef => return undefined(exit, cpu::elr()),
+    }
+    step_over();
+    Leave::Stay
+}
+
+/// A register of the GIC CPU interface that traps: SGIs always, the rest while the vCPU comes up or in strict mode.
+fn icc(exit: &mut Exit<'_>, register: IccRegister, access: SysRegAccess) {
+    let value = exit.x(access.rt);
+    let now = Vmcr::new(exit.interface.vmcr());
+    let view = exit.state.cpuif.view;
+    let (changed, read) = match register {
+        IccRegister::Sgi1r => return send_sgi(exit, SgiRegister::Sgi1r, value),
+        IccRegister::Sgi0r => return send_sgi(exit, SgiRegister::Sgi0r, value),
+        IccRegister::Asgi1r => return send_sgi(exit, SgiRegister::Asgi1r, value),
+        IccRegister::Dir => {
+            let (_, vm, state, interface) = exit.parts();
+            return state.gic.deactivate(interface, &vm.dist, value as u32 & 0xFF_FFFF);
+        }
+        IccRegister::Ctlr => (view.apply_write(now, value), view.ctlr(now)),
+        IccRegister::Pmr => (now.with_pmr(&view, value), now.pmr()),
+        IccRegister::Rpr => {
+            let (group0, group1) = gic::active_priorities(view.apr_count());
+            (now, running_priority(&view, &group0, &group1))
+        }
+    };
+    if access.read {
+        exit.set_x(access.rt, read);
+    } else if changed.get() != now.get() {
+        gic::set_vmcr(changed.get());
+        let (vcpu, _, state, interface) = exit.parts();
+        state.changed(vcpu, interface, changed);
+    }
+}
+
+fn send_sgi(exit: &mut Exit<'_>, register: SgiRegister, value: u64) {
+    let vm = exit.vm;
+    let request = sgi::decode(register, value, exit.vcpu.index, vm.vcpus.len());
+    let mut targets = request.targets;
+    if targets >> exit.vcpu.index & 1 != 0 {
+        targets &= !(1 << exit.vcpu.index);
+        let (_, _, state, interface) = exit.parts();
+        state.gic.receive(interface, &vm.dist, request.word);
+    }
+    while targets != 0 {
+        if let Some(target) = vm.vcpus.get(targets.trailing_zeros() as usize)
+            && target.inbox.post(request.word)
+        {
+            target.kick_for(Counter::KicksIrq);
+        }
+        targets &= targets - 1;
+    }
+}
+
+/// A data access outside the guest's RAM: a device of its machine, or nothing.
+fn data_abort(exit: &mut Exit<'_>, abort: Abort) -> Leave {
+    let far = cpu::far();
+    let ipa = abort.ipa(cpu::hpfar(), far).or_else(|| memory::ipa_page_of(far).map(|page| Ipa::new(page | far & 0xFFF)));
+    match (ipa.map(Ipa::get), abort.access()) {
+        (Some(ipa), Some(access)) if !abort.on_stage1_walk() => match device(exit, ipa, access) {
+            Some(leave) => leave,
+            None => external_abort(exit, abort, far),
+        },
+        (Some(ipa), None) => {
+            if emulated(exit, ipa) {
+                exit.vcpu.count(Counter::NoSyndrome);
+            }
+            external_abort(exit, abort, far)
+        }
+        _ => external_abort(exit, abort, far),
+    }
+}
+
+/// Whether a device of the guest's machine is at `ipa`.
+fn emulated(exit: &Exit<'_>, ipa: u64) -> bool {
+    let redistributors = exit.vm.vcpus.len() as u64 * layout::GICR_STRIDE;
+    ipa < layout::GICD_BASE + layout::GICD_SIZE
+        || ipa.wrapping_sub(layout::GICR_BASE) < redistributors
+        || ipa.wrapping_sub(layout::UART_BASE) < layout::UART_SIZE
+}
+
+/// One load or store to the guest's machine. `None`: nothing is there.
+fn device(exit: &mut Exit<'_>, ipa: u64, access: MemAccess) -> Option<Leave> {
+    if !emulated(exit, ipa) {
+        return None;
+    }
+    let big_endian = run::guest_is_big_endian();
+    let size = u64::from(access.size);
+    let value = access.write.then(|| access.store(exit.x(access.rt), big_endian));
+    let raw = if ipa < layout::FLASH_END {
+        0
+    } else if ipa >= layout::UART_BASE {
+        uart(exit, ipa - layout::UART_BASE, access.size, value)
+    } else if ipa >= layout::GICR_BASE {
+        redistributor(exit, ipa - layout::GICR_BASE, size, value)
+    } else {
+        distributor(exit, ipa - layout::GICD_BASE, size, value)
+    };
+    if !access.write {
+        exit.set_x(access.rt, access.load(raw, big_endian));
+    }
+    step_over();
+    Some(exit.may_stay())
+}
+
+fn uart(exit: &Exit<'_>, offset: u64, size: u8, value: Option<u64>) -> u64 {
+    match pl011::access(offset, size, value) {
+        pl011::Access::Read(value) => return value,
+        pl011::Access::Transmit(byte) => console::guest_byte(exit.vm.id, byte),
+        pl011::Access::Ignored => {}
+    }
+    0
+}
+
+/// A redistributor: the vCPU's own directly, another's by asking its pCPU.
+fn redistributor(exit: &mut Exit<'_>, offset: u64, size: u64, value: Option<u64>) -> u64 {
+    let vm = exit.vm;
+    let (index, offset) = ((offset / layout::GICR_STRIDE) as usize, offset % layout::GICR_STRIDE);
+    let Some(target) = vm.vcpus.get(index) else { return 0 };
+    let what = match value {
+        Some(value) => Ask::Write(offset, size, value),
+        None => Ask::Read(offset, size),
+    };
+    let deadline = timer::now() + timer::ticks(ask::PATIENCE_MS);
+    ask::ask(exit, target, Counter::KicksIrq, what, deadline).unwrap_or(0)
+}
+
+fn distributor(exit: &mut Exit<'_>, offset: u64, size: u64, value: Option<u64>) -> u64 {
+    let vm = exit.vm;
+    let Some(value) = value else { return vm.dist.read(offset, size) };
+    match vm.dist.write(offset, size, value) {
+        Effect::None => {}
+        Effect::RefreshVm => refresh_all(exit),
+    }
+    0
+}
+
+/// `GICD_CTLR` changed: what every vCPU may be shown follows. The one register write that concerns all of them.
+fn refresh_all(exit: &mut Exit<'_>) {
+    let deadline = timer::now() + timer::ticks(ask::PATIENCE_MS);
+    for target in exit.vm.vcpus {
+        let _ = ask::ask(exit, target, Counter::KicksIrq, Ask::Refresh, deadline);
+    }
+}
+
+fn inst_abort(exit: &mut Exit<'_>, abort: Abort) -> Leave {
+    let far = cpu::far();
+    let from = Interrupted { pc: cpu::elr(), pstate: cpu::spsr() };
+    let exception = inject::inst_abort(abort, far, from, exit.target());
+    give(exit, exception)
+}
+
+fn external_abort(exit: &mut Exit<'_>, abort: Abort, far: u64) -> Leave {
+    let from = Interrupted { pc: cpu::elr(), pstate: cpu::spsr() };
+    let exception = inject::data_abort(abort, far, from, exit.target());
+    give(exit, exception)
+}
+
+/// Gives the guest an abort, or ends a guest that would only come back with the same one.
+fn give(exit: &mut Exit<'_>, exception: Injected) -> Leave {
+    exit.vcpu.count(Counter::Aborts);
+    let number = exit.vcpu.counter(Counter::Exits);
+    let x = exit.frame.x;
+    match exit.state.aborts.admit(exception, number, &x) {
+        Ok(()) => {
+            take_exception(&exception);
+            Leave::Stay
+        }
+        Err(reason) => crash(exit, reason),
+    }
+}
+
+/// The instruction at `pc` does not exist for this guest.
+fn undefined(exit: &Exit<'_>, pc: u64) -> Leave {
+    let from = Interrupted { pc, pstate: cpu::spsr() };
+    take_exception(&inject::undef(from, exit.target()));
+    Leave::Stay
+}
+
+fn take_exception(exception: &Injected) {
+    context::inject(exception);
+    cpu::set_elr(exception.pc);
+    cpu::set_spsr(exception.pstate);
+}
+
+/// The vCPU cannot go on: a page that says why, and its VM ends.
+fn crash(exit: &mut Exit<'_>, reason: CrashReason) -> Leave {
+    let (far, x) = (cpu::far(), exit.frame.x);
+    let ipa = match Trap::decode(cpu::esr()) {
+        Trap::DataAbort(abort) | Trap::InstAbort(abort) => abort.ipa(cpu::hpfar(), far),
+        _ => None,
+    };
+    let page = GuestCrash {
+        vm: exit.vm.name,
+        vm_id: exit.vm.id as u32,
+        vcpu: exit.vcpu.index as u32,
+        pcpu: exit.vcpu.pcpu as u32,
+        reason,
+        esr: cpu::esr(),
+        pc: cpu::elr(),
+        pstate: cpu::spsr(),
+        far,
+        ipa,
+        x: &x,
+        el1: context::for_report(),
+    };
+    console::page(|out| write!(out, "{page}"));
+    end(exit, VmState::Crashed)
+}

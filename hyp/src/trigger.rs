@@ -1,0 +1,61 @@
+//! Test images only: EL2 breaks on purpose, so that a test can read what it says.
+
+use core::{
+    hint::black_box,
+    ptr,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use hyp_abi::{call::Trigger, errno::Errno};
+
+use crate::{percpu, vm};
+
+/// What the pCPU in the low half is to do, plus one in the high half; 0 for nothing.
+static ARMED: AtomicU64 = AtomicU64::new(0);
+
+/// The host asks pCPU `pcpu` to break in the way `what` names.
+///
+/// # Errors
+/// `EINVAL`: no such way, or no vCPU runs there.
+pub(crate) fn pull(what: u64, pcpu: u64) -> Result<u64, Errno> {
+    if what > Trigger::BadAccess as u64 {
+        return Err(Errno::Invalid);
+    }
+    let vcpu = vm::all().iter().flat_map(|vm| vm.vcpus).find(|vcpu| vcpu.pcpu as u64 == pcpu).ok_or(Errno::Invalid)?;
+    ARMED.store((what + 1) << 32 | pcpu, Ordering::Release);
+    if percpu::this().index as u64 == pcpu {
+        check();
+    } else {
+        vcpu.wake();
+    }
+    Ok(0)
+}
+
+/// Breaks, if this pCPU is to.
+pub(crate) fn check() {
+    let armed = ARMED.load(Ordering::Acquire);
+    if armed == 0 || armed & 0xFFFF_FFFF != percpu::this().index as u64 {
+        return;
+    }
+    match (armed >> 32) - 1 {
+        0 => boom(),
+        1 => {
+            black_box(overflow(black_box(1)));
+        }
+        _ => {
+            // SAFETY: None: the address is not mapped, and that is the point.
+            unsafe { ptr::read_volatile(0x10_0000_0000 as *const u64) };
+        }
+    }
+}
+
+#[allow(clippy::panic, reason = "the point")]
+fn boom() {
+    panic!("test trigger");
+}
+
+#[inline(never)]
+fn overflow(depth: u64) -> u64 {
+    let page = black_box([depth; 64]);
+    if black_box(depth) == u64::MAX { 0 } else { overflow(depth + 1) + page[(depth % 64) as usize] }
+}

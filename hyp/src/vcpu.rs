@@ -1,0 +1,286 @@
+//! A vCPU: what its lock guards, and what other pCPUs may touch without it.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use hyp_abi::{call::Counter, layout, shadow::ShadowSlot};
+use hyp_core::{
+    inject::AbortHistory,
+    kick::{Kick, Request},
+    policy,
+    psci::{Power, Start, State},
+    shadow::{Flags, Sample, ShadowWriter},
+    vgic::{
+        Ich,
+        cpuif::{CpuIf, Trapping, window_closed},
+        ctlr::CtlrView,
+        lr::VcpuGic,
+        redist::Identity,
+        sgi::Inbox,
+        vmcr::Vmcr,
+    },
+};
+
+use crate::{
+    arch::{
+        barrier::{Mutex, Once},
+        context::Context,
+        gic::{self, Interface},
+        timer,
+    },
+    vm::Vm,
+};
+
+/// INTIDs that a physical interrupt stands behind: the virtual timer.
+const HARDWARE_BACKED: u32 = 1 << layout::VTIMER_INTID;
+
+/// One vCPU. Who may touch what: [`Vcpu::state`] by the holder of its lock, which is the pCPU on which it is resident; the
+/// rest by anyone.
+pub(crate) struct Vcpu {
+    /// Its number in its VM.
+    pub(crate) index: usize,
+    /// The pCPU it runs on.
+    pub(crate) pcpu: usize,
+    /// That pCPU's affinity.
+    pcpu_affinity: u64,
+    vm: Once<&'static Vm>,
+    /// Held by the pCPU that has it resident.
+    pub(crate) state: Mutex<VcpuState>,
+    /// Requests for fresh registers.
+    pub(crate) kick: Kick,
+    /// Requests to do something to it.
+    pub(crate) request: Request,
+    /// SGIs from other pCPUs.
+    pub(crate) inbox: Inbox,
+    counters: [AtomicU64; Counter::ALL.len()],
+}
+
+/// What the vCPU's lock guards.
+pub(crate) struct VcpuState {
+    /// EL1 and FP registers while it is not resident.
+    pub(crate) context: Context,
+    /// `x0` to `x30` while it is not resident.
+    pub(crate) x: [u64; 31],
+    /// Where it goes on.
+    pub(crate) pc: u64,
+    /// With which PSTATE.
+    pub(crate) pstate: u64,
+    /// Its CPU interface while it is not resident; of the resident one, `vmcr` as last seen.
+    pub(crate) cpuif: CpuIf,
+    /// What CPU_ON gives it.
+    pub(crate) template: CpuIf,
+    /// Its private interrupts.
+    pub(crate) gic: VcpuGic,
+    /// The one writer of its shadow.
+    writer: ShadowWriter,
+    /// The abort it was last given.
+    pub(crate) aborts: AbortHistory,
+    strict: bool,
+}
+
+impl Vcpu {
+    /// vCPU `index` of a VM with `vcpus` of them.
+    pub(crate) fn new(index: usize, pcpu: usize, pcpu_affinity: u64, vcpus: usize, view: CtlrView, strict: bool) -> Self {
+        let identity = Identity { index, last: index + 1 == vcpus, affinity: layout::affinity_of(index) };
+        let template = CpuIf::new(view);
+        Self {
+            index,
+            pcpu,
+            pcpu_affinity,
+            vm: Once::new(),
+            state: Mutex::new(VcpuState {
+                context: Context::new(),
+                x: [0; 31],
+                pc: 0,
+                pstate: policy::ENTRY_SPSR,
+                cpuif: template,
+                template,
+                gic: VcpuGic::new(identity, HARDWARE_BACKED),
+                writer: ShadowWriter::new(),
+                aborts: AbortHistory::new(),
+                strict,
+            }),
+            kick: Kick::new(),
+            request: Request::new(),
+            inbox: Inbox::new(),
+            counters: [const { AtomicU64::new(0) }; Counter::ALL.len()],
+        }
+    }
+
+    /// Tells it which VM it belongs to.
+    pub(crate) fn adopt(&self, vm: &'static Vm) {
+        self.vm.call_once(|| vm);
+    }
+
+    /// Its VM; `None` only before the VMs are built.
+    pub(crate) fn vm(&self) -> Option<&'static Vm> {
+        self.vm.get().copied()
+    }
+
+    /// Its power state.
+    pub(crate) fn power(&self) -> Option<&'static Power> {
+        self.vm()?.power.get(self.index)
+    }
+
+    /// Its slot of the shadow page.
+    pub(crate) fn slot(&self) -> Option<&'static ShadowSlot> {
+        self.vm()?.shadow.slot(self.index)
+    }
+
+    /// Makes its pCPU look: at its requests, its interrupts, its VM.
+    pub(crate) fn wake(&self) {
+        gic::send_kick(self.pcpu_affinity);
+    }
+
+    /// [`Vcpu::wake`], counted with its reason.
+    pub(crate) fn kick_for(&self, reason: Counter) {
+        self.count_remote(reason);
+        self.wake();
+    }
+
+    /// A counter's value.
+    pub(crate) fn counter(&self, counter: Counter) -> u64 {
+        self.counters.get(counter as usize).map_or(0, |counter| counter.load(Ordering::Relaxed))
+    }
+
+    /// Counts what happens on the vCPU's own pCPU, which alone writes these counters: no read-modify-write.
+    pub(crate) fn count(&self, counter: Counter) {
+        if let Some(cell) = self.counters.get(counter as usize) {
+            cell.store(cell.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        }
+    }
+
+    /// Counts what others do to it. A counter is counted either by this or by [`Vcpu::count`].
+    pub(crate) fn count_remote(&self, counter: Counter) {
+        if let Some(cell) = self.counters.get(counter as usize) {
+            cell.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The vGIC is initialised: its template can be read.
+    pub(crate) fn publish_template(&self) {
+        let mut state = self.state.lock();
+        state.republish_template(self);
+        if let Some(slot) = self.slot() {
+            state.writer.mark_ready(slot);
+        }
+    }
+
+    /// The VM is being reset: everything but the host's template goes back to what it was at first.
+    pub(crate) fn reset(&self) {
+        let mut state = self.state.lock();
+        state.gic.reset();
+        let _ = self.inbox.drain();
+        state.cpuif = state.template;
+        state.aborts = AbortHistory::new();
+        if let Some(slot) = self.slot() {
+            state.writer.mark_unready(slot);
+        }
+    }
+}
+
+/// A power state as the record has it: `AFFINITY_INFO`'s numbers, and 3 for OFF_PENDING.
+const fn shown(state: State) -> u64 {
+    match state {
+        State::On => 0,
+        State::Off => 1,
+        State::OnPending => 2,
+        State::OffPending => 3,
+    }
+}
+
+impl VcpuState {
+    /// `CPU_ON`: every register as at the first instruction.
+    pub(crate) fn power_up(&mut self, start: Start) {
+        self.context.reset(start.big_endian);
+        self.x = [0; 31];
+        self.x[0] = start.context;
+        self.pc = start.entry;
+        self.pstate = policy::ENTRY_SPSR;
+        self.cpuif = CpuIf { has_run: true, ..self.template };
+        self.aborts = AbortHistory::new();
+    }
+
+    /// Why the vCPU's common registers trap while it comes up.
+    pub(crate) fn trapping(&self, coming_up: bool) -> Trapping {
+        Trapping { coming_up, strict: self.strict, narrowed: self.cpuif.view.narrowed() }
+    }
+
+    fn sample(&self, vcpu: &Vcpu) -> Sample {
+        let (vmcr, view) = (self.cpuif.vmcr, &self.cpuif.view);
+        Sample {
+            ctlr: view.ctlr(vmcr),
+            vmcr: vmcr.get(),
+            pmr: vmcr.pmr(),
+            bpr0: vmcr.bpr0(),
+            bpr1: vmcr.bpr1(),
+            igrpen0: vmcr.igrpen0(),
+            igrpen1: vmcr.igrpen1(),
+            power: shown(vcpu.power().map_or(State::Off, Power::state)),
+            stamp: timer::now(),
+        }
+    }
+
+    /// Publishes what `cpuif.vmcr` holds. `in_guest`: the vCPU goes on in the guest.
+    pub(crate) fn publish(&mut self, vcpu: &Vcpu, in_guest: bool) {
+        let Some(slot) = vcpu.slot() else { return };
+        let sample = self.sample(vcpu);
+        let trapped = self.gic.trapping().tc();
+        self.writer.publish(slot, &sample, Flags { in_guest, trapped });
+        vcpu.count(Counter::Published);
+    }
+
+    /// Publishes the reset template, which the host may have edited.
+    pub(crate) fn republish_template(&mut self, vcpu: &Vcpu) {
+        let Some(slot) = vcpu.slot() else { return };
+        self.cpuif = self.template;
+        let sample = self.sample(vcpu);
+        self.writer.set_template(slot, &sample);
+    }
+
+    /// The vCPU is about to run guest code.
+    pub(crate) fn enter(&mut self, vcpu: &Vcpu) {
+        if let Some(slot) = vcpu.slot() {
+            self.writer.enter(slot);
+        }
+    }
+
+    /// An ordinary exit: if the guest changed its CPU interface's registers, the shadow follows; and once group 1 is enabled
+    /// its writes trap no more.
+    pub(crate) fn refresh(&mut self, vcpu: &Vcpu, interface: &mut Interface) {
+        let vmcr = Vmcr::new(interface.vmcr());
+        if vmcr.get() != self.cpuif.vmcr.get() {
+            self.changed(vcpu, interface, vmcr);
+        }
+    }
+
+    /// The resident vCPU's `ICH_VMCR_EL2` has become `vmcr`.
+    pub(crate) fn changed(&mut self, vcpu: &Vcpu, interface: &mut Interface, vmcr: Vmcr) {
+        self.cpuif.vmcr = vmcr;
+        let trapping = self.gic.trapping();
+        if trapping.coming_up && window_closed(vmcr) {
+            self.gic.set_trapping(interface, Trapping { coming_up: false, ..trapping });
+        }
+        self.publish(vcpu, true);
+    }
+
+    /// Takes the CPU interface out of the registers.
+    pub(crate) fn save_interface(&mut self, interface: &mut Interface, for_good: bool) {
+        if for_good {
+            self.gic.park(interface);
+        } else {
+            self.gic.put(interface);
+        }
+        self.cpuif.vmcr = Vmcr::new(interface.vmcr());
+        let (group0, group1) = gic::active_priorities(self.cpuif.view.apr_count());
+        self.cpuif.ap0r = group0;
+        self.cpuif.ap1r = group1;
+        gic::set_hcr(0);
+    }
+
+    /// Puts the CPU interface into the registers.
+    pub(crate) fn load_interface(&mut self, vm: &Vm, interface: &mut Interface) {
+        gic::set_vmcr(self.cpuif.vmcr.get());
+        gic::set_active_priorities(self.cpuif.view.apr_count(), self.cpuif.ap0r, self.cpuif.ap1r);
+        self.gic.load(interface, &vm.dist);
+    }
+}

@@ -1,0 +1,606 @@
+//! The VMs: made once at boot from the device tree, then started, held, restarted and ended, each by itself.
+
+use alloc::{boxed::Box, vec::Vec};
+use core::{
+    cell::UnsafeCell,
+    ptr, slice,
+    sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering},
+};
+
+use hyp_abi::{
+    call::{Counter, VmState},
+    errno::Errno,
+    layout,
+    shadow::ShadowPage,
+};
+use hyp_core::{
+    fdt::{
+        Tree,
+        board::Board,
+        guest::GuestTree,
+        vms::{self, Placement, Surroundings, VmDesc},
+    },
+    filter::Filter,
+    idreg::HostId,
+    forward::Exits,
+    image, physmem, policy,
+    psci::{Power, Start, State, VmView},
+    shadow::Ready,
+    stage2::{self, Attrs, Stage2, Tables},
+    types::{Ipa, Pa, Range},
+    vgic::{ctlr::CtlrView, dist::Dist},
+};
+
+use crate::{
+    arch::{
+        barrier::Once,
+        gic, memory,
+        mmu::Window,
+    },
+    boot,
+    console::{self, error, info, record},
+    percpu::BootCell,
+    run, system,
+    vcpu::Vcpu,
+};
+
+/// One VM.
+pub(crate) struct Vm {
+    /// 0 for the host partition.
+    pub(crate) id: usize,
+    /// For people.
+    pub(crate) name: &'static str,
+    /// What the device tree says.
+    pub(crate) desc: VmDesc,
+    /// Where things go in its RAM.
+    placement: Placement,
+    /// Its own device tree, as it is at each start.
+    tree: Vec<u8>,
+    /// Its RAM.
+    ram: Range,
+    /// `VTTBR_EL2`.
+    pub(crate) vttbr: u64,
+    /// Its vCPUs.
+    pub(crate) vcpus: &'static [Vcpu],
+    /// Their power states.
+    pub(crate) power: &'static [Power],
+    /// What the host is to be told.
+    pub(crate) exits: Exits,
+    /// Its distributor.
+    pub(crate) dist: Dist,
+    /// Its vGIC is initialised.
+    pub(crate) ready: Ready,
+    /// Its page of shadows.
+    pub(crate) shadow: &'static ShadowPage,
+    filter: Setup<Filter>,
+    state: AtomicU8,
+    held: AtomicBool,
+    departed: AtomicU32,
+    has_run: AtomicBool,
+}
+
+/// What is edited while its VM does not run, and read without a lock while it does.
+struct Setup<T>(UnsafeCell<T>);
+
+// SAFETY: `Vm::edit_filter` writes only before the VM first runs, and only for the host partition's one vCPU or the boot
+// CPU; `Vm::start` publishes what was written (release in `set_state`), and the VM's vCPUs acquire it by their start.
+unsafe impl<T: Sync> Sync for Setup<T> {}
+
+/// Every VM, the host partition first if there is one.
+static VMS: Once<&'static [Vm]> = Once::new();
+static BOARD: Once<&'static Board> = Once::new();
+static POOL: BootCell<Pool> = BootCell::new(Pool { next: 0, end: 0 });
+
+/// Pages for stage-2 tables and shadow pages: RAM that EL2 maps and no VM does.
+struct Pool {
+    next: u64,
+    end: u64,
+}
+
+/// Pages a VM may need: two at its root, a table for devices and one for the shadow pages, tables for RAM that starts or
+/// ends inside a GiB, the shadow page, and room to align the root.
+const POOL_PAGES_PER_VM: u64 = 12;
+
+impl Pool {
+    fn take(&mut self, pages: u64, align: u64) -> Option<u64> {
+        let start = self.next.next_multiple_of(align);
+        let end = start.checked_add(pages * stage2::PAGE)?;
+        if end > self.end {
+            return None;
+        }
+        self.next = end;
+        // SAFETY: Pages of the pool, which EL2 maps writable and nothing uses yet.
+        unsafe { ptr::write_bytes(start as *mut u8, 0, (end - start) as usize) };
+        Some(start)
+    }
+}
+
+impl Tables for Pool {
+    fn alloc(&mut self) -> Option<Pa> {
+        self.take(1, stage2::PAGE).map(Pa::new)
+    }
+
+    fn read(&self, table: Pa, index: usize) -> u64 {
+        // SAFETY: `table` is a page of the pool, `index` below 512.
+        unsafe { ptr::read_volatile((table.get() as *const u64).add(index & 0x1FF)) }
+    }
+
+    fn write(&mut self, table: Pa, index: usize, descriptor: u64) {
+        // SAFETY: As for reads.
+        unsafe { ptr::write_volatile((table.get() as *mut u64).add(index & 0x1FF), descriptor) };
+    }
+}
+
+/// What the device tree asks for, before anything is built.
+pub(crate) struct Plan {
+    vms: Vec<vms::Vm>,
+    placements: Vec<Option<Placement>>,
+}
+
+/// Reads the VM descriptions, says which are refused, and keeps the modules of the others out of `memory`.
+///
+/// # Errors
+/// [`physmem::Full`]: more modules than can be remembered.
+pub(crate) fn plan(board: &Board, blob: &[u8], memory: &mut physmem::PhysMem) -> Result<Plan, physmem::Full> {
+    let mut plan = Plan { vms: Vec::new(), placements: Vec::new() };
+    let Ok(tree) = Tree::new(blob) else { return Ok(plan) };
+    let dtb = Range::new(blob.as_ptr() as u64, blob.len() as u64).unwrap_or(Range::EMPTY);
+    plan.vms = vms::describe(
+        &tree,
+        &Surroundings {
+            ram: board.ram.as_slice(),
+            reserved: board.reserved.as_slice(),
+            hyp: boot::image(),
+            dtb,
+            cpus: board.cpus.len(),
+        },
+    );
+    for vm in &plan.vms {
+        let placed = match &vm.description {
+            Ok(desc) => place(desc).map_err(|error| refuse(vm.id, &vm.name, format_args!("{error}"))).ok(),
+            Err(error) => {
+                refuse(vm.id, &vm.name, format_args!("{error}"));
+                None
+            }
+        };
+        if let (Ok(desc), Some(_)) = (&vm.description, placed) {
+            memory.reserve(desc.image)?;
+            if let Some(initrd) = desc.initrd {
+                memory.reserve(initrd)?;
+            }
+        }
+        plan.placements.push(placed);
+    }
+    Ok(plan)
+}
+
+fn refuse(id: usize, name: &str, reason: core::fmt::Arguments<'_>) {
+    error!("VM {name} is refused: {reason}");
+    record!("end vm={id} name={name} reason=refused");
+    system::refused();
+}
+
+fn place(desc: &VmDesc) -> Result<Placement, vms::VmError> {
+    let size = (desc.image.size() as usize).min(image::HEADER_SIZE);
+    // SAFETY: The module lies in RAM (checked by `describe`), nobody writes it, and the MMU is off: every address is
+    // mapped.
+    let head = unsafe { slice::from_raw_parts(desc.image.start() as *const u8, size) };
+    Placement::new(desc, head)
+}
+
+/// Takes the memory for stage-2 tables and shadow pages, for EL2 to map.
+pub(crate) fn reserve_pool(plan: &Plan, memory: &mut physmem::PhysMem) -> Option<Range> {
+    let pages = POOL_PAGES_PER_VM * plan.vms.len().max(1) as u64;
+    let pool = memory.alloc(pages * stage2::PAGE, stage2::PAGE)?;
+    // SAFETY: The boot CPU, before any other runs.
+    unsafe { *POOL.get_mut() = Pool { next: pool.start(), end: pool.end() } };
+    Some(pool)
+}
+
+/// The machine.
+pub(crate) fn board() -> Option<&'static Board> {
+    BOARD.get().copied()
+}
+
+/// Every VM that was built.
+pub(crate) fn all() -> &'static [Vm] {
+    VMS.get().copied().unwrap_or(&[])
+}
+
+/// The VM with this number.
+pub(crate) fn find(id: u64) -> Option<&'static Vm> {
+    all().iter().find(|vm| vm.id as u64 == id)
+}
+
+/// Builds every VM of the plan: memory, tables, vCPUs, first contents. A VM that cannot be built is refused; the others
+/// are built.
+pub(crate) fn build(board: &'static Board, plan: Plan, memory: &mut physmem::PhysMem) {
+    BOARD.call_once(|| board);
+    // SAFETY: The boot CPU, before any other runs.
+    let pool = unsafe { POOL.get_mut() };
+    let host_page_users: Vec<u64> = plan.vms.iter().filter(|vm| vm.description.is_ok() && vm.id != 0).map(|vm| vm.id as u64).collect();
+    let mut built: Vec<Vm> = Vec::with_capacity(plan.vms.len());
+    let mut shadows: Vec<(u64, u64)> = Vec::new();
+    for id in host_page_users {
+        if let Some(page) = pool.take(1, stage2::PAGE) {
+            shadows.push((id, page));
+        }
+    }
+    // The host partition comes first: its number is 0.
+    let mut wanted: Vec<_> = plan.vms.into_iter().zip(plan.placements).collect();
+    wanted.sort_by_key(|(vm, _)| vm.id);
+    for (vm, placement) in wanted {
+        let (Ok(desc), Some(placement)) = (vm.description, placement) else { continue };
+        let name: &'static str = Box::leak(vm.name.into_boxed_str());
+        match make(vm.id, name, desc, placement, memory, pool, &shadows) {
+            Ok(made) => {
+                console::name(vm.id, name);
+                built.push(made);
+            }
+            Err(reason) => refuse(vm.id, name, format_args!("{reason}")),
+        }
+    }
+    let vms: &'static [Vm] = Box::leak(built.into_boxed_slice());
+    for vm in vms {
+        for vcpu in vm.vcpus {
+            vcpu.adopt(vm);
+        }
+        vm.contents(false);
+        record!("vm vm={} name={} vcpus={} ram={:#x} pa={:#x}", vm.id, vm.name, vm.vcpus.len(), vm.ram.size(), vm.ram.start());
+        info!("VM {}    {}: {} vCPUs, {} MiB at {:#x}", vm.id, vm.name, vm.vcpus.len(), vm.ram.size() >> 20, vm.desc.ram.start());
+    }
+    VMS.call_once(|| vms);
+    system::built(vms.iter().filter(|vm| vm.id != 0).count(), vms.iter().any(|vm| vm.id == 0));
+}
+
+fn make(
+    id: usize,
+    name: &'static str,
+    desc: VmDesc,
+    placement: Placement,
+    memory: &mut physmem::PhysMem,
+    pool: &mut Pool,
+    shadows: &[(u64, u64)],
+) -> Result<Vm, &'static str> {
+    const BLOCK: u64 = stage2::BLOCK_2M;
+    const NO_TABLES: &str = "no memory is left for its stage-2 tables";
+    let ram = memory.alloc(desc.ram.size(), BLOCK).ok_or("the machine has not enough free RAM in one piece")?;
+    let host = HostId::read(run::hardware_value);
+    let (ipa_bits, pa_bits) = (policy::ipa_bits(&host), host.pa_bits());
+    let roots = stage2::root_tables(ipa_bits) as u64;
+    let root = pool.take(roots, roots * stage2::PAGE).ok_or(NO_TABLES)?;
+    let tables = Stage2::new(Pa::new(root), ipa_bits, pa_bits).ok_or("its stage-2 tables cannot be made on this CPU")?;
+    let mut map = |ipa: u64, pa: u64, size: u64, attrs: Attrs| {
+        tables.map(pool, Ipa::new(ipa), Pa::new(pa), size, attrs).map_err(|_| "its RAM cannot be mapped")
+    };
+    map(desc.ram.start(), ram.start(), desc.ram.size(), Attrs::Ram)?;
+    if id == 0 {
+        for (vm, page) in shadows {
+            map(layout::SHADOW_BASE + vm * layout::SHADOW_STRIDE, *page, stage2::PAGE, Attrs::RoData)?;
+        }
+    }
+    let page = match shadows.iter().find(|(vm, _)| *vm == id as u64) {
+        Some((_, page)) => *page,
+        None => pool.take(1, stage2::PAGE).ok_or("no memory is left for its shadow page")?,
+    };
+    // SAFETY: A zeroed page of the pool, which lives for ever; `ShadowPage` is made of atomics and fits a page. Guests
+    // that see it see it read-only.
+    let shadow: &'static ShadowPage = unsafe { &*(page as *const ShadowPage) };
+    let mut filter = Filter::new();
+    for entry in &desc.filter {
+        filter.insert(entry.base, entry.count, entry.action as u64).map_err(|errno| match errno {
+            Errno::Exists => "umbra,smccc-filter: an entry overlaps another or the reserved ranges",
+            _ => "umbra,smccc-filter: a bad entry",
+        })?;
+    }
+    let tree = GuestTree { ram: desc.ram, vcpus: desc.vcpus(), bootargs: &desc.bootargs, initrd: placement.initrd }
+        .write()
+        .map_err(|_| "its device tree cannot be written")?;
+    if tree.len() as u64 > vms::DTB_SIZE {
+        return Err("its device tree is too large");
+    }
+    let view = CtlrView::new(gic::vtr(), gic::physical_ctlr());
+    let power: Vec<Power> = (0..desc.vcpus()).map(|_| Power::new()).collect();
+    let vcpus: Vec<Vcpu> = desc
+        .pcpus
+        .iter()
+        .enumerate()
+        .map(|(index, pcpu)| {
+            let affinity = BOARD.get().and_then(|board| board.cpus.get(*pcpu)).map_or(0, |cpu| cpu.affinity);
+            Vcpu::new(index, *pcpu, affinity, desc.vcpus(), view, desc.strict)
+        })
+        .collect();
+    Ok(Vm {
+        id,
+        name,
+        placement,
+        tree,
+        ram,
+        vttbr: run::vttbr(id, root),
+        vcpus: Box::leak(vcpus.into_boxed_slice()),
+        power: Box::leak(power.into_boxed_slice()),
+        exits: Exits::new(id as u8),
+        dist: Dist::new(&view),
+        ready: Ready::new(),
+        shadow,
+        filter: Setup(UnsafeCell::new(filter)),
+        state: AtomicU8::new(VmState::Built as u8),
+        held: AtomicBool::new(false),
+        departed: AtomicU32::new(0),
+        has_run: AtomicBool::new(false),
+        desc,
+    })
+}
+
+/// Starts what starts by itself: the host partition, or, without one, every VM.
+pub(crate) fn start_all() {
+    match find(0) {
+        Some(host) => {
+            let _ = host.start();
+        }
+        None => start_guests(),
+    }
+}
+
+/// Starts every VM that has not been started.
+pub(crate) fn start_guests() {
+    for vm in all() {
+        let _ = vm.start();
+    }
+}
+
+impl Vm {
+    /// What it is doing.
+    pub(crate) fn state(&self) -> VmState {
+        VmState::from_u8(self.state.load(Ordering::Acquire)).unwrap_or(VmState::Crashed)
+    }
+
+    /// What `VM_INFO` says: like [`Vm::state`], and whether it is held.
+    pub(crate) fn shown_state(&self) -> VmState {
+        match self.state() {
+            VmState::Running if self.held() => VmState::Stopped,
+            state => state,
+        }
+    }
+
+    fn change(&self, from: VmState, to: VmState) -> bool {
+        self.state.compare_exchange(from as u8, to as u8, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// The filter.
+    pub(crate) fn filter(&self) -> &Filter {
+        // SAFETY: Written only before the VM first runs (`edit_filter`); readers are its vCPUs and, on the host's vCPU,
+        // the one that would write.
+        unsafe { &*self.filter.0.get() }
+    }
+
+    /// Adds a range to the filter, before the VM first ran.
+    ///
+    /// # Errors
+    /// KVM's: `EBUSY` once it ran, `EINVAL`, `EEXIST`, `E2BIG`.
+    pub(crate) fn edit_filter(&self, base: u64, count: u64, action: u64) -> Result<(), Errno> {
+        let has_run = self.has_run.load(Ordering::Acquire);
+        if has_run {
+            return Err(Errno::Busy);
+        }
+        // SAFETY: Only the host partition's vCPU 0, on its own pCPU, gets here (`host.rs`), the VM's vCPUs have never
+        // run, and the VM is started by that same vCPU.
+        unsafe { (*self.filter.0.get()).insert_before_run(has_run, base, count, action) }
+    }
+
+    /// Initialises the vGIC: every vCPU's reset template is published, and reading becomes possible.
+    pub(crate) fn init_vgic(&self) {
+        if !self.ready.is_ready() {
+            for vcpu in self.vcpus {
+                vcpu.publish_template();
+            }
+            self.ready.publish();
+        }
+    }
+
+    /// Starts it: vCPU 0 at the image's entry, with the device tree's address.
+    ///
+    /// # Errors
+    /// `EEXIST`: it was started before.
+    pub(crate) fn start(&self) -> Result<(), Errno> {
+        if !self.change(VmState::Built, VmState::Running) {
+            return Err(Errno::Exists);
+        }
+        self.has_run.store(true, Ordering::Release);
+        self.init_vgic();
+        self.start_boot_vcpu();
+        Ok(())
+    }
+
+    fn start_boot_vcpu(&self) {
+        let start = Start { entry: self.placement.entry, context: self.placement.dtb.unwrap_or(0), big_endian: false };
+        if let (Some(power), Some(vcpu)) = (self.power.first(), self.vcpus.first()) {
+            let _ = power.turn_on(start);
+            vcpu.count_remote(Counter::Starts);
+            vcpu.wake();
+        }
+    }
+
+    /// Ends or resets it: every vCPU leaves its pCPU, and the last one to leave does the rest. Only the first reason
+    /// counts.
+    pub(crate) fn end(&self, how: VmState) {
+        if self.change(VmState::Running, how) {
+            for vcpu in self.vcpus {
+                vcpu.wake();
+            }
+        }
+    }
+
+    /// Whether its vCPUs are to leave their pCPUs for good.
+    pub(crate) fn ending(&self) -> bool {
+        self.state() != VmState::Running
+    }
+
+    /// One of its vCPUs has left its pCPU because the VM is ending. The last one finishes it.
+    pub(crate) fn depart(&self, pcpu: usize) {
+        if self.departed.fetch_add(1, Ordering::AcqRel) + 1 < self.vcpus.len() as u32 {
+            return;
+        }
+        let state = self.state();
+        if state == VmState::Resetting {
+            self.restart();
+        } else {
+            let reason = if state == VmState::Crashed { "crashed" } else { "off" };
+            info!("VM {} ({}) ended on pCPU {pcpu}: {reason}", self.id, self.name);
+            record!("end vm={} name={} reason={reason}", self.id, self.name);
+            self.exits.ended(state == VmState::Crashed);
+            system::ended(self.id, state == VmState::Crashed);
+        }
+    }
+
+    /// Starts it anew, with everything as at its first start. Every vCPU has left its pCPU.
+    fn restart(&self) {
+        self.ready.reset();
+        self.contents(true);
+        for (vcpu, power) in self.vcpus.iter().zip(self.power) {
+            power.reset();
+            vcpu.reset();
+        }
+        self.dist.reset();
+        self.departed.store(0, Ordering::Relaxed);
+        self.exits.reset();
+        self.init_vgic();
+        self.state.store(VmState::Running as u8, Ordering::Release);
+        info!("VM {} ({}) was reset", self.id, self.name);
+        self.start_boot_vcpu();
+        for vcpu in self.vcpus {
+            vcpu.wake();
+        }
+        system::wake_host();
+    }
+
+    /// Holds every vCPU, or lets them go on.
+    pub(crate) fn hold(&self, held: bool) {
+        self.held.store(held, Ordering::Release);
+        for vcpu in self.vcpus {
+            vcpu.wake();
+        }
+    }
+
+    /// Whether its vCPUs are held.
+    pub(crate) fn held(&self) -> bool {
+        self.held.load(Ordering::Acquire)
+    }
+
+    /// Puts image, initial RAM disk and device tree into its RAM, after scrubbing it if something ran there.
+    fn contents(&self, scrub: bool) {
+        if scrub {
+            self.write(0, self.ram.size(), &Source::Zero);
+        }
+        let offset = |ipa: u64| ipa - self.desc.ram.start();
+        self.write(offset(self.placement.image.start()), self.desc.image.size(), &Source::Memory(self.desc.image.start()));
+        if self.placement.image.size() > self.desc.image.size() {
+            let bss = self.placement.image.size() - self.desc.image.size();
+            self.write(offset(self.placement.image.start()) + self.desc.image.size(), bss, &Source::Zero);
+        }
+        if let (Some(at), Some(file)) = (self.placement.initrd, self.desc.initrd) {
+            self.write(offset(at.start()), file.size(), &Source::Memory(file.start()));
+        }
+        if let Some(at) = self.placement.dtb {
+            self.write(offset(at), self.tree.len() as u64, &Source::Bytes(&self.tree));
+        }
+        memory::drop_instructions();
+    }
+
+    /// Writes `size` bytes at `offset` in its RAM, by windows, and cleans them to the point of coherency: the guest
+    /// starts with its caches off.
+    fn write(&self, offset: u64, size: u64, source: &Source<'_>) {
+        let pcpu = crate::percpu::this().index;
+        let mut done = 0;
+        while done < size {
+            // SAFETY: This VM's own RAM, where no Rust object lives; its vCPUs do not run. Window 0 of this pCPU is open
+            // only here, and a pCPU does not come here twice at once.
+            let mut to = unsafe { Window::open(pcpu, 0, self.ram.start() + offset + done) };
+            let mut room = to.size().min((size - done) as usize);
+            match source {
+                Source::Zero => to.zero(room),
+                Source::Bytes(bytes) => to.copy_bytes(bytes.get(done as usize..).unwrap_or(&[])),
+                Source::Memory(start) => {
+                    // SAFETY: The module's memory: RAM that no VM is given and no object lives in. Window 1 as window 0.
+                    let from = unsafe { Window::open(pcpu, 1, start + done) };
+                    room = room.min(from.size());
+                    to.copy(&from, room);
+                }
+            }
+            to.clean(room);
+            done += room as u64;
+        }
+    }
+
+    /// vCPU `index` has been turned on: its pCPU is to look.
+    pub(crate) fn wake_started(&self, index: usize) {
+        if let Some(vcpu) = self.vcpus.get(index) {
+            vcpu.count_remote(Counter::Starts);
+            vcpu.wake();
+        }
+    }
+
+    /// A guest's cache maintenance by set and way, answered by VA over the VM's RAM (DDI 0487: set/way operations reach one
+    /// PE's caches, and lines of any VM). A guest goes through every set and way; the whole RAM is cleaned once in a pass,
+    /// when level 1, set 0, way 0 comes by.
+    pub(crate) fn clean_by_set_way(&self, operand: u64) {
+        if operand & 0xFFFF_FFFF != 0 {
+            return;
+        }
+        let pcpu = crate::percpu::this().index;
+        let mut done = 0;
+        while done < self.ram.size() {
+            // SAFETY: This VM's own RAM, where no Rust object lives; only cache maintenance is done through the window.
+            let window = unsafe { Window::open(pcpu, 0, self.ram.start() + done) };
+            window.clean(window.size());
+            done += window.size() as u64;
+        }
+    }
+
+    /// Whether it runs, held or not.
+    pub(crate) fn is_running(&self) -> bool {
+        self.state() == VmState::Running
+    }
+
+    /// The sum of a counter over its vCPUs.
+    pub(crate) fn sum(&self, counter: Counter) -> u64 {
+        self.vcpus.iter().map(|vcpu| vcpu.counter(counter)).sum()
+    }
+}
+
+enum Source<'a> {
+    Zero,
+    Bytes(&'a [u8]),
+    /// Physical address.
+    Memory(u64),
+}
+
+/// A VM as one of its callers sees it.
+pub(crate) struct View {
+    /// The VM.
+    pub(crate) vm: &'static Vm,
+}
+
+impl VmView for View {
+    fn vcpus(&self) -> usize {
+        self.vm.vcpus.len()
+    }
+
+    fn find(&self, affinity: u64) -> Option<usize> {
+        let index = (affinity >> 8 & 0xFF) * 16 + (affinity & 0xF);
+        (index < self.vm.vcpus.len() as u64 && layout::affinity_of(index as usize) == affinity).then_some(index as usize)
+    }
+
+    fn in_ram(&self, ipa: u64) -> bool {
+        self.vm.desc.ram.contains(ipa)
+    }
+
+    fn power(&self, index: usize) -> State {
+        self.vm.power.get(index).map_or(State::Off, Power::state)
+    }
+
+    fn big_endian(&self) -> bool {
+        run::guest_is_big_endian()
+    }
+}
+

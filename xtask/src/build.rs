@@ -1,0 +1,162 @@
+//! Builds the EL2 image and the EL1 programs, and makes them flat.
+
+use crate::flatten;
+use crate::setup::{self, TARGET};
+use crate::ui;
+use anyhow::{Context, Result, ensure};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+/// How to compile.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// Optimised: what users get and tests run.
+    #[default]
+    Release,
+    /// For stepping through.
+    Debug,
+}
+
+/// Umbra's image in its three forms.
+#[derive(Clone, Debug)]
+pub(crate) struct Hyp {
+    /// With symbols.
+    pub(crate) elf: PathBuf,
+    /// Flat, with the arm64 `Image` header.
+    pub(crate) bin: PathBuf,
+}
+
+/// Runs cargo and returns the programs that it built, by name.
+fn compile(package: &str, features: &[&str], profile: Profile, extra: &[&str], quiet: bool) -> Result<BTreeMap<String, PathBuf>> {
+    let mut command = setup::cargo();
+    command.args(["build", "--message-format=json-render-diagnostics", "--target", TARGET, "-p", package]).args(extra);
+    if profile == Profile::Release {
+        command.arg("--release");
+    }
+    if quiet {
+        command.arg("--quiet");
+    }
+    if !features.is_empty() {
+        command.args(["--features", &features.join(",")]);
+    }
+    let output = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().context("cannot start cargo")?.wait_with_output()?;
+    ensure!(output.status.success(), "building {package} failed; cargo's message is above");
+    let mut programs = BTreeMap::new();
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        let Ok(message) = serde_json::from_str::<serde_json::Value>(line) else { continue };
+        if let (Some(file), Some(name)) = (message["executable"].as_str(), message["target"]["name"].as_str()) {
+            programs.insert(name.to_owned(), PathBuf::from(file));
+        }
+    }
+    Ok(programs)
+}
+
+/// Writes `bytes` unless the file has them already, so that its time tells when it changed.
+fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<()> {
+    if std::fs::read(path).is_ok_and(|old| old == bytes) {
+        return Ok(());
+    }
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    std::fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Builds Umbra with `features`. Each set of features has a folder of its own, so that none takes another's place.
+pub(crate) fn hyp(features: &[&str], profile: Profile, quiet: bool) -> Result<Hyp> {
+    let programs = compile("hyp", features, profile, &[], quiet)?;
+    let built = programs.get("hyp").context("cargo built no program named hyp")?;
+    let variant = if features.is_empty() { "plain".to_owned() } else { features.join("+") };
+    let folder = setup::output().join("hyp").join(if profile == Profile::Debug { format!("{variant}-debug") } else { variant });
+    let bytes = std::fs::read(built).with_context(|| format!("cannot read {}", built.display()))?;
+    let flat = flatten::flatten(&bytes).context("Umbra's own ELF")?;
+    ensure!(flat.base == 0, "Umbra's ELF is linked at {:#x}, not at 0", flat.base);
+    ensure!(flatten::image_header(&flat.bytes).is_some(), "Umbra's flat image does not begin with an arm64 Image header");
+    let hyp = Hyp { elf: folder.join("umbra.elf"), bin: folder.join("umbra.bin") };
+    write_if_changed(&hyp.elf, &bytes)?;
+    write_if_changed(&hyp.bin, &flat.bytes)?;
+    Ok(hyp)
+}
+
+/// Builds the EL1 programs and returns their ELF files by name.
+pub(crate) fn guests(profile: Profile, quiet: bool) -> Result<BTreeMap<String, PathBuf>> {
+    let programs = compile("guest", &[], profile, &["--bins"], quiet)?;
+    ensure!(!programs.is_empty(), "cargo built no guest program");
+    Ok(programs)
+}
+
+/// `cargo xtask build`.
+pub(crate) fn command(profile: Profile, no_install: bool) -> Result<()> {
+    setup::toolchain(no_install)?;
+    let hyp = hyp(&[], profile, false)?;
+    let guests = guests(profile, false)?;
+    println!("{}", ui::out(ui::Style::Bold, "Built"));
+    println!("  {:<10} {}", "umbra", describe(&hyp.elf)?);
+    for (name, path) in &guests {
+        println!("  {name:<10} {}", describe(path)?);
+    }
+    println!("\nNext: {} runs the demo.", ui::out(ui::Style::Bold, "cargo xtask qemu"));
+    Ok(())
+}
+
+fn describe(elf: &Path) -> Result<String> {
+    let sizes = flatten::sizes(&std::fs::read(elf)?)?;
+    Ok(format!("{}  (text {}, data {})", setup::shown(elf), ui::bytes(sizes.text), ui::bytes(sizes.data)))
+}
+
+/// `cargo xtask image`.
+pub(crate) fn image(out: Option<&Path>, no_install: bool) -> Result<()> {
+    setup::toolchain(no_install)?;
+    let hyp = hyp(&[], Profile::Release, false)?;
+    let folder = out.map_or_else(setup::output, Path::to_path_buf);
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let (elf, bin) = (std::fs::read(&hyp.elf)?, std::fs::read(&hyp.bin)?);
+    for (name, bytes) in [("Image", &bin), ("umbra.bin", &bin), ("umbra.elf", &elf)] {
+        let path = folder.join(name);
+        std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
+        println!("{:<50} {}", setup::shown(&path), ui::bytes(bytes.len() as u64));
+    }
+    println!("{}", uboot_lines());
+    Ok(())
+}
+
+/// How to boot the image from U-Boot.
+pub(crate) fn uboot_lines() -> &'static str {
+    "
+Image and umbra.bin are the same bytes: an arm64 Linux Image that U-Boot's `booti` enters at EL2.
+The ELF carries the symbols for a debugger.
+
+Boot it from U-Boot (here from the first FAT partition of an SD card; use `tftpboot` for a network):
+
+    load mmc 0:1 ${kernel_addr_r} Image
+    load mmc 0:1 ${fdt_addr_r} board.dtb
+    fdt addr ${fdt_addr_r}
+    fdt resize 8192
+    # one node for each VM below /chosen, as docs/devicetree.md describes, and its modules loaded:
+    load mmc 0:1 ${ramdisk_addr_r} guest.bin
+    fdt mknode /chosen umbra-vm-1
+    fdt set /chosen/umbra-vm-1 compatible \"umbra,vm\"
+    booti ${kernel_addr_r} - ${fdt_addr_r}
+
+The board needs a GICv3, PSCI by SMC, and a U-Boot that runs at EL2."
+}
+
+/// `cargo xtask clean`.
+pub(crate) fn clean(all: bool) -> Result<()> {
+    let folder = if all { setup::cargo_target() } else { setup::output() };
+    if all {
+        // This program runs out of that folder; cargo knows how to empty it all the same.
+        let status = setup::cargo().arg("clean").status().context("cannot start cargo")?;
+        ensure!(status.success(), "cargo clean failed");
+        return Ok(());
+    }
+    match std::fs::remove_dir_all(&folder) {
+        Ok(()) => println!("Removed {}", setup::shown(&folder)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => println!("{} is not there: nothing to do", setup::shown(&folder)),
+        Err(e) => return Err(e).with_context(|| format!("cannot remove {}", folder.display())),
+    }
+    let status = setup::cargo().args(["clean", "--target", TARGET, "-p", "hyp", "-p", "guest"]).status().context("cannot start cargo")?;
+    ensure!(status.success(), "cargo clean failed");
+    Ok(())
+}

@@ -1,0 +1,424 @@
+//! No panic path from the vectors: follows the call graph of the release ELF from what a guest can enter.
+//!
+//! Only branches matter, and in AArch64 they are few and of fixed width (DDI 0487 C4.1, "Branches, Exception Generating
+//! and System instructions"): so they are decoded here. A function is everything from its symbol to the next one. What is
+//! reached through an indirect call cannot be followed and must be listed by the name of the function that makes it.
+
+use anyhow::{Context, Result, ensure};
+use object::{Object, ObjectSection, ObjectSymbol, SectionFlags, SymbolKind};
+use std::collections::{BTreeMap, VecDeque};
+
+/// The symbol of the vector table.
+const VECTORS: &str = "el2_vectors";
+/// The vectors that a lower exception level enters, from AArch64 and from AArch32: `VBAR_EL2` + 0x400 to 0x800.
+const LOWER_EL: std::ops::Range<u64> = 0x400..0x800;
+
+/// Parts of the names of functions that a guest must not be able to reach.
+const FORBIDDEN: [&str; 12] = [
+    "core::panicking",
+    "panic_bounds_check",
+    "unwrap_failed",
+    "expect_failed",
+    "slice_index_fail",
+    "slice_start_index",
+    "slice_end_index",
+    "rust_begin_unwind",
+    "panic_handler",
+    "alloc::alloc::handle_alloc_error",
+    "copy_from_slice_impl::len_mismatch_fail",
+    "len_mismatch_fail",
+];
+
+/// Functions that are not followed: where Umbra ends on purpose, after it has found that its own state is wrong.
+const SINKS: [&str; 1] = ["hyp::fatal::"];
+
+/// Functions that may branch to a register.
+const INDIRECT: [&str; 0] = [];
+
+/// What one instruction does to the flow of control.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flow {
+    /// Goes on with the next instruction.
+    Next,
+    /// Calls or jumps to this address (it may go on as well; the whole function is looked at anyway).
+    To(u64),
+    /// Branches to what a register holds.
+    Indirect(u8),
+    /// Returns, from a function or from an exception.
+    Return,
+}
+
+/// Sign-extends the low `bits` of `value`, times 4.
+fn offset(value: u32, bits: u32) -> i64 {
+    let shift = 64 - bits;
+    ((i64::from(value) << shift) >> shift) * 4
+}
+
+/// Decodes the instruction `word` at `at`.
+fn decode(at: u64, word: u32) -> Flow {
+    let to = |offset: i64| Flow::To(at.wrapping_add_signed(offset));
+    let register = ((word >> 5) & 0x1f) as u8;
+    match word {
+        // B, BL: imm26.
+        w if w & 0x7c00_0000 == 0x1400_0000 => to(offset(w & 0x03ff_ffff, 26)),
+        // B.cond, BC.cond: imm19.
+        w if w & 0xff00_0000 == 0x5400_0000 => to(offset((w >> 5) & 0x7_ffff, 19)),
+        // CBZ, CBNZ: imm19.
+        w if w & 0x7e00_0000 == 0x3400_0000 => to(offset((w >> 5) & 0x7_ffff, 19)),
+        // TBZ, TBNZ: imm14.
+        w if w & 0x7e00_0000 == 0x3600_0000 => to(offset((w >> 5) & 0x3fff, 14)),
+        // RET, RETAA, RETAB.
+        w if w & 0xffff_f000 == 0xd65f_0000 => Flow::Return,
+        // ERET, ERETAA, ERETAB.
+        w if w & 0xffff_f000 == 0xd69f_0000 => Flow::Return,
+        // BR, BLR, and the forms with pointer authentication.
+        w if w & 0xfedf_f000 == 0xd61f_0000 => Flow::Indirect(register),
+        _ => Flow::Next,
+    }
+}
+
+/// A function or a label, and where its code ends.
+#[derive(Clone, Debug)]
+struct Code {
+    name: String,
+    start: u64,
+    end: u64,
+}
+
+/// An image's code, ready to be followed.
+struct Image {
+    /// By start address; they do not overlap.
+    functions: Vec<Code>,
+    /// Executable bytes by address.
+    text: Vec<(u64, Vec<u8>)>,
+    /// Where code and where data begin (`$x`, `$d`).
+    maps: BTreeMap<u64, bool>,
+}
+
+fn readable(name: &str) -> String {
+    format!("{:#}", rustc_demangle::demangle(name))
+}
+
+impl Image {
+    fn read(elf: &[u8]) -> Result<Self> {
+        let file = object::File::parse(elf).context("not an ELF file")?;
+        let mut text = Vec::new();
+        for section in file.sections() {
+            if let SectionFlags::Elf { sh_flags, .. } = section.flags()
+                && sh_flags.0 & object::elf::SHF_EXECINSTR.0 != 0
+            {
+                text.push((section.address(), section.data().context("a section without data")?.to_vec()));
+            }
+        }
+        let inside = |at: u64| text.iter().find(|(start, bytes)| at >= *start && at < start + bytes.len() as u64);
+        let mut maps = BTreeMap::new();
+        let mut starts: BTreeMap<u64, String> = BTreeMap::new();
+        for symbol in file.symbols() {
+            let name = symbol.name().unwrap_or("");
+            if symbol.is_undefined() || inside(symbol.address()).is_none() {
+                continue;
+            }
+            if let Some(kind) = name.strip_prefix('$') {
+                maps.insert(symbol.address(), kind.starts_with('x'));
+            } else if !name.is_empty() && !name.starts_with(".L") && matches!(symbol.kind(), SymbolKind::Text | SymbolKind::Label | SymbolKind::Unknown) {
+                // Of several names for one address the first that is a function's is as good as any.
+                starts.entry(symbol.address()).or_insert_with(|| name.to_owned());
+            }
+        }
+        ensure!(!starts.is_empty(), "the ELF has no symbols: it was stripped");
+        let addresses: Vec<u64> = starts.keys().copied().collect();
+        let functions = starts
+            .into_iter()
+            .enumerate()
+            .filter_map(|(i, (start, name))| {
+                let (base, bytes) = inside(start)?;
+                let section_end = base + bytes.len() as u64;
+                let end = addresses.get(i + 1).copied().unwrap_or(section_end).min(section_end);
+                Some(Code { name: readable(&name), start, end })
+            })
+            .collect();
+        Ok(Self { functions, text, maps })
+    }
+
+    fn at(&self, address: u64) -> Option<&Code> {
+        let after = self.functions.partition_point(|f| f.start <= address);
+        self.functions[..after].last().filter(|f| address < f.end)
+    }
+
+    fn is_code(&self, address: u64) -> bool {
+        self.maps.range(..=address).next_back().is_none_or(|(_, code)| *code)
+    }
+
+    fn words(&self, start: u64, end: u64) -> impl Iterator<Item = (u64, u32)> {
+        let section = self.text.iter().find(|(base, bytes)| start >= *base && end <= base + bytes.len() as u64);
+        let slice = section.map_or(&[][..], |(base, bytes)| &bytes[(start - base) as usize..(end - base) as usize]);
+        let words = slice.chunks_exact(4).enumerate();
+        words.map(move |(i, b)| (start + 4 * i as u64, u32::from_le_bytes([b[0], b[1], b[2], b[3]])))
+    }
+
+    /// Whether the indirect branch on `register` at `at` takes its target from a jump table of the same function: an
+    /// `ADD Xn, Xm, Xk, LSL #2` or `ADD Xn, Xm, Wk, SXTW/UXTW #2` of an `ADR` whose label lies in it.
+    fn is_jump_table(&self, function: &Code, at: u64, register: u8) -> bool {
+        let before: Vec<(u64, u32)> = self.words(at.saturating_sub(4 * 12).max(function.start), at).collect();
+        let Some((_, add)) = before.iter().rev().find(|(_, w)| (w & 0x1f) as u8 == register && writes_low(*w)) else { return false };
+        // ADD (shifted register) or ADD (extended register), 64-bit.
+        if add & 0xff20_0000 != 0x8b00_0000 && add & 0xffe0_0000 != 0x8b20_0000 {
+            return false;
+        }
+        let sources = [((add >> 5) & 0x1f) as u8, ((add >> 16) & 0x1f) as u8];
+        before.iter().any(|(pc, w)| {
+            let adr = w & 0x9f00_0000 == 0x1000_0000;
+            let immediate = ((w >> 5) & 0x7_ffff) << 2 | (w >> 29) & 3;
+            let label = pc.wrapping_add_signed(offset(immediate, 21) / 4);
+            adr && sources.contains(&((w & 0x1f) as u8)) && (function.start..function.end).contains(&label)
+        })
+    }
+}
+
+/// Whether an instruction of the data-processing classes writes the register in its low five bits.
+fn writes_low(word: u32) -> bool {
+    // Data processing, immediate (op0 100x) and register (x101).
+    matches!((word >> 25) & 0xf, 0b1000 | 0b1001 | 0b0101 | 0b1101)
+}
+
+/// What a look at an image found.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    /// What must not be there, each with the way that leads to it.
+    pub(crate) problems: Vec<String>,
+    /// How many functions a guest can reach.
+    pub(crate) reached: usize,
+}
+
+/// Follows every branch from the lower-EL vectors of `elf`.
+pub(crate) fn check(elf: &[u8]) -> Result<Findings> {
+    check_with(elf, &SINKS, &INDIRECT)
+}
+
+fn check_with(elf: &[u8], sinks: &[&str], indirect: &[&str]) -> Result<Findings> {
+    let image = Image::read(elf)?;
+    let vectors = image.functions.iter().find(|f| f.name == VECTORS).with_context(|| format!("the ELF has no symbol {VECTORS}"))?.start;
+    let mut findings = Findings::default();
+    // The vectors are one table with labels of its own in between: it is walked as one range.
+    let table = Code { name: "the lower-EL vectors".to_owned(), start: vectors + LOWER_EL.start, end: vectors + LOWER_EL.end };
+    let mut came_from: BTreeMap<u64, Option<u64>> = BTreeMap::from([(table.start, None)]);
+    let mut queue = VecDeque::from([table.clone()]);
+    let lookup = |start: u64| if start == table.start { Some(&table) } else { image.at(start) };
+    let way = |came_from: &BTreeMap<u64, Option<u64>>, start: u64| {
+        let mut names = Vec::new();
+        let mut at = Some(start);
+        while let Some(address) = at {
+            names.push(lookup(address).map_or("?", |f| f.name.as_str()));
+            at = came_from.get(&address).copied().flatten();
+        }
+        names.reverse();
+        names.join(" -> ")
+    };
+    while let Some(function) = queue.pop_front() {
+        if FORBIDDEN.iter().any(|bad| function.name.contains(bad)) {
+            findings.problems.push(format!("a panic is reachable: {}", way(&came_from, function.start)));
+            continue;
+        }
+        if sinks.iter().any(|sink| function.name.starts_with(sink)) {
+            continue;
+        }
+        let mut last = Flow::Return;
+        for (at, word) in image.words(function.start, function.end).filter(|(at, _)| image.is_code(*at)) {
+            last = decode(at, word);
+            match last {
+                Flow::To(target) if !(function.start..function.end).contains(&target) => match image.at(target) {
+                    Some(next) if table.start <= target && target < table.end => {
+                        let _ = next;
+                    }
+                    Some(next) => {
+                        if !came_from.contains_key(&next.start) {
+                            came_from.insert(next.start, Some(function.start));
+                            queue.push_back(next.clone());
+                        }
+                    }
+                    None => findings.problems.push(format!("{} branches to {target:#x}, where there is no function", function.name)),
+                },
+                Flow::Indirect(register) if !indirect.contains(&function.name.as_str()) && !image.is_jump_table(&function, at, register) => {
+                    let way = way(&came_from, function.start);
+                    findings.problems.push(format!("an indirect branch at {at:#x} that is not listed: {way}"));
+                }
+                _ => {}
+            }
+        }
+        // A function whose last instruction is not a branch runs on into the next symbol: hand-written assembly does.
+        if last == Flow::Next
+            && function.start != table.start
+            && let Some(next) = image.at(function.end)
+            && !came_from.contains_key(&next.start)
+        {
+            came_from.insert(next.start, Some(function.start));
+            queue.push_back(next.clone());
+        }
+    }
+    findings.reached = came_from.len();
+    ensure!(findings.reached > 1, "nothing is reachable from the vectors: they cannot be right");
+    Ok(findings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOP: u32 = 0xd503_201f;
+    const RET: u32 = 0xd65f_03c0;
+    const ERET: u32 = 0xd69f_03e0;
+
+    fn b(from: u64, to: u64) -> u32 {
+        0x1400_0000 | ((to.wrapping_sub(from) >> 2) as u32 & 0x03ff_ffff)
+    }
+
+    fn bl(from: u64, to: u64) -> u32 {
+        b(from, to) | 0x8000_0000
+    }
+
+    #[test]
+    fn branches_are_decoded() {
+        // Each word as an assembler gives it at address 0x1000.
+        for (word, flow) in [
+            (0x1400_0002, Flow::To(0x1008)),
+            (0x17ff_ffff, Flow::To(0xffc)),
+            (0x9400_0010, Flow::To(0x1040)),
+            (0x97ff_fc00, Flow::To(0)),
+            (0x5400_0040, Flow::To(0x1008)),
+            (0x54ff_ffe1, Flow::To(0xffc)),
+            (0xb400_0080, Flow::To(0x1010)),
+            (0x35ff_ffc3, Flow::To(0xff8)),
+            (0x3608_0041, Flow::To(0x1008)),
+            (0xb7ff_ffe2, Flow::To(0xffc)),
+            (0xd61f_0200, Flow::Indirect(16)),
+            (0xd63f_0100, Flow::Indirect(8)),
+            (0xd73f_0801, Flow::Indirect(0)),
+            (RET, Flow::Return),
+            (0xd65f_0bff, Flow::Return),
+            (ERET, Flow::Return),
+            (NOP, Flow::Next),
+            (0xd400_0002, Flow::Next),
+            (0x9100_0400, Flow::Next),
+        ] {
+            assert_eq!(decode(0x1000, word), flow, "{word:#010x}");
+        }
+    }
+
+    /// An ELF with one executable section at 0, holding `words`, and `symbols` in it.
+    fn elf(words: &[u32], symbols: &[(&str, u64)]) -> Vec<u8> {
+        let mut strings = vec![0u8];
+        let mut table = vec![0u8; 24];
+        for (name, at) in symbols {
+            table.extend((strings.len() as u32).to_le_bytes());
+            table.extend([0x12, 0, 1, 0]);
+            table.extend(at.to_le_bytes());
+            table.extend(0u64.to_le_bytes());
+            strings.extend(name.bytes().chain([0]));
+        }
+        let names = b"\0.text\0.symtab\0.strtab\0.shstrtab\0";
+        let text: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+        let parts: [&[u8]; 4] = [&text, &table, &strings, names];
+        let mut offsets = Vec::new();
+        let mut body = Vec::new();
+        for part in parts {
+            offsets.push(64 + body.len() as u64);
+            body.extend_from_slice(part);
+            body.resize(body.len().next_multiple_of(8), 0);
+        }
+        let mut file = vec![0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        file.extend([2u8, 0, 183, 0, 1, 0, 0, 0]);
+        file.extend([0u64, 0, 64 + body.len() as u64].iter().flat_map(|w| w.to_le_bytes()));
+        file.extend(0u32.to_le_bytes());
+        file.extend([64u16, 56, 0, 64, 5, 4].iter().flat_map(|h| h.to_le_bytes()));
+        file.extend(body);
+        let sections: [(u32, u32, u64, usize, u32, u64); 4] = [(1, 1, 6, 0, 0, 0), (7, 2, 0, 1, 3, 24), (15, 3, 0, 2, 0, 0), (23, 3, 0, 3, 0, 0)];
+        file.extend([0u8; 64]);
+        for (name, kind, flags, part, link, entry) in sections {
+            file.extend(name.to_le_bytes());
+            file.extend(kind.to_le_bytes());
+            for word in [flags, 0, offsets[part], parts[part].len() as u64] {
+                file.extend(word.to_le_bytes());
+            }
+            file.extend(link.to_le_bytes());
+            file.extend(1u32.to_le_bytes());
+            file.extend([8, entry].iter().flat_map(|w: &u64| w.to_le_bytes()));
+        }
+        file
+    }
+
+    /// A vector table at 0, whose lower-EL synchronous vector branches to `handler` at 0x800, with more code after it.
+    fn program(handler: &[u32], more: &[(&str, &[u32])]) -> Vec<u8> {
+        let mut words = vec![ERET; 0x200];
+        words[0x100] = b(0x400, 0x800);
+        let mut symbols = vec![("el2_vectors", 0), ("handler", 0x800)];
+        words.extend(handler);
+        for (name, code) in more {
+            symbols.push((name, words.len() as u64 * 4));
+            words.extend(*code);
+        }
+        elf(&words, &symbols)
+    }
+
+    #[test]
+    fn a_path_without_panics_is_followed_to_its_end() {
+        let image = program(&[bl(0x800, 0x808), RET], &[("leaf", &[NOP, RET]), ("core::panicking::panic", &[RET])]);
+        let findings = check_with(&image, &[], &[]).expect("followed");
+        assert_eq!((findings.problems.len(), findings.reached), (0, 3), "{findings:?}");
+    }
+
+    #[test]
+    fn a_panic_behind_two_calls_is_found_with_its_way() {
+        let image = program(&[bl(0x800, 0x808), RET], &[("leaf", &[bl(0x808, 0x810), RET]), ("core::panicking::panic", &[RET])]);
+        let findings = check_with(&image, &[], &[]).expect("followed");
+        assert_eq!(findings.problems, ["a panic is reachable: the lower-EL vectors -> handler -> leaf -> core::panicking::panic"]);
+    }
+
+    #[test]
+    fn a_mangled_name_is_recognised() {
+        let image = program(&[b(0x800, 0x804)], &[("_ZN4core9panicking18panic_bounds_check17h0123456789abcdefE", &[RET])]);
+        assert_eq!(check_with(&image, &[], &[]).expect("followed").problems.len(), 1);
+    }
+
+    #[test]
+    fn code_that_runs_on_into_the_next_symbol_is_followed() {
+        let image = program(&[NOP, NOP], &[("core::panicking::panic", &[RET])]);
+        assert_eq!(check_with(&image, &[], &[]).expect("followed").problems.len(), 1);
+    }
+
+    #[test]
+    fn a_conditional_branch_counts() {
+        // CBZ x0, #8 out of the handler.
+        let image = program(&[0xb400_0040, RET], &[("core::panicking::panic", &[RET])]);
+        assert_eq!(check_with(&image, &[], &[]).expect("followed").problems.len(), 1);
+    }
+
+    #[test]
+    fn a_sink_is_not_followed() {
+        let image = program(&[bl(0x800, 0x808), RET], &[("hyp::fatal::end", &[bl(0x808, 0x810), RET]), ("core::panicking::panic", &[RET])]);
+        assert!(check(&image).expect("followed").problems.is_empty());
+        assert_eq!(check_with(&image, &[], &[]).expect("followed").problems.len(), 1);
+    }
+
+    #[test]
+    fn an_indirect_call_must_be_listed() {
+        let image = program(&[0xd63f_0100, RET], &[]);
+        let findings = check_with(&image, &[], &[]).expect("followed");
+        assert!(findings.problems[0].contains("an indirect branch at 0x800"), "{findings:?}");
+        assert!(check_with(&image, &[], &["handler"]).expect("followed").problems.is_empty());
+    }
+
+    #[test]
+    fn a_jump_table_inside_the_function_is_no_indirect_call() {
+        // adr x9, #16; ldrb w10, [x8, x0]; add x9, x9, x10, lsl #2; br x9; ret
+        let table = [0x1000_0089, 0x3860_690a, 0x8b0a_0929, 0xd61f_0120, RET];
+        assert!(check_with(&program(&table, &[]), &[], &[]).expect("followed").problems.is_empty());
+        // The same, but the label lies outside the function.
+        let outside = [0x1000_0289, 0x3860_690a, 0x8b0a_0929, 0xd61f_0120, RET];
+        assert_eq!(check_with(&program(&outside, &[]), &[], &[]).expect("followed").problems.len(), 1);
+    }
+
+    #[test]
+    fn an_image_without_the_vectors_is_an_error() {
+        assert!(check_with(&elf(&[RET], &[("other", 0)]), &[], &[]).is_err());
+    }
+}

@@ -1,0 +1,61 @@
+//! `cargo xtask doctor`: what is missing on this machine, and how to get it.
+
+use crate::fail;
+use crate::setup::{self, GDB_PACKAGE, MIRI_COMMAND, OLDEST_QEMU, QEMU_PACKAGE};
+use crate::ui::{Style, out};
+
+/// One thing that is looked for.
+struct Finding {
+    what: &'static str,
+    needed_for: &'static str,
+    /// What was found, or how to get it.
+    result: Result<String, String>,
+    required: bool,
+}
+
+/// Looks at the machine and says what it found. The status is 2 when something required is missing.
+pub(crate) fn command() -> u8 {
+    let system = setup::system();
+    let found = |ok: bool, yes: &str, get: &str| if ok { Ok(yes.to_owned()) } else { Err(get.to_owned()) };
+    let pinned = "rustup toolchain install --no-self-update";
+    let qemu = match setup::find("qemu-system-aarch64") {
+        None => Err(QEMU_PACKAGE.command(system)),
+        Some(path) => match setup::inspect_qemu(&path) {
+            Err(e) => Err(e.to_string()),
+            Ok(qemu) if qemu.version < OLDEST_QEMU => Err(format!("{} is {}.{}, too old: get 7.2 or newer", path.display(), qemu.version.0, qemu.version.1)),
+            Ok(qemu) => Ok(format!("{}.{} at {}", qemu.version.0, qemu.version.1, path.display())),
+        },
+    };
+    let gdb = setup::find("gdb-multiarch").map(|p| p.display().to_string()).ok_or_else(|| GDB_PACKAGE.command(system));
+    let rustc = setup::output_of("rustc", &["--version"]).ok_or_else(|| "install rustup from https://rustup.rs".to_owned());
+    let findings = [
+        Finding { what: "Rust compiler", needed_for: "everything", result: rustc, required: true },
+        Finding { what: "Rust target", needed_for: "build, qemu, test", result: found(setup::has_target(), setup::TARGET, pinned), required: true },
+        Finding { what: "clippy", needed_for: "test", result: found(setup::has_component("cargo-clippy"), "there", pinned), required: false },
+        Finding { what: "rustfmt", needed_for: "test", result: found(setup::has_component("rustfmt"), "there", pinned), required: false },
+        Finding { what: "QEMU", needed_for: "qemu, test, gdb", result: qemu, required: true },
+        Finding { what: "miri", needed_for: "test (suite miri)", result: found(setup::has_miri(), "with nightly", MIRI_COMMAND), required: false },
+        Finding { what: "gdb-multiarch", needed_for: "gdb", result: gdb, required: false },
+    ];
+    let mut status = fail::OK;
+    let mut missing = 0;
+    for finding in &findings {
+        let (mark, text) = match &finding.result {
+            Ok(text) => (out(Style::Good, "ok     "), text.clone()),
+            Err(get) => {
+                missing += 1;
+                if finding.required {
+                    status = fail::USAGE;
+                }
+                (out(if finding.required { Style::Bad } else { Style::Warn }, "missing"), format!("for {}. Get it with: {get}", finding.needed_for))
+            }
+        };
+        println!("{mark}  {:<14} {text}", finding.what);
+    }
+    if missing == 0 {
+        println!("\nNothing is missing.");
+    } else {
+        println!("\n`cargo xtask qemu` and `cargo xtask test` get what they need by themselves, saying so first, unless --no-install is given.");
+    }
+    status
+}

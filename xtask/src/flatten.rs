@@ -1,0 +1,197 @@
+//! Images: an ELF made flat, the arm64 `Image` header, sizes.
+
+use anyhow::{Context, Result, bail, ensure};
+use object::elf;
+use object::read::elf::{FileHeader, ProgramHeader, SectionHeader};
+use object::LittleEndian;
+
+/// No image of a guest or of ours is larger than this; an ELF whose segments lie further apart is a mistake.
+const MAX_FLAT: u64 = 1 << 30;
+
+/// An ELF's loadable segments as one piece of memory.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Flat {
+    /// Where the piece goes: the lowest physical address of a segment.
+    pub(crate) base: u64,
+    /// What the file gives; gaps are zero, and trailing zeroed memory (.bss) is left out.
+    pub(crate) bytes: Vec<u8>,
+    /// The entry point.
+    pub(crate) entry: u64,
+    /// How much memory it takes, .bss included.
+    pub(crate) memory: u64,
+}
+
+/// Whether `bytes` begin as an ELF does.
+pub(crate) fn is_elf(bytes: &[u8]) -> bool {
+    bytes.starts_with(&elf::ELFMAG)
+}
+
+/// Whether `bytes` begin as a gzip file does.
+pub(crate) fn is_gzip(bytes: &[u8]) -> bool {
+    bytes.starts_with(&[0x1f, 0x8b])
+}
+
+fn header(data: &[u8]) -> Result<&elf::FileHeader64<LittleEndian>> {
+    let header = elf::FileHeader64::<LittleEndian>::parse(data).context("not a 64-bit little-endian ELF file")?;
+    let machine = header.e_machine(LittleEndian);
+    ensure!(machine == elf::EM_AARCH64, "an ELF for machine {machine:?}, not AArch64");
+    Ok(header)
+}
+
+/// Makes an AArch64 ELF flat: every `PT_LOAD` segment at its physical address.
+///
+/// # Errors
+/// It is not a little-endian AArch64 ELF, its headers are broken, or it has nothing to load.
+pub(crate) fn flatten(data: &[u8]) -> Result<Flat> {
+    let header = header(data)?;
+    let mut parts = Vec::new();
+    for segment in header.program_headers(LittleEndian, data).context("broken program headers")? {
+        if segment.p_type(LittleEndian) == elf::PT_LOAD && segment.p_memsz(LittleEndian) != 0 {
+            let bytes = segment.data(LittleEndian, data).ok().context("a segment lies beyond the end of the file")?;
+            let memory = segment.p_memsz(LittleEndian).max(bytes.len() as u64);
+            let start = segment.p_paddr(LittleEndian);
+            let end = start.checked_add(memory).context("a segment wraps around the address space")?;
+            parts.push((start, end, bytes));
+        }
+    }
+    let base = parts.iter().map(|p| p.0).min().context("no loadable segment")?;
+    let top = parts.iter().map(|p| p.1).max().unwrap_or(base);
+    if top - base > MAX_FLAT {
+        bail!("its segments span {:#x} to {top:#x}, more than 1 GiB", base);
+    }
+    let mut flat = Vec::new();
+    for (start, _, bytes) in parts {
+        let at = usize::try_from(start - base)?;
+        if flat.len() < at + bytes.len() {
+            flat.resize(at + bytes.len(), 0);
+        }
+        flat[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+    Ok(Flat { base, bytes: flat, entry: header.e_entry(LittleEndian), memory: top - base })
+}
+
+/// Sizes of an ELF's allocated sections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sizes {
+    /// Executable sections.
+    pub(crate) text: u64,
+    /// Writable sections, .bss included: static RAM.
+    pub(crate) data: u64,
+}
+
+/// Adds up an ELF's executable and writable sections.
+pub(crate) fn sizes(data: &[u8]) -> Result<Sizes> {
+    let header = header(data)?;
+    let mut sizes = Sizes::default();
+    for section in header.sections(LittleEndian, data).context("broken section headers")?.iter() {
+        let (flags, size) = (section.sh_flags(LittleEndian).0, section.sh_size(LittleEndian));
+        if flags & elf::SHF_ALLOC.0 == 0 {
+            continue;
+        }
+        if flags & elf::SHF_EXECINSTR.0 != 0 {
+            sizes.text += size;
+        } else if flags & elf::SHF_WRITE.0 != 0 {
+            sizes.data += size;
+        }
+    }
+    Ok(sizes)
+}
+
+/// What an arm64 Linux `Image` says about itself (Linux `Documentation/arch/arm64/booting.rst`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ImageHeader {
+    /// Where it goes above a 2 MiB aligned base.
+    pub(crate) text_offset: u64,
+    /// How much memory it takes from there; 0 in images from before Linux 3.17.
+    pub(crate) image_size: u64,
+}
+
+/// Reads the arm64 `Image` header, if `bytes` begin with one.
+pub(crate) fn image_header(bytes: &[u8]) -> Option<ImageHeader> {
+    if bytes.get(56..60)? != b"ARM\x64" {
+        return None;
+    }
+    let word = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
+    let image_size = word(16)?;
+    let text_offset = if image_size == 0 { 0x8_0000 } else { word(8)? };
+    Some(ImageHeader { text_offset, image_size })
+}
+
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A small AArch64 ELF with the given segments (physical address, file bytes, memory size).
+    pub(crate) fn elf_with(entry: u64, segments: &[(u64, &[u8], u64)]) -> Vec<u8> {
+        let mut file = Vec::new();
+        file.extend([0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        file.extend(2u16.to_le_bytes());
+        file.extend(183u16.to_le_bytes());
+        file.extend(1u32.to_le_bytes());
+        file.extend(entry.to_le_bytes());
+        file.extend(64u64.to_le_bytes());
+        file.extend(0u64.to_le_bytes());
+        file.extend(0u32.to_le_bytes());
+        for half in [64u16, 56, segments.len() as u16, 64, 0, 0] {
+            file.extend(half.to_le_bytes());
+        }
+        let mut offset = 64 + 56 * segments.len() as u64;
+        for (paddr, bytes, memory) in segments {
+            file.extend(1u32.to_le_bytes());
+            file.extend(7u32.to_le_bytes());
+            for word in [offset, *paddr, *paddr, bytes.len() as u64, *memory, 0x1000] {
+                file.extend(word.to_le_bytes());
+            }
+            offset += bytes.len() as u64;
+        }
+        for (_, bytes, _) in segments {
+            file.extend_from_slice(bytes);
+        }
+        file
+    }
+
+    #[test]
+    fn segments_land_at_their_physical_addresses_and_bss_stays_out() {
+        let elf = elf_with(0x4008_0004, &[(0x4008_0010, b"world", 0x100), (0x4008_0000, b"hello", 5)]);
+        let flat = flatten(&elf).expect("flat");
+        assert_eq!(flat.base, 0x4008_0000);
+        assert_eq!(flat.entry, 0x4008_0004);
+        assert_eq!(&flat.bytes, b"hello\0\0\0\0\0\0\0\0\0\0\0world");
+        assert_eq!(flat.memory, 0x110);
+    }
+
+    #[test]
+    fn an_elf_of_another_machine_is_refused() {
+        let mut elf = elf_with(0, &[(0, b"x", 1)]);
+        elf[18] = 62;
+        assert!(flatten(&elf).expect_err("refused").to_string().contains("not AArch64"));
+    }
+
+    #[test]
+    fn an_elf_with_segments_far_apart_is_refused() {
+        let elf = elf_with(0, &[(0, b"x", 1), (1 << 40, b"y", 1)]);
+        assert!(flatten(&elf).expect_err("refused").to_string().contains("more than 1 GiB"));
+    }
+
+    #[test]
+    fn a_truncated_elf_is_refused_at_every_length() {
+        let elf = elf_with(0, &[(0, b"hello", 5)]);
+        for length in 0..elf.len() {
+            assert!(flatten(&elf[..length]).is_err(), "at {length}");
+        }
+    }
+
+    #[test]
+    fn an_image_header_is_read() {
+        let mut image = vec![0; 64];
+        image[8] = 0;
+        image[16..24].copy_from_slice(&0x20_0000u64.to_le_bytes());
+        image[56..60].copy_from_slice(b"ARM\x64");
+        assert_eq!(image_header(&image), Some(ImageHeader { text_offset: 0, image_size: 0x20_0000 }));
+        image[16..24].fill(0);
+        assert_eq!(image_header(&image).map(|h| h.text_offset), Some(0x8_0000), "as old kernels meant it");
+        image[56] = 0;
+        assert_eq!(image_header(&image), None);
+    }
+}

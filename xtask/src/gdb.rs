@@ -1,0 +1,94 @@
+//! `cargo xtask gdb`: a run that waits for a debugger, and the debugger with symbols of Umbra and the guest.
+
+use crate::RunArgs;
+use crate::fail;
+use crate::plan::{KERNEL, shell};
+use crate::qemu;
+use crate::run::{self, Request};
+use crate::setup;
+use crate::ui;
+use anyhow::{Context, Result, ensure};
+use std::ffi::OsString;
+use std::fs::File;
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// What gdb is told first: Umbra's symbols where QEMU loads it, the guests' where they are linked, and the connection.
+fn gdb_args(request: &Request, port: u16) -> Vec<OsString> {
+    let mut args: Vec<OsString> = vec!["-q".into()];
+    let mut tell = |command: String| args.extend(["-ex".into(), command.into()]);
+    tell("set architecture aarch64".to_owned());
+    tell("set confirm off".to_owned());
+    tell(format!("add-symbol-file \"{}\" -o {KERNEL:#x}", request.hyp.elf.display()));
+    for vm in &request.ready.plan.vms {
+        let is_elf = std::fs::read(&vm.image.source).is_ok_and(|bytes| crate::flatten::is_elf(&bytes));
+        if is_elf {
+            tell(format!("add-symbol-file \"{}\"", vm.image.source.display()));
+        }
+    }
+    tell(format!("target remote 127.0.0.1:{port}"));
+    args
+}
+
+/// `cargo xtask gdb`.
+pub(crate) fn command(args: &RunArgs, port: u16, attach: bool) -> Result<u8> {
+    let folder = setup::output().join("gdb");
+    let request = run::request(args, &folder)?;
+    let mut qemu_args = request.ready.args.clone();
+    qemu_args.extend(["-S", "-gdb"].map(OsString::from));
+    qemu_args.push(format!("tcp:127.0.0.1:{port}").into());
+    let gdb_args = gdb_args(&request, port);
+    if args.dry_run {
+        if !attach {
+            println!("{}", shell(&request.qemu, &qemu_args));
+        }
+        println!("{}", shell(Path::new("gdb-multiarch"), &gdb_args));
+        return Ok(fail::OK);
+    }
+    let gdb = setup::gdb(args.no_install)?;
+    // Ctrl-C belongs to gdb, which stops the machine with it.
+    qemu::catch_interrupts();
+    let log = setup::output().join("gdb-console.log");
+    let _qemu = if attach { None } else { Some(start(&request.qemu, &qemu_args, &log, port)?) };
+    ui::say("Debugging", &format!("on port {port}; `hbreak NAME` then `continue`; the console goes to {}", setup::shown(&log)));
+    let status = Command::new(&gdb).args(&gdb_args).status().with_context(|| format!("cannot start {}", gdb.display()))?;
+    Ok(if status.success() { fail::OK } else { fail::FAILED })
+}
+
+/// Starts QEMU stopped at its first instruction and waits until it listens.
+fn start(qemu: &Path, args: &[OsString], log: &Path, port: u16) -> Result<qemu::Owned> {
+    use std::os::unix::process::CommandExt;
+    let console = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
+    let errors = console.try_clone()?;
+    let mut command = Command::new(qemu);
+    command.args(args).stdin(Stdio::null()).stdout(console).stderr(errors).process_group(0);
+    let mut child = qemu::Owned(command.spawn().with_context(|| format!("cannot start {}", qemu.display()))?);
+    let until = Instant::now() + Duration::from_secs(10);
+    // A connection that is closed at once would make QEMU's gdb stub resume nothing, but take its only seat: look at the
+    // listening socket from outside where the system tells.
+    loop {
+        if let Some(status) = child.0.try_wait()? {
+            let text = std::fs::read_to_string(log).unwrap_or_default();
+            anyhow::bail!("QEMU did not start ({status}): {}", text.trim());
+        }
+        if listens(port) {
+            return Ok(child);
+        }
+        ensure!(Instant::now() < until, "QEMU does not listen on port {port}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn listens(port: u16) -> bool {
+    match std::fs::read_to_string("/proc/net/tcp") {
+        Ok(table) => table.lines().skip(1).any(|line| {
+            let mut words = line.split_ascii_whitespace().skip(1);
+            let local = words.next().unwrap_or("");
+            let state = words.nth(1).unwrap_or("");
+            state == "0A" && local.ends_with(&format!(":{port:04X}"))
+        }),
+        Err(_) => TcpStream::connect(("127.0.0.1", port)).is_ok(),
+    }
+}

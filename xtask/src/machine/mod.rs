@@ -1,0 +1,420 @@
+//! Tests on the machine: each is a fresh QEMU boot with a deadline.
+//!
+//! A test is one entry of the table in [`cases`]: what runs, on what machine, and what must be true afterwards. Without
+//! [`Case::expect`] that is: Umbra's verdict is good, and every one of our programs that reports results reports at least
+//! one pass and no failure.
+
+mod cases;
+mod matrix;
+
+use crate::build::{self, Profile};
+use crate::console::{HOST, Transcript};
+use crate::plan::{Machine, Plan, shell};
+use crate::qemu::{self, Blind, Run};
+use crate::report::{About, Report};
+use crate::run::{forward_cpu_on, host_vm, own_vm, prepare};
+use crate::verdict::Verdict;
+use crate::vmfile::{FilterEntry, Vm};
+use anyhow::{Context, Result};
+use hyp_core::filter::Action;
+use hyp_core::types::Range;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// One guest of a test.
+#[derive(Clone, Debug)]
+pub(crate) struct Guest {
+    /// The VM's name.
+    name: &'static str,
+    /// The program of the guest package.
+    bin: &'static str,
+    bootargs: &'static str,
+    vcpus: u32,
+    filter: Vec<FilterEntry>,
+    strict: bool,
+    on_pending: bool,
+    deadline_ms: Option<u32>,
+    ram: Option<(u64, u64)>,
+    flat: bool,
+    spoil: Option<fn(&mut Vm)>,
+}
+
+#[allow(dead_code, reason = "the table of tests decides which of these it needs")]
+impl Guest {
+    /// A guest that runs the program `bin` with `bootargs`, on one vCPU.
+    pub(crate) fn new(bin: &'static str, bootargs: &'static str) -> Self {
+        Self {
+            name: bin,
+            bin,
+            bootargs,
+            vcpus: 1,
+            filter: Vec::new(),
+            strict: false,
+            on_pending: true,
+            deadline_ms: None,
+            ram: None,
+            flat: false,
+            spoil: None,
+        }
+    }
+    /// Names it; needed when two guests run the same program.
+    pub(crate) fn named(mut self, name: &'static str) -> Self {
+        self.name = name;
+        self
+    }
+    /// Gives it this many vCPUs.
+    pub(crate) fn vcpus(mut self, vcpus: u32) -> Self {
+        self.vcpus = vcpus;
+        self
+    }
+    /// Forwards `CPU_ON` to the host partition, in both widths.
+    pub(crate) fn forward(mut self) -> Self {
+        self.filter.extend(forward_cpu_on());
+        self
+    }
+    /// Forwards the calls that our guests and our host programs make up between them.
+    pub(crate) fn oem(mut self) -> Self {
+        self.filter.push(crate::run::forward_oem());
+        self
+    }
+    /// Adds a range to its filter.
+    pub(crate) fn filter(mut self, base: u32, count: u32, action: Action) -> Self {
+        self.filter.push(FilterEntry { base, count, action });
+        self
+    }
+    /// Traps every `ICC_CTLR_EL1` access.
+    pub(crate) fn strict(mut self) -> Self {
+        self.strict = true;
+        self
+    }
+    /// Has losers of a forwarded `CPU_ON` see `ALREADY_ON`.
+    pub(crate) fn no_on_pending(mut self) -> Self {
+        self.on_pending = false;
+        self
+    }
+    /// Gives forwarded calls this long.
+    pub(crate) fn forward_deadline(mut self, ms: u32) -> Self {
+        self.deadline_ms = Some(ms);
+        self
+    }
+    /// Gives it this RAM.
+    pub(crate) fn ram(mut self, base: u64, size: u64) -> Self {
+        self.ram = Some((base, size));
+        self
+    }
+    /// Gives its image as an ELF to the tool's flattener (the default) or as a raw binary.
+    pub(crate) fn raw(mut self) -> Self {
+        self.flat = true;
+        self
+    }
+    /// Changes its description after every check of the tool, so that Umbra sees something wrong.
+    pub(crate) fn spoil(mut self, change: fn(&mut Vm)) -> Self {
+        self.spoil = Some(change);
+        self
+    }
+}
+
+/// What a test has to look at afterwards.
+pub(crate) struct Seen<'a> {
+    /// QEMU's end and the consoles' words.
+    pub(crate) run: &'a Run,
+    /// What the tool makes of it.
+    pub(crate) verdict: &'a Verdict,
+    /// The run's plan.
+    pub(crate) plan: &'a Plan,
+    /// Bytes of Umbra's flat image.
+    image: u64,
+}
+
+#[allow(dead_code, reason = "the table of tests decides which of these it needs")]
+impl Seen<'_> {
+    /// The consoles.
+    pub(crate) fn transcript(&self) -> &Transcript {
+        &self.run.transcript
+    }
+
+    /// The lines of Umbra's own console.
+    pub(crate) fn umbra(&self) -> &[String] {
+        self.run.transcript.lines(0)
+    }
+
+    /// The lines of the VM of that name.
+    pub(crate) fn lines(&self, name: &str) -> &[String] {
+        let at = self.plan.vms.iter().position(|vm| vm.name == name);
+        at.map_or(&[], |at| self.run.transcript.lines(self.plan.channel_of(at)))
+    }
+
+    /// The verdict must be good, and every program that reports results must report passes only, at least one in all.
+    pub(crate) fn all_passed(&self) -> Result<(), String> {
+        self.failures()?;
+        if self.verdict.status != 0 {
+            return Err(self.verdict.reason.clone());
+        }
+        let done: Vec<_> = self.transcript().records.iter().filter(|r| r.kind == "done").collect();
+        if done.is_empty() {
+            return Err("no program reported a result (`@guest done` or `@host done`)".to_owned());
+        }
+        let sum = |key: &str| done.iter().filter_map(|r| r.number(key)).sum::<u64>();
+        match (sum("passed"), sum("failed")) {
+            (0, _) => Err("no check ran".to_owned()),
+            (_, 0) => Ok(()),
+            (_, failed) => Err(format!("{failed} checks failed")),
+        }
+    }
+
+    /// The demo's table must have no miss.
+    pub(crate) fn demo_passed(&self) -> Result<(), String> {
+        self.all_passed()?;
+        let machine = &self.plan.machine;
+        let about = About { icount: machine.icount, seconds: self.run.elapsed.as_secs_f64(), image: self.image, cpu: &machine.cpu, smp: machine.smp };
+        let misses = Report::new(self.transcript(), &about).misses();
+        if misses.is_empty() { Ok(()) } else { Err(format!("the demo's table: {}", misses.join(", "))) }
+    }
+
+    /// The number `key` in the records of a phase of the host partition's program.
+    pub(crate) fn host_figure(&self, phase: &str, key: &str) -> Option<u64> {
+        self.transcript().records.iter().filter(|r| r.channel == HOST && r.text("phase") == Some(phase)).find_map(|r| r.number(key))
+    }
+
+    /// No program may print a `FAIL` line.
+    pub(crate) fn failures(&self) -> Result<(), String> {
+        let all = (1..=9).flat_map(|channel| self.transcript().lines(channel));
+        match all.into_iter().find(|line| line.starts_with("FAIL ")) {
+            Some(line) => Err(line.clone()),
+            None => Ok(()),
+        }
+    }
+
+    /// The verdict must have this status, and its reason this part.
+    pub(crate) fn verdict_is(&self, status: u8, part: &str) -> Result<(), String> {
+        let v = self.verdict;
+        if v.status == status && v.reason.contains(part) { Ok(()) } else { Err(format!("the verdict is {} ({})", v.status, v.reason)) }
+    }
+
+    /// Umbra's console must have a line with every one of `parts`, in any lines.
+    pub(crate) fn umbra_says(&self, parts: &[&str]) -> Result<(), String> {
+        match parts.iter().find(|part| !self.umbra().iter().any(|line| line.contains(**part))) {
+            Some(part) => Err(format!("Umbra's console does not say {part:?}")),
+            None => Ok(()),
+        }
+    }
+
+    /// The VM `name` must have said a line with `part`.
+    pub(crate) fn vm_says(&self, name: &str, part: &str) -> Result<(), String> {
+        if self.lines(name).iter().any(|line| line.contains(part)) { Ok(()) } else { Err(format!("{name} does not say {part:?}")) }
+    }
+
+    /// The number `key` in hyp's final count of VM `vm`, summed over its vCPUs.
+    pub(crate) fn counted(&self, vm: u64, key: &str) -> u64 {
+        self.transcript().umbra("count").filter(|r| r.number("vm") == Some(vm)).filter_map(|r| r.number(key)).sum()
+    }
+}
+
+type Expect = fn(&Seen<'_>) -> Result<(), String>;
+
+/// One boot.
+#[derive(Clone, Debug)]
+pub(crate) struct Case {
+    /// The test's name.
+    pub(crate) name: &'static str,
+    guests: Vec<Guest>,
+    host: Option<(&'static str, &'static str)>,
+    features: &'static [&'static str],
+    cpu: &'static str,
+    smp: Option<u32>,
+    memory: Option<u64>,
+    icount: bool,
+    own: bool,
+    seconds: u64,
+    expect: Expect,
+}
+
+#[allow(dead_code, reason = "the table of tests decides which of these it needs")]
+impl Case {
+    /// A test of one guest on a machine that has just what it needs.
+    pub(crate) fn new(name: &'static str, guest: Guest) -> Self {
+        Self {
+            name,
+            guests: vec![guest],
+            host: None,
+            features: &[],
+            cpu: "cortex-a72",
+            smp: None,
+            memory: None,
+            icount: false,
+            own: true,
+            seconds: 60,
+            expect: |seen| seen.all_passed(),
+        }
+    }
+    /// Adds another guest.
+    pub(crate) fn and(mut self, guest: Guest) -> Self {
+        self.guests.push(guest);
+        self
+    }
+    /// Runs the program `bin` with `bootargs` in the host partition. Guests that forward get `host` without it.
+    pub(crate) fn host(mut self, bin: &'static str, bootargs: &'static str) -> Self {
+        self.host = Some((bin, bootargs));
+        self
+    }
+    /// Runs Umbra built with these features.
+    pub(crate) fn features(mut self, features: &'static [&'static str]) -> Self {
+        self.features = features;
+        self
+    }
+    /// Emulates this CPU.
+    pub(crate) fn cpu(mut self, cpu: &'static str) -> Self {
+        self.cpu = cpu;
+        self
+    }
+    /// Gives the machine this many pCPUs.
+    pub(crate) fn smp(mut self, smp: u32) -> Self {
+        self.smp = Some(smp);
+        self
+    }
+    /// Gives the machine this many MiB.
+    pub(crate) fn memory_mib(mut self, mib: u64) -> Self {
+        self.memory = Some(mib << 20);
+        self
+    }
+    /// Counts instructions.
+    pub(crate) fn icount(mut self) -> Self {
+        self.icount = true;
+        self
+    }
+    /// Runs as images that are not ours do: without semihosting, in a sandbox.
+    pub(crate) fn foreign(mut self) -> Self {
+        self.own = false;
+        self
+    }
+    /// Ends the run after this many seconds.
+    pub(crate) fn seconds(mut self, seconds: u64) -> Self {
+        self.seconds = seconds;
+        self
+    }
+    /// Says what must be true afterwards, instead of [`Seen::all_passed`].
+    pub(crate) fn expect(mut self, expect: Expect) -> Self {
+        self.expect = expect;
+        self
+    }
+}
+
+/// Every test on the machine, in the order in which they run.
+pub(crate) fn all() -> Vec<Case> {
+    let mut all = cases::all();
+    all.extend(matrix::all());
+    all
+}
+
+/// What the tests share: QEMU, and what has been built.
+pub(crate) struct Bench {
+    qemu: PathBuf,
+    programs: BTreeMap<String, PathBuf>,
+    hyps: BTreeMap<&'static [&'static str], build::Hyp>,
+}
+
+/// A test that has run.
+pub(crate) struct Done {
+    /// Why it failed, if it did.
+    pub(crate) result: Result<(), String>,
+    /// How long it took.
+    pub(crate) seconds: f64,
+}
+
+impl Bench {
+    /// Builds what every test needs.
+    pub(crate) fn new(qemu: &Path) -> Result<Self> {
+        let programs = build::guests(Profile::Release, true)?;
+        Ok(Self { qemu: qemu.to_path_buf(), programs, hyps: BTreeMap::new() })
+    }
+
+    /// Umbra built with `features`.
+    pub(crate) fn hyp(&mut self, features: &'static [&'static str]) -> Result<build::Hyp> {
+        if let Some(hyp) = self.hyps.get(features) {
+            return Ok(hyp.clone());
+        }
+        let hyp = build::hyp(features, Profile::Release, true)?;
+        self.hyps.insert(features, hyp.clone());
+        Ok(hyp)
+    }
+
+    fn program(&self, name: &str) -> Result<&Path> {
+        let found = self.programs.get(name).map(PathBuf::as_path);
+        found.with_context(|| format!("the guest package has no program named {name}"))
+    }
+
+    /// Runs one test. Its log goes to `log`, its files to `folder`.
+    pub(crate) fn run(&mut self, case: &Case, folder: &Path, log: &Path) -> Result<Done> {
+        let hyp = self.hyp(case.features)?;
+        let mut vms = Vec::new();
+        for guest in &case.guests {
+            let elf = self.program(guest.bin)?;
+            let mut vm = own_vm(guest.name, guest.vcpus, elf, folder)?;
+            if guest.flat {
+                // The same bytes, but found as a raw binary would be.
+                let bin = vm.image.module.file.clone();
+                vm.image = crate::vmfile::load_image(&bin, None, None, vm.ram, folder, guest.name)
+                    .map_err(|(field, e)| anyhow::anyhow!("{field}: {e}"))?;
+            }
+            if let Some((base, size)) = guest.ram {
+                vm.ram = Range::new(base, size).context("RAM that wraps")?;
+            }
+            vm.bootargs = guest.bootargs.to_owned();
+            vm.filter.clone_from(&guest.filter);
+            vm.strict = guest.strict;
+            vm.on_pending = guest.on_pending;
+            vm.forward_deadline_ms = guest.deadline_ms.unwrap_or(vm.forward_deadline_ms);
+            vms.push(vm);
+        }
+        let host = case.host.or_else(|| vms.iter().any(Vm::forwards).then_some(("host", "")));
+        if let Some((bin, bootargs)) = host {
+            let mut vm = host_vm(self.program(bin)?, folder)?;
+            vm.bootargs = bootargs.to_owned();
+            vms.push(vm);
+        }
+        let machine = Machine { cpu: case.cpu.to_owned(), smp: 0, memory: 0, icount: case.icount, extra: Vec::new() };
+        let mut plan = Plan::new(vms, machine, case.smp, case.memory, case.own)?;
+        for guest in &case.guests {
+            if let (Some(spoil), Some(vm)) = (guest.spoil, plan.vms.iter_mut().find(|vm| vm.name == guest.name)) {
+                spoil(vm);
+            }
+        }
+        let ready = prepare(plan, &self.qemu, &hyp.bin, folder)?;
+        let image = std::fs::metadata(&hyp.bin)?.len();
+        let run = qemu::run(&self.qemu, &ready.args, log, Some(Duration::from_secs(case.seconds)), &mut Blind)?;
+        let verdict = crate::run::verdict_of(&run, &ready.plan);
+        let result = (case.expect)(&Seen { run: &run, verdict: &verdict, plan: &ready.plan, image });
+        note(log, &shell(&self.qemu, &ready.args), &run, &verdict, &result)?;
+        let result = if qemu::interrupted() { Err("interrupted".to_owned()) } else { result };
+        Ok(Done { result, seconds: run.elapsed.as_secs_f64() })
+    }
+}
+
+/// Adds to a test's log what is not on the console.
+fn note(log: &Path, command: &str, run: &Run, verdict: &Verdict, result: &Result<(), String>) -> Result<()> {
+    use std::io::Write;
+    let mut file = std::fs::OpenOptions::new().append(true).open(log)?;
+    writeln!(file, "\n---- {command}")?;
+    writeln!(file, "---- QEMU: {:?} after {:.1} s; verdict {} ({})", run.ending, run.elapsed.as_secs_f64(), verdict.status, verdict.reason)?;
+    if !run.stderr.is_empty() {
+        writeln!(file, "---- QEMU's standard error:\n{}", run.stderr.trim_end())?;
+    }
+    writeln!(file, "---- {}", result.as_ref().err().map_or("passed", String::as_str))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_distinct_and_fit_for_a_file_name() {
+        let mut names: Vec<_> = all().iter().map(|c| c.name).collect();
+        assert!(names.iter().all(|n| n.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')), "{names:?}");
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+}

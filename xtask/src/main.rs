@@ -1,0 +1,258 @@
+//! Umbra's developer tool: set-up, build, run, test, debug. `cargo xtask` lists the commands.
+//!
+//! Each command is one module: [`run`] (`qemu`), [`test`], [`build`] (`build`, `image`, `clean`), [`doctor`], [`gdb`]. A
+//! run goes through [`vmfile`] (what the user wants), [`plan`] (checked as a whole, placed in memory), [`tree`] (told to
+//! Umbra in the machine's device tree), [`qemu`] (the process), [`console`] (its words, taken apart), and [`verdict`]
+//! and [`report`] (what it came to).
+#![forbid(unsafe_code)]
+
+mod build;
+mod callgraph;
+mod console;
+mod doctor;
+mod fail;
+mod flatten;
+mod gdb;
+mod machine;
+mod plan;
+mod qemu;
+mod report;
+mod run;
+mod screen;
+mod setup;
+mod test;
+mod tree;
+mod ui;
+mod verdict;
+mod vmfile;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Umbra's developer tool.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version, about = "Builds, runs, tests and debugs the Umbra hypervisor.", after_help = EXAMPLES, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+const EXAMPLES: &str = "\
+Start here:
+  cargo xtask qemu                     set up what is missing, build, run the demo, show its numbers
+  cargo xtask test                     run every test
+  cargo xtask doctor                   see what this machine lacks
+
+More:
+  cargo xtask qemu --vm my.toml        run a VM of your own instead of the demo
+  cargo xtask qemu --icount            the demo's numbers in instructions, the same every time
+  cargo xtask test --only machine psci run the machine tests whose names contain \"psci\"
+  cargo xtask gdb                      the demo under gdb, from its first instruction
+
+Exit status:
+  0 all is well     1 a VM crashed or was refused, numbers disagree, a test or a build failed
+  2 wrong usage, a wrong VM file, or a missing tool     3 not ended in time     130 Ctrl-C";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the demo, or VMs of your own, on Umbra under QEMU
+    #[command(after_help = QEMU_HELP)]
+    Qemu(RunArgs),
+    /// Run every test: host, loom, miri, corpus, panic-path and machine
+    Test(test::TestArgs),
+    /// Build Umbra and its guests
+    Build {
+        /// Build without optimisation
+        #[arg(long)]
+        debug: bool,
+        #[command(flatten)]
+        install: Install,
+    },
+    /// Write Umbra as Image, .bin and ELF, and show how to boot them from U-Boot
+    Image {
+        /// Write to this folder [default: target/umbra]
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+        #[command(flatten)]
+        install: Install,
+    },
+    /// Remove what this tool has made: target/umbra and the AArch64 builds
+    Clean {
+        /// Remove the whole target folder
+        #[arg(long)]
+        all: bool,
+    },
+    /// Show what is missing on this machine and how to get it
+    Doctor,
+    /// Debug a run with gdb-multiarch, with symbols of Umbra and the guests
+    Gdb {
+        #[command(flatten)]
+        run: RunArgs,
+        /// The port that QEMU's gdb stub listens on
+        #[arg(long, default_value_t = 1234)]
+        port: u16,
+        /// Start no QEMU: attach to one that waits on the port already
+        #[arg(long)]
+        attach: bool,
+    },
+}
+
+#[derive(Args, Clone, Copy)]
+struct Install {
+    /// Install nothing: print the command that would, and stop with status 2
+    #[arg(long)]
+    no_install: bool,
+}
+
+/// What can be asked of a run.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct RunArgs {
+    /// Run the VM that this file describes instead of the demo (repeatable)
+    #[arg(long, value_name = "FILE.toml")]
+    pub(crate) vm: Vec<PathBuf>,
+    /// Run this image (ELF, arm64 Image or raw binary) as the host partition
+    #[arg(long, value_name = "IMAGE")]
+    pub(crate) host: Option<PathBuf>,
+    /// The CPU to emulate: cortex-a53, cortex-a57, cortex-a72, neoverse-n1, max
+    #[arg(long, default_value = "cortex-a72", value_parser = parse_cpu)]
+    pub(crate) cpu: String,
+    /// How many pCPUs [default: as many as the VMs need]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) smp: Option<u32>,
+    /// The machine's RAM, such as 512M or 4G [default: 1G, or more when the VMs need it]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) memory: Option<u64>,
+    /// Count instructions: one thread, one tick an instruction, the same numbers every time
+    #[arg(long)]
+    pub(crate) icount: bool,
+    /// Use this QEMU [default: qemu-system-aarch64 on PATH]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) qemu: Option<PathBuf>,
+    /// Do everything but run: print the QEMU command line
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// End the run after this long, with status 3; 0 for never [default: 120; never for --vm on a terminal]
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) timeout: Option<u64>,
+    /// Build without optimisation
+    #[arg(long)]
+    pub(crate) debug: bool,
+    /// Install nothing: print the command that would, and stop with status 2
+    #[arg(long)]
+    pub(crate) no_install: bool,
+    /// Show more: Umbra's debug messages, and the records that the table is made of
+    #[arg(long, short)]
+    pub(crate) verbose: bool,
+    /// More arguments for QEMU
+    #[arg(last = true, value_name = "EXTRA QEMU ARGUMENTS")]
+    pub(crate) extra: Vec<String>,
+}
+
+const QEMU_HELP: &str = "\
+A VM file needs a name and an image; the rest has defaults:
+  name = \"guest\"
+  vcpus = 4                         # 1
+  pcpus = [1, 2, 3, 4]              # where each vCPU runs; the next free ones
+  bootargs = \"console=ttyAMA0\"
+  initrd = \"initramfs.cpio.gz\"      # paths are meant from this file
+  dtb = \"above-image\"               # or \"none\", or an address
+  strict = false                    # trap every ICC_CTLR_EL1 access
+  on_pending = true                 # false: losers of a forwarded CPU_ON see ALREADY_ON, as under KVM
+  forward_deadline_ms = 5000
+  smccc_filter = [                  # handle, deny or forward; a forward brings in the host partition
+    { base = 0x84000003, count = 1, action = \"forward\" },
+    { base = 0xC4000003, count = 1, action = \"forward\" },
+  ]
+  [ram]
+  base = 0x40000000
+  size = 0x10000000
+  [image]
+  path = \"Image\"                    # arm64 Image, ELF or raw binary
+  load = 0x40080000                 # raw binary: where it goes
+  entry = 0x40080000                # where it is entered; load
+
+Guests' consoles go to standard output as the guests wrote them (tagged by name when there are several);
+Umbra's lines go to standard error, marked \"umbra|\". The whole console is kept in target/umbra/console.log.";
+
+fn parse_cpu(text: &str) -> Result<String, String> {
+    let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if text.is_empty() || !text.chars().all(fine) {
+        return Err("not the name of a CPU".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match text[digits.len()..].to_ascii_uppercase().as_str() {
+        "K" | "KIB" => 10,
+        "" | "M" | "MIB" => 20,
+        "G" | "GIB" => 30,
+        _ => return Err("write it as 512M or 4G".to_owned()),
+    };
+    let number: u64 = digits.parse().map_err(|_| "write it as 512M or 4G".to_owned())?;
+    number.checked_shl(shift).filter(|n| n >> shift == number && *n <= 1 << 40).ok_or_else(|| "more than 1 TiB".to_owned())
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match &cli.command {
+        None => {
+            let help = Cli::command().render_help();
+            if ui::stdout_colour() { println!("{}", help.ansi()) } else { println!("{help}") }
+            Ok(fail::OK)
+        }
+        Some(Command::Qemu(args)) => run::command(args),
+        Some(Command::Test(args)) => test::command(args),
+        Some(Command::Build { debug, install }) => {
+            let profile = if *debug { build::Profile::Debug } else { build::Profile::Release };
+            build::command(profile, install.no_install).map(|()| fail::OK)
+        }
+        Some(Command::Image { out, install }) => build::image(out.as_deref(), install.no_install).map(|()| fail::OK),
+        Some(Command::Clean { all }) => build::clean(*all).map(|()| fail::OK),
+        Some(Command::Doctor) => Ok(doctor::command()),
+        Some(Command::Gdb { run, port, attach }) => gdb::command(run, *port, *attach),
+    };
+    match result {
+        Ok(status) => ExitCode::from(status),
+        Err(_) if qemu::interrupted() => ExitCode::from(fail::INTERRUPTED),
+        Err(error) => {
+            eprintln!("{} {error:#}", ui::err(ui::Style::Bad, "error:"));
+            ExitCode::from(fail::status_of(&error))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        assert_eq!(parse_size("512M"), Ok(512 << 20));
+        assert_eq!(parse_size("4G"), Ok(4 << 30));
+        assert_eq!(parse_size("256"), Ok(256 << 20));
+        assert_eq!(parse_size("1GiB"), Ok(1 << 30));
+        assert!(parse_size("x").is_err() && parse_size("4T").is_err() && parse_size("99999999999G").is_err());
+    }
+
+    #[test]
+    fn a_cpus_name_carries_no_options() {
+        assert!(parse_cpu("cortex-a72").is_ok());
+        assert!(parse_cpu("max,pauth=off").is_err() && parse_cpu("").is_err());
+    }
+
+    #[test]
+    fn the_documented_options_exist() {
+        let words = ["cargo xtask", "qemu", "--vm", "a.toml", "--vm", "b.toml", "--host", "h", "--cpu", "max", "--smp", "4", "--memory", "2G"];
+        let more = ["--qemu", "q", "--dry-run", "--timeout", "5", "--icount", "--no-install", "--", "-d", "int"];
+        let Some(Command::Qemu(args)) = Cli::parse_from(words.iter().chain(&more)).command else { panic!("another command") };
+        assert_eq!((args.vm.len(), args.memory, args.extra), (2, Some(2 << 30), vec!["-d".to_owned(), "int".to_owned()]));
+    }
+}

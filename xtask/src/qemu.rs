@@ -1,0 +1,224 @@
+//! The QEMU process: started, read, bounded by a deadline, and ended by its own id only.
+
+use crate::console::{Demux, Line, Transcript};
+use crate::verdict::Ending;
+use anyhow::{Context, Result};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+/// Set by Ctrl-C (and by a request to terminate).
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+/// The most that is written to a console log.
+const LOG_LIMIT: u64 = 256 << 20;
+/// How long QEMU may take to end after Umbra's verdict.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// Has Ctrl-C end the run instead of the tool, so that nothing is left behind. May be called again.
+pub(crate) fn catch_interrupts() {
+    // A second call finds the handler in place already; that is what it wanted.
+    let _ = ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed));
+}
+
+/// Whether the user has asked to stop.
+pub(crate) fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
+/// A child process that does not outlive its handle.
+#[derive(Debug)]
+pub(crate) struct Owned(pub(crate) Child);
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        // Both fail only when it has ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What a run left behind.
+#[derive(Debug)]
+pub(crate) struct Run {
+    /// How QEMU ended.
+    pub(crate) ending: Ending,
+    /// What the consoles said.
+    pub(crate) transcript: Transcript,
+    /// What QEMU itself said on standard error.
+    pub(crate) stderr: String,
+    /// How long it took.
+    pub(crate) elapsed: Duration,
+}
+
+/// Sees the consoles as they speak.
+pub(crate) trait Watch {
+    /// A byte of a channel.
+    fn byte(&mut self, _channel: u8, _byte: u8) {}
+    /// A finished line of a channel.
+    fn line(&mut self, _line: &Line) {}
+    /// There is nothing more to read for the moment.
+    fn pause(&mut self) {}
+}
+
+/// Watches nothing.
+pub(crate) struct Blind;
+impl Watch for Blind {}
+
+/// Starts QEMU in a process group of its own: a Ctrl-C at the terminal is ours to deal with.
+pub(crate) fn spawn(qemu: &Path, args: &[OsString]) -> Result<Owned> {
+    let mut command = Command::new(qemu);
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    Ok(Owned(command.spawn().with_context(|| format!("cannot start {}", qemu.display()))?))
+}
+
+/// Runs QEMU to its end, the deadline's or the user's, and keeps the raw console in `log`.
+pub(crate) fn run(qemu: &Path, args: &[OsString], log: &Path, deadline: Option<Duration>, watch: &mut dyn Watch) -> Result<Run> {
+    if let Some(folder) = log.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let mut log_file = File::create(log).with_context(|| format!("cannot write the console log {}", log.display()))?;
+    let started = Instant::now();
+    let mut child = spawn(qemu, args)?;
+    let output = child.0.stdout.take().context("QEMU has no standard output")?;
+    let errors = child.0.stderr.take().context("QEMU has no standard error")?;
+    let (sender, pieces) = mpsc::sync_channel::<Vec<u8>>(256);
+    let reader = std::thread::spawn(move || pump(output, &sender));
+    let complaints = std::thread::spawn(move || {
+        let mut text = Vec::new();
+        // What was read before an error is still worth showing.
+        let _ = errors.take(1 << 20).read_to_end(&mut text);
+        String::from_utf8_lossy(&text).into_owned()
+    });
+
+    let mut demux = Demux::new();
+    let mut transcript = Transcript::default();
+    let mut logged = 0u64;
+    let mut verdict_at = None;
+    let forced = loop {
+        match pieces.recv_timeout(Duration::from_millis(50)) {
+            Ok(piece) => {
+                if logged < LOG_LIMIT {
+                    log_file.write_all(&piece)?;
+                    logged += piece.len() as u64;
+                }
+                demux.feed(&piece, |channel, byte| {
+                    watch.byte(channel, byte);
+                    if let Some(line) = transcript.push(channel, byte) {
+                        watch.line(&line);
+                    }
+                });
+            }
+            Err(RecvTimeoutError::Timeout) => watch.pause(),
+            Err(RecvTimeoutError::Disconnected) => break None,
+        }
+        if verdict_at.is_none() && transcript.records.last().is_some_and(|r| r.channel == 0 && r.kind == "verdict") {
+            verdict_at = Some(Instant::now());
+        }
+        if interrupted() {
+            break Some(Ending::Interrupted);
+        }
+        if deadline.is_some_and(|d| started.elapsed() >= d) {
+            break Some(Ending::Deadline);
+        }
+        if verdict_at.is_some_and(|at: Instant| at.elapsed() >= LINGER) {
+            break Some(Ending::Lingered);
+        }
+    };
+    let ending = match forced {
+        Some(ending) => ending,
+        // The console is closed: QEMU is ending. It gets a moment, but not for ever.
+        None => match wait(&mut child.0, LINGER)? {
+            Some(status) => Ending::Exited(status.code()),
+            None => Ending::Lingered,
+        },
+    };
+    drop(child);
+    // The pipes close with QEMU; anything still on the way is taken along.
+    for piece in pieces.try_iter() {
+        if logged < LOG_LIMIT {
+            log_file.write_all(&piece)?;
+            logged += piece.len() as u64;
+        }
+        demux.feed(&piece, |channel, byte| {
+            watch.byte(channel, byte);
+            if let Some(line) = transcript.push(channel, byte) {
+                watch.line(&line);
+            }
+        });
+    }
+    drop(pieces);
+    for line in transcript.flush() {
+        watch.line(&line);
+    }
+    let _ = reader.join();
+    let stderr = complaints.join().unwrap_or_default();
+    Ok(Run { ending, transcript, stderr, elapsed: started.elapsed() })
+}
+
+fn pump(mut from: impl Read, to: &mpsc::SyncSender<Vec<u8>>) {
+    let mut buffer = [0u8; 16 << 10];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) | Err(_) => return,
+            Ok(n) => {
+                if to.send(buffer[..n].to_vec()).is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Waits for a child, `limit` at most.
+pub(crate) fn wait(child: &mut Child, limit: Duration) -> Result<Option<std::process::ExitStatus>> {
+    let until = Instant::now() + limit;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if Instant::now() >= until {
+            return Ok(None);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sh(script: &str, deadline: u64) -> Run {
+        let folder = tempfile::tempdir().expect("a folder");
+        let args = [OsString::from("-c"), OsString::from(script)];
+        run(Path::new("/bin/sh"), &args, &folder.path().join("log"), Some(Duration::from_secs(deadline)), &mut Blind).expect("a run")
+    }
+
+    #[test]
+    fn a_child_that_ends_gives_its_status_and_its_words() {
+        let run = sh("printf 'boot\\n\\016Bhi\\n'; echo oops >&2; exit 7", 30);
+        assert_eq!(run.ending, Ending::Exited(Some(7)));
+        assert_eq!((run.transcript.lines(0), run.transcript.lines(2)), (["boot".to_owned()].as_slice(), ["hi".to_owned()].as_slice()));
+        assert_eq!(run.stderr, "oops\n");
+    }
+
+    #[test]
+    fn a_child_that_does_not_end_is_ended_at_the_deadline() {
+        let run = sh("echo begun; exec sleep 60", 1);
+        assert_eq!(run.ending, Ending::Deadline);
+        assert!(run.elapsed < Duration::from_secs(20));
+        assert_eq!(run.transcript.lines(0), ["begun"]);
+    }
+
+    #[test]
+    fn a_flood_is_read_to_its_end_without_being_kept_whole() {
+        let run = sh("yes 0123456789012345678901234567890123456789 | head -c 30000000", 60);
+        assert_eq!(run.ending, Ending::Exited(Some(0)));
+        assert!(run.transcript.lines(0).len() < 400_000);
+    }
+}

@@ -1,0 +1,240 @@
+//! `cargo xtask qemu`: from what the user asked for to QEMU's end and the verdict.
+
+use crate::RunArgs;
+use crate::build::{self, Hyp, Profile};
+use crate::fail::{self, usage};
+use crate::plan::{Machine, Plan, shell};
+use crate::qemu::{self, Run};
+use crate::report::{About, Report};
+use crate::screen::Screen;
+use crate::setup;
+use crate::tree::Tree;
+use crate::ui::{self, Style};
+use crate::verdict::{self, Ending, Verdict};
+use crate::vmfile::{self, Dtb, FilterEntry, Vm};
+use anyhow::{Context, Result};
+use hyp_abi::{layout, psci};
+use hyp_core::filter::Action;
+use hyp_core::types::Range;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+/// RAM of the host partition and of our own guests.
+const OWN_RAM: u64 = 32 << 20;
+/// How long a run may take when nobody is there to end it.
+const DEADLINE: u64 = 120;
+
+/// A VM that runs an image of our own.
+pub(crate) fn own_vm(name: &str, vcpus: u32, elf: &Path, scratch: &Path) -> Result<Vm> {
+    let ram = Range::new(layout::RAM_BASE, OWN_RAM).context("RAM that wraps")?;
+    let image = vmfile::load_image(elf, None, None, ram, scratch, name).map_err(|(field, e)| usage(format!("{name}: {field}: {e}")))?;
+    Ok(Vm {
+        origin: format!("our own {name}"),
+        name: name.to_owned(),
+        host: false,
+        vcpus,
+        pcpus: Vec::new(),
+        ram,
+        bootargs: String::new(),
+        initrd: None,
+        dtb: Dtb::AboveImage,
+        strict: false,
+        on_pending: true,
+        forward_deadline_ms: vmfile::DEFAULT_FORWARD_DEADLINE_MS,
+        filter: Vec::new(),
+        image,
+    })
+}
+
+/// The host partition, running `image`.
+pub(crate) fn host_vm(image: &Path, scratch: &Path) -> Result<Vm> {
+    let mut vm = own_vm("host", 1, image, scratch).with_context(|| "--host".to_owned())?;
+    vm.host = true;
+    vm.origin = "--host".to_owned();
+    Ok(vm)
+}
+
+/// Filter entries that forward `CPU_ON` in both widths.
+pub(crate) fn forward_cpu_on() -> Vec<FilterEntry> {
+    [psci::CPU_ON_32, psci::CPU_ON_64].map(|base| FilterEntry { base, count: 1, action: Action::Forward }).to_vec()
+}
+
+/// The filter entry that forwards the calls which our guests and our host programs make up between them: SMCCC fast
+/// calls, SMC64, owner 3 (OEM).
+pub(crate) const fn forward_oem() -> FilterEntry {
+    FilterEntry { base: 0xC300_0000, count: 0x100, action: Action::Forward }
+}
+
+/// A run, ready for QEMU.
+pub(crate) struct Ready {
+    /// The checked plan.
+    pub(crate) plan: Plan,
+    /// QEMU's arguments.
+    pub(crate) args: Vec<OsString>,
+}
+
+/// Asks QEMU for the machine's device tree, adds the VMs to it, and returns QEMU's arguments. Files go to `folder`.
+pub(crate) fn prepare(plan: Plan, qemu: &Path, kernel: &Path, folder: &Path) -> Result<Ready> {
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let own_tree = folder.join("machine.dtb");
+    let _ = std::fs::remove_file(&own_tree);
+    let mut dump = std::process::Command::new(qemu);
+    dump.args(plan.machine.dump_args(&own_tree)).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = qemu::Owned(dump.spawn().with_context(|| format!("cannot start {}", qemu.display()))?);
+    let ended = qemu::wait(&mut child.0, Duration::from_secs(30))?;
+    let mut complaint = String::new();
+    if ended.is_some()
+        && let Some(mut stderr) = child.0.stderr.take()
+    {
+        let _ = std::io::Read::read_to_string(&mut stderr, &mut complaint);
+    }
+    drop(child);
+    let Ok(bytes) = std::fs::read(&own_tree) else {
+        let complaint = complaint.lines().next().unwrap_or("it said nothing");
+        return Err(usage(format!("QEMU refused the machine (--cpu {}, --smp {}): {complaint}", plan.machine.cpu, plan.machine.smp)));
+    };
+    let tree = Tree::parse(&bytes).context("the device tree that QEMU wrote")?;
+    let merged = folder.join("umbra.dtb");
+    std::fs::write(&merged, plan.describe(&tree).flatten()?).with_context(|| format!("cannot write {}", merged.display()))?;
+    let args = plan.qemu_args(kernel, &merged);
+    Ok(Ready { plan, args })
+}
+
+/// What a request comes to before QEMU runs.
+pub(crate) struct Request {
+    /// The run.
+    pub(crate) ready: Ready,
+    /// Umbra's image.
+    pub(crate) hyp: Hyp,
+    /// QEMU.
+    pub(crate) qemu: PathBuf,
+    /// Whether it is the demo, whose numbers are shown and checked.
+    pub(crate) demo: bool,
+}
+
+/// Sets up, checks, builds and prepares what `args` ask for.
+pub(crate) fn request(args: &RunArgs, folder: &Path) -> Result<Request> {
+    // Mistakes in VM files are told before anything is installed or built.
+    let mut vms = args.vm.iter().map(|path| vmfile::read(path, folder)).collect::<Result<Vec<_>>>()?;
+    for warning in vms.iter().flat_map(Vm::one_width_warnings) {
+        ui::warn(&warning);
+    }
+    if let Some(host) = &args.host {
+        vms.push(host_vm(host, folder)?);
+    }
+    let machine = Machine { cpu: args.cpu.clone(), smp: 0, memory: 0, icount: args.icount, extra: args.extra.clone() };
+    let demo = args.vm.is_empty();
+    let forwards = vms.iter().any(Vm::forwards);
+    if !demo && (!forwards || args.host.is_some()) {
+        // All is known already: check the whole before the long steps.
+        Plan::new(vms.clone(), machine.clone(), args.smp, args.memory, false)?;
+    }
+
+    let qemu = setup::qemu(args.qemu.as_deref(), args.no_install)?;
+    setup::toolchain(args.no_install)?;
+    let profile = if args.debug { Profile::Debug } else { Profile::Release };
+    let hyp = build::hyp(&[], profile, false)?;
+    let mut own = args.host.is_none();
+    if demo || (forwards && args.host.is_none()) {
+        let guests = build::guests(profile, false)?;
+        let program = |name: &str| guests.get(name).with_context(|| format!("the guest package has no program named {name}"));
+        if demo {
+            let mut vm = own_vm("demo", 4, program("demo")?, folder)?;
+            vm.filter = forward_cpu_on();
+            vm.filter.push(forward_oem());
+            vms.push(vm);
+        }
+        if args.host.is_none() {
+            vms.push(host_vm(program("host")?, folder)?);
+        }
+    }
+    own &= demo;
+    let mut plan = Plan::new(vms, machine, args.smp, args.memory, own)?;
+    if args.verbose {
+        plan.bootargs = "loglevel=4".to_owned();
+    }
+    let ready = prepare(plan, &qemu.path, &hyp.bin, folder)?;
+    Ok(Request { ready, hyp, qemu: qemu.path, demo: demo && own })
+}
+
+/// The deadline of a run: what the user says, else none when somebody is there to end it.
+fn deadline(args: &RunArgs) -> Option<Duration> {
+    let interactive = !args.vm.is_empty() && std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    match args.timeout {
+        Some(0) => None,
+        Some(seconds) => Some(Duration::from_secs(seconds)),
+        None if interactive => None,
+        None => Some(Duration::from_secs(DEADLINE)),
+    }
+}
+
+/// Judges a finished run.
+pub(crate) fn verdict_of(run: &Run, plan: &Plan) -> Verdict {
+    verdict::judge(&run.transcript, &plan.nonce, plan.guests(), run.ending, plan.own)
+}
+
+/// `cargo xtask qemu`.
+pub(crate) fn command(args: &RunArgs) -> Result<u8> {
+    qemu::catch_interrupts();
+    let folder = setup::output().join("run");
+    let request = request(args, &folder)?;
+    let plan = &request.ready.plan;
+    if args.dry_run {
+        println!("{}", shell(&request.qemu, &request.ready.args));
+        return Ok(fail::OK);
+    }
+    let log = setup::output().join("console.log");
+    let limit = deadline(args);
+    let what = if request.demo { "the demo" } else { "the VMs" };
+    let limit_text = limit.map_or_else(|| "Ctrl-C ends it".to_owned(), |l| format!("{} s at most", l.as_secs()));
+    ui::say("Running", &format!("{what} on {} pCPUs of {} ({limit_text})", plan.machine.smp, plan.machine.cpu));
+
+    let guests: BTreeMap<u8, String> =
+        plan.vms.iter().enumerate().filter(|(_, vm)| !vm.host).map(|(i, vm)| (plan.channel_of(i), vm.name.clone())).collect();
+    let mut screen = Screen::new(std::io::stdout(), std::io::stderr(), guests, plan.own, args.verbose);
+    let run = qemu::run(&request.qemu, &request.ready.args, &log, limit, &mut screen)?;
+    drop(screen);
+    for line in run.stderr.lines() {
+        eprintln!("{} {line}", ui::err(Style::Dim, "qemu| "));
+    }
+
+    let mut verdict = verdict_of(&run, plan);
+    if verdict.status == fail::TIMEOUT
+        && let Some(limit) = limit
+    {
+        verdict.reason = format!("the run did not end within {} s (--timeout)", limit.as_secs());
+    }
+    if request.demo && matches!(run.ending, Ending::Exited(_) | Ending::Lingered) {
+        report(&request, &run, args, &mut verdict)?;
+    }
+    let (style, word) = if verdict.status == fail::OK { (Style::Good, "passed") } else { (Style::Bad, "FAILED") };
+    eprintln!("{} {} (console log: {})", ui::err(style, word), verdict.reason, setup::shown(&log));
+    Ok(verdict.status)
+}
+
+/// Shows the demo's table, writes its report, and lets a missed rule fail the run.
+fn report(request: &Request, run: &Run, args: &RunArgs, verdict: &mut Verdict) -> Result<()> {
+    let plan = &request.ready.plan;
+    let about = About {
+        icount: args.icount,
+        seconds: run.elapsed.as_secs_f64(),
+        image: std::fs::metadata(&request.hyp.bin)?.len(),
+        cpu: &plan.machine.cpu,
+        smp: plan.machine.smp,
+    };
+    let report = Report::new(&run.transcript, &about);
+    println!("\n{}\n", report.table());
+    let misses = report.misses();
+    if verdict.status == fail::OK && !misses.is_empty() {
+        *verdict = Verdict { status: fail::FAILED, reason: format!("rules missed: {}", misses.join(", ")) };
+    }
+    let file = setup::output().join("report.json");
+    let text = serde_json::to_string_pretty(&report.json(verdict.status, &verdict.reason))?;
+    std::fs::write(&file, text + "\n").with_context(|| format!("cannot write {}", file.display()))?;
+    eprintln!("Every figure is in {}", setup::shown(&file));
+    Ok(())
+}
