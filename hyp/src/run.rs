@@ -6,6 +6,7 @@ use hyp_abi::{
     errno::Errno,
 };
 use hyp_core::{
+    esr,
     forward::{Cut, End, Resolution, Waiting},
     idreg::{HostId, IdTable, Shown},
     inject::PstateFeatures,
@@ -246,6 +247,7 @@ impl Run {
             cnthctl: policy::cnthctl(false),
             hcrx: self.host.hcrx(),
             fine_grained_traps: self.host.fine_grained_traps(),
+            mpam: self.host.mpam(),
         }
     }
 
@@ -452,7 +454,7 @@ pub(crate) const fn vttbr(vm: usize, root: u64) -> u64 {
     policy::vttbr(vm as u8 + 1, Pa::new(root))
 }
 
-/// The resident guest's data accesses are big-endian (`SCTLR_EL1.EE`).
+/// Whether the resident guest's data accesses are big-endian now.
 pub(crate) fn guest_is_big_endian() -> bool {
-    context::guest_sctlr() >> 25 & 1 != 0
+    esr::big_endian(cpu::spsr(), context::guest_sctlr())
 }

@@ -444,7 +444,7 @@ fn redistributor(exit: &mut Exit<'_>, offset: u64, size: u64, value: Option<u64>
         None => Ask::Read(offset, size),
     };
     let deadline = timer::now() + timer::ticks(ask::PATIENCE_MS);
-    ask::ask(exit, target, Counter::KicksIrq, what, deadline).unwrap_or(0)
+    ask::ask(exit, target, Counter::KicksRequest, what, deadline).unwrap_or(0)
 }
 
 fn distributor(exit: &mut Exit<'_>, offset: u64, size: u64, value: Option<u64>) -> u64 {
@@ -461,7 +461,7 @@ fn distributor(exit: &mut Exit<'_>, offset: u64, size: u64, value: Option<u64>) 
 fn refresh_all(exit: &mut Exit<'_>) {
     let deadline = timer::now() + timer::ticks(ask::PATIENCE_MS);
     for target in exit.vm.vcpus {
-        let _ = ask::ask(exit, target, Counter::KicksIrq, Ask::Refresh, deadline);
+        let _ = ask::ask(exit, target, Counter::KicksRequest, Ask::Refresh, deadline);
     }
 }
 

@@ -409,6 +409,10 @@ impl Vm {
         self.has_run.store(true, Ordering::Release);
         self.init_vgic();
         self.start_boot_vcpu();
+        // The others take their locks and wait for their starts.
+        for vcpu in self.vcpus {
+            vcpu.wake();
+        }
         Ok(())
     }
 

@@ -30,7 +30,16 @@ pub(crate) struct Hyp {
 /// Runs cargo and returns the programs that it built, by name.
 fn compile(package: &str, features: &[&str], profile: Profile, extra: &[&str], quiet: bool) -> Result<BTreeMap<String, PathBuf>> {
     let mut command = setup::cargo();
-    command.args(["build", "--message-format=json-render-diagnostics", "--target", TARGET, "-p", package]).args(extra);
+    command
+        .args([
+            "build",
+            "--message-format=json-render-diagnostics",
+            "--target",
+            TARGET,
+            "-p",
+            package,
+        ])
+        .args(extra);
     if profile == Profile::Release {
         command.arg("--release");
     }
@@ -40,11 +49,18 @@ fn compile(package: &str, features: &[&str], profile: Profile, extra: &[&str], q
     if !features.is_empty() {
         command.args(["--features", &features.join(",")]);
     }
-    let output = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().context("cannot start cargo")?.wait_with_output()?;
+    let output = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .context("cannot start cargo")?
+        .wait_with_output()?;
     ensure!(output.status.success(), "building {package} failed; cargo's message is above");
     let mut programs = BTreeMap::new();
     for line in String::from_utf8_lossy(&output.stdout).lines() {
-        let Ok(message) = serde_json::from_str::<serde_json::Value>(line) else { continue };
+        let Ok(message) = serde_json::from_str::<serde_json::Value>(line) else {
+            continue;
+        };
         if let (Some(file), Some(name)) = (message["executable"].as_str(), message["target"]["name"].as_str()) {
             programs.insert(name.to_owned(), PathBuf::from(file));
         }
@@ -67,13 +83,27 @@ fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<()> {
 pub(crate) fn hyp(features: &[&str], profile: Profile, quiet: bool) -> Result<Hyp> {
     let programs = compile("hyp", features, profile, &[], quiet)?;
     let built = programs.get("hyp").context("cargo built no program named hyp")?;
-    let variant = if features.is_empty() { "plain".to_owned() } else { features.join("+") };
-    let folder = setup::output().join("hyp").join(if profile == Profile::Debug { format!("{variant}-debug") } else { variant });
+    let variant = if features.is_empty() {
+        "plain".to_owned()
+    } else {
+        features.join("+")
+    };
+    let folder = setup::output().join("hyp").join(if profile == Profile::Debug {
+        format!("{variant}-debug")
+    } else {
+        variant
+    });
     let bytes = std::fs::read(built).with_context(|| format!("cannot read {}", built.display()))?;
     let flat = flatten::flatten(&bytes).context("Umbra's own ELF")?;
     ensure!(flat.base == 0, "Umbra's ELF is linked at {:#x}, not at 0", flat.base);
-    ensure!(flatten::image_header(&flat.bytes).is_some(), "Umbra's flat image does not begin with an arm64 Image header");
-    let hyp = Hyp { elf: folder.join("umbra.elf"), bin: folder.join("umbra.bin") };
+    ensure!(
+        flatten::image_header(&flat.bytes).is_some(),
+        "Umbra's flat image does not begin with an arm64 Image header"
+    );
+    let hyp = Hyp {
+        elf: folder.join("umbra.elf"),
+        bin: folder.join("umbra.bin"),
+    };
     write_if_changed(&hyp.elf, &bytes)?;
     write_if_changed(&hyp.bin, &flat.bytes)?;
     Ok(hyp)
@@ -102,7 +132,12 @@ pub(crate) fn command(profile: Profile, no_install: bool) -> Result<()> {
 
 fn describe(elf: &Path) -> Result<String> {
     let sizes = flatten::sizes(&std::fs::read(elf)?)?;
-    Ok(format!("{}  (text {}, data {})", setup::shown(elf), ui::bytes(sizes.text), ui::bytes(sizes.data)))
+    Ok(format!(
+        "{}  (text {}, data {})",
+        setup::shown(elf),
+        ui::bytes(sizes.text),
+        ui::bytes(sizes.data)
+    ))
 }
 
 /// `cargo xtask image`.
@@ -156,7 +191,10 @@ pub(crate) fn clean(all: bool) -> Result<()> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => println!("{} is not there: nothing to do", setup::shown(&folder)),
         Err(e) => return Err(e).with_context(|| format!("cannot remove {}", folder.display())),
     }
-    let status = setup::cargo().args(["clean", "--target", TARGET, "-p", "hyp", "-p", "guest"]).status().context("cannot start cargo")?;
+    let status = setup::cargo()
+        .args(["clean", "--target", TARGET, "-p", "hyp", "-p", "guest"])
+        .status()
+        .context("cannot start cargo")?;
     ensure!(status.success(), "cargo clean failed");
     Ok(())
 }

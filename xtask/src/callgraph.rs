@@ -32,8 +32,12 @@ const FORBIDDEN: [&str; 12] = [
 /// Functions that are not followed: where Umbra ends on purpose, after it has found that its own state is wrong.
 const SINKS: [&str; 1] = ["hyp::fatal::"];
 
-/// Functions that may branch to a register.
-const INDIRECT: [&str; 0] = [];
+/// Functions that may branch to a register: formatting calls what the report of a crash is made of, through tables of
+/// functions. What it calls there is not followed.
+const INDIRECT: [&str; 1] = ["core::fmt::write"];
+
+/// How the message of a reachable panic begins.
+pub(crate) const PANIC: &str = "a panic is reachable";
 
 /// What one instruction does to the flow of control.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,10 +107,12 @@ impl Image {
     fn read(elf: &[u8]) -> Result<Self> {
         let file = object::File::parse(elf).context("not an ELF file")?;
         let mut text = Vec::new();
+        let mut executable = Vec::new();
         for section in file.sections() {
             if let SectionFlags::Elf { sh_flags, .. } = section.flags()
                 && sh_flags.0 & object::elf::SHF_EXECINSTR.0 != 0
             {
+                executable.push(section.index());
                 text.push((section.address(), section.data().context("a section without data")?.to_vec()));
             }
         }
@@ -115,12 +121,17 @@ impl Image {
         let mut starts: BTreeMap<u64, String> = BTreeMap::new();
         for symbol in file.symbols() {
             let name = symbol.name().unwrap_or("");
-            if symbol.is_undefined() || inside(symbol.address()).is_none() {
+            // Debug sections have symbols too, and their addresses begin at 0 as well.
+            let here = symbol.section_index().is_some_and(|index| executable.contains(&index));
+            if !here || inside(symbol.address()).is_none() {
                 continue;
             }
             if let Some(kind) = name.strip_prefix('$') {
                 maps.insert(symbol.address(), kind.starts_with('x'));
-            } else if !name.is_empty() && !name.starts_with(".L") && matches!(symbol.kind(), SymbolKind::Text | SymbolKind::Label | SymbolKind::Unknown) {
+            } else if !name.is_empty()
+                && !name.starts_with(".L")
+                && matches!(symbol.kind(), SymbolKind::Text | SymbolKind::Label | SymbolKind::Unknown)
+            {
                 // Of several names for one address the first that is a function's is as good as any.
                 starts.entry(symbol.address()).or_insert_with(|| name.to_owned());
             }
@@ -134,7 +145,11 @@ impl Image {
                 let (base, bytes) = inside(start)?;
                 let section_end = base + bytes.len() as u64;
                 let end = addresses.get(i + 1).copied().unwrap_or(section_end).min(section_end);
-                Some(Code { name: readable(&name), start, end })
+                Some(Code {
+                    name: readable(&name),
+                    start,
+                    end,
+                })
             })
             .collect();
         Ok(Self { functions, text, maps })
@@ -150,7 +165,10 @@ impl Image {
     }
 
     fn words(&self, start: u64, end: u64) -> impl Iterator<Item = (u64, u32)> {
-        let section = self.text.iter().find(|(base, bytes)| start >= *base && end <= base + bytes.len() as u64);
+        let section = self
+            .text
+            .iter()
+            .find(|(base, bytes)| start >= *base && end <= base + bytes.len() as u64);
         let slice = section.map_or(&[][..], |(base, bytes)| &bytes[(start - base) as usize..(end - base) as usize]);
         let words = slice.chunks_exact(4).enumerate();
         words.map(move |(i, b)| (start + 4 * i as u64, u32::from_le_bytes([b[0], b[1], b[2], b[3]])))
@@ -160,7 +178,9 @@ impl Image {
     /// `ADD Xn, Xm, Xk, LSL #2` or `ADD Xn, Xm, Wk, SXTW/UXTW #2` of an `ADR` whose label lies in it.
     fn is_jump_table(&self, function: &Code, at: u64, register: u8) -> bool {
         let before: Vec<(u64, u32)> = self.words(at.saturating_sub(4 * 12).max(function.start), at).collect();
-        let Some((_, add)) = before.iter().rev().find(|(_, w)| (w & 0x1f) as u8 == register && writes_low(*w)) else { return false };
+        let Some((_, add)) = before.iter().rev().find(|(_, w)| (w & 0x1f) as u8 == register && writes_low(*w)) else {
+            return false;
+        };
         // ADD (shifted register) or ADD (extended register), 64-bit.
         if add & 0xff20_0000 != 0x8b00_0000 && add & 0xffe0_0000 != 0x8b20_0000 {
             return false;
@@ -197,10 +217,19 @@ pub(crate) fn check(elf: &[u8]) -> Result<Findings> {
 
 fn check_with(elf: &[u8], sinks: &[&str], indirect: &[&str]) -> Result<Findings> {
     let image = Image::read(elf)?;
-    let vectors = image.functions.iter().find(|f| f.name == VECTORS).with_context(|| format!("the ELF has no symbol {VECTORS}"))?.start;
+    let vectors = image
+        .functions
+        .iter()
+        .find(|f| f.name == VECTORS)
+        .with_context(|| format!("the ELF has no symbol {VECTORS}"))?
+        .start;
     let mut findings = Findings::default();
     // The vectors are one table with labels of its own in between: it is walked as one range.
-    let table = Code { name: "the lower-EL vectors".to_owned(), start: vectors + LOWER_EL.start, end: vectors + LOWER_EL.end };
+    let table = Code {
+        name: "the lower-EL vectors".to_owned(),
+        start: vectors + LOWER_EL.start,
+        end: vectors + LOWER_EL.end,
+    };
     let mut came_from: BTreeMap<u64, Option<u64>> = BTreeMap::from([(table.start, None)]);
     let mut queue = VecDeque::from([table.clone()]);
     let lookup = |start: u64| if start == table.start { Some(&table) } else { image.at(start) };
@@ -216,7 +245,7 @@ fn check_with(elf: &[u8], sinks: &[&str], indirect: &[&str]) -> Result<Findings>
     };
     while let Some(function) = queue.pop_front() {
         if FORBIDDEN.iter().any(|bad| function.name.contains(bad)) {
-            findings.problems.push(format!("a panic is reachable: {}", way(&came_from, function.start)));
+            findings.problems.push(format!("{PANIC}: {}", way(&came_from, function.start)));
             continue;
         }
         if sinks.iter().any(|sink| function.name.starts_with(sink)) {
@@ -236,11 +265,17 @@ fn check_with(elf: &[u8], sinks: &[&str], indirect: &[&str]) -> Result<Findings>
                             queue.push_back(next.clone());
                         }
                     }
-                    None => findings.problems.push(format!("{} branches to {target:#x}, where there is no function", function.name)),
+                    None => findings
+                        .problems
+                        .push(format!("{} branches to {target:#x}, where there is no function", function.name)),
                 },
-                Flow::Indirect(register) if !indirect.contains(&function.name.as_str()) && !image.is_jump_table(&function, at, register) => {
+                Flow::Indirect(register)
+                    if !indirect.contains(&function.name.as_str()) && !image.is_jump_table(&function, at, register) =>
+                {
                     let way = way(&came_from, function.start);
-                    findings.problems.push(format!("an indirect branch at {at:#x} that is not listed: {way}"));
+                    findings
+                        .problems
+                        .push(format!("an indirect branch at {at:#x} that is not listed: {way}"));
                 }
                 _ => {}
             }
@@ -331,7 +366,8 @@ mod tests {
         file.extend(0u32.to_le_bytes());
         file.extend([64u16, 56, 0, 64, 5, 4].iter().flat_map(|h| h.to_le_bytes()));
         file.extend(body);
-        let sections: [(u32, u32, u64, usize, u32, u64); 4] = [(1, 1, 6, 0, 0, 0), (7, 2, 0, 1, 3, 24), (15, 3, 0, 2, 0, 0), (23, 3, 0, 3, 0, 0)];
+        let sections: [(u32, u32, u64, usize, u32, u64); 4] =
+            [(1, 1, 6, 0, 0, 0), (7, 2, 0, 1, 3, 24), (15, 3, 0, 2, 0, 0), (23, 3, 0, 3, 0, 0)];
         file.extend([0u8; 64]);
         for (name, kind, flags, part, link, entry) in sections {
             file.extend(name.to_le_bytes());
@@ -361,21 +397,33 @@ mod tests {
 
     #[test]
     fn a_path_without_panics_is_followed_to_its_end() {
-        let image = program(&[bl(0x800, 0x808), RET], &[("leaf", &[NOP, RET]), ("core::panicking::panic", &[RET])]);
+        let image = program(
+            &[bl(0x800, 0x808), RET],
+            &[("leaf", &[NOP, RET]), ("core::panicking::panic", &[RET])],
+        );
         let findings = check_with(&image, &[], &[]).expect("followed");
         assert_eq!((findings.problems.len(), findings.reached), (0, 3), "{findings:?}");
     }
 
     #[test]
     fn a_panic_behind_two_calls_is_found_with_its_way() {
-        let image = program(&[bl(0x800, 0x808), RET], &[("leaf", &[bl(0x808, 0x810), RET]), ("core::panicking::panic", &[RET])]);
+        let image = program(
+            &[bl(0x800, 0x808), RET],
+            &[("leaf", &[bl(0x808, 0x810), RET]), ("core::panicking::panic", &[RET])],
+        );
         let findings = check_with(&image, &[], &[]).expect("followed");
-        assert_eq!(findings.problems, ["a panic is reachable: the lower-EL vectors -> handler -> leaf -> core::panicking::panic"]);
+        assert_eq!(
+            findings.problems,
+            ["a panic is reachable: the lower-EL vectors -> handler -> leaf -> core::panicking::panic"]
+        );
     }
 
     #[test]
     fn a_mangled_name_is_recognised() {
-        let image = program(&[b(0x800, 0x804)], &[("_ZN4core9panicking18panic_bounds_check17h0123456789abcdefE", &[RET])]);
+        let image = program(
+            &[b(0x800, 0x804)],
+            &[("_ZN4core9panicking18panic_bounds_check17h0123456789abcdefE", &[RET])],
+        );
         assert_eq!(check_with(&image, &[], &[]).expect("followed").problems.len(), 1);
     }
 
@@ -394,7 +442,10 @@ mod tests {
 
     #[test]
     fn a_sink_is_not_followed() {
-        let image = program(&[bl(0x800, 0x808), RET], &[("hyp::fatal::end", &[bl(0x808, 0x810), RET]), ("core::panicking::panic", &[RET])]);
+        let image = program(
+            &[bl(0x800, 0x808), RET],
+            &[("hyp::fatal::end", &[bl(0x808, 0x810), RET]), ("core::panicking::panic", &[RET])],
+        );
         assert!(check(&image).expect("followed").problems.is_empty());
         assert_eq!(check_with(&image, &[], &[]).expect("followed").problems.len(), 1);
     }

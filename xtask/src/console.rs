@@ -17,7 +17,10 @@ pub(crate) struct Demux {
 impl Demux {
     /// A wire at its beginning.
     pub(crate) const fn new() -> Self {
-        Self { channel: UMBRA, escaped: false }
+        Self {
+            channel: UMBRA,
+            escaped: false,
+        }
     }
 
     /// Takes a piece of the wire and gives each byte with its channel to `sink`.
@@ -33,7 +36,10 @@ impl Demux {
                 (true, _) => {
                     self.escaped = false;
                     // A letter that names no channel comes from a wire that is damaged: keep the channel and lose the byte.
-                    if let Some(channel) = byte.checked_sub(CHANNEL_BASE).filter(|c| usize::from(*c) <= hyp_abi::layout::MAX_VMS) {
+                    if let Some(channel) = byte
+                        .checked_sub(CHANNEL_BASE)
+                        .filter(|c| usize::from(*c) <= hyp_abi::layout::MAX_VMS)
+                    {
                         self.channel = channel;
                     }
                 }
@@ -83,7 +89,12 @@ impl Record {
                 None => {}
             }
         }
-        Some(Self { channel, source, kind: kind.to_owned(), fields })
+        Some(Self {
+            channel,
+            source,
+            kind: kind.to_owned(),
+            fields,
+        })
     }
 
     /// The text of a field.
@@ -166,7 +177,11 @@ impl Transcript {
             self.kept[at] += text.len() + 32;
             self.lines[at].push(text.clone());
         }
-        Some(Line { channel, text, record: is_record })
+        Some(Line {
+            channel,
+            text,
+            record: is_record,
+        })
     }
 
     /// Ends the line that each channel has begun.
@@ -227,7 +242,10 @@ mod tests {
     fn a_record_counts_on_its_own_channel_only() {
         let line = "@umbra verdict nonce=ab status=0";
         let record = Record::parse(UMBRA, line).expect("a record");
-        assert_eq!((record.kind.as_str(), record.text("nonce"), record.number("status")), ("verdict", Some("ab"), Some(0)));
+        assert_eq!(
+            (record.kind.as_str(), record.text("nonce"), record.number("status")),
+            ("verdict", Some("ab"), Some(0))
+        );
         assert_eq!(Record::parse(HOST, line), None);
         assert_eq!(Record::parse(2, line), None);
         assert_eq!(Record::parse(2, "@host phase=umbra"), None);
@@ -239,7 +257,9 @@ mod tests {
         let mut transcript = Transcript::default();
         let mut lines = Vec::new();
         let mut demux = Demux::new();
-        demux.feed(b"\x0eBon\x0e@@umbra boot el=2\r\n\x0eBe\ntail", |c, b| lines.extend(transcript.push(c, b)));
+        demux.feed(b"\x0eBon\x0e@@umbra boot el=2\r\n\x0eBe\ntail", |c, b| {
+            lines.extend(transcript.push(c, b))
+        });
         lines.extend(transcript.flush());
         let texts: Vec<_> = lines.iter().map(|l| (l.channel, l.text.as_str(), l.record)).collect();
         assert_eq!(texts, [(0, "@umbra boot el=2", true), (2, "one", false), (2, "tail", false)]);

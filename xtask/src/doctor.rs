@@ -22,20 +22,62 @@ pub(crate) fn command() -> u8 {
         None => Err(QEMU_PACKAGE.command(system)),
         Some(path) => match setup::inspect_qemu(&path) {
             Err(e) => Err(e.to_string()),
-            Ok(qemu) if qemu.version < OLDEST_QEMU => Err(format!("{} is {}.{}, too old: get 7.2 or newer", path.display(), qemu.version.0, qemu.version.1)),
+            Ok(qemu) if qemu.version < OLDEST_QEMU => Err(format!(
+                "{} is {}.{}, too old: get 7.2 or newer",
+                path.display(),
+                qemu.version.0,
+                qemu.version.1
+            )),
             Ok(qemu) => Ok(format!("{}.{} at {}", qemu.version.0, qemu.version.1, path.display())),
         },
     };
-    let gdb = setup::find("gdb-multiarch").map(|p| p.display().to_string()).ok_or_else(|| GDB_PACKAGE.command(system));
+    let gdb = setup::find("gdb-multiarch")
+        .map(|p| p.display().to_string())
+        .ok_or_else(|| GDB_PACKAGE.command(system));
     let rustc = setup::output_of("rustc", &["--version"]).ok_or_else(|| "install rustup from https://rustup.rs".to_owned());
     let findings = [
-        Finding { what: "Rust compiler", needed_for: "everything", result: rustc, required: true },
-        Finding { what: "Rust target", needed_for: "build, qemu, test", result: found(setup::has_target(), setup::TARGET, pinned), required: true },
-        Finding { what: "clippy", needed_for: "test", result: found(setup::has_component("cargo-clippy"), "there", pinned), required: false },
-        Finding { what: "rustfmt", needed_for: "test", result: found(setup::has_component("rustfmt"), "there", pinned), required: false },
-        Finding { what: "QEMU", needed_for: "qemu, test, gdb", result: qemu, required: true },
-        Finding { what: "miri", needed_for: "test (suite miri)", result: found(setup::has_miri(), "with nightly", MIRI_COMMAND), required: false },
-        Finding { what: "gdb-multiarch", needed_for: "gdb", result: gdb, required: false },
+        Finding {
+            what: "Rust compiler",
+            needed_for: "everything",
+            result: rustc,
+            required: true,
+        },
+        Finding {
+            what: "Rust target",
+            needed_for: "build, qemu, test",
+            result: found(setup::has_target(), setup::TARGET, pinned),
+            required: true,
+        },
+        Finding {
+            what: "clippy",
+            needed_for: "test",
+            result: found(setup::has_component("cargo-clippy"), "there", pinned),
+            required: false,
+        },
+        Finding {
+            what: "rustfmt",
+            needed_for: "test",
+            result: found(setup::has_component("rustfmt"), "there", pinned),
+            required: false,
+        },
+        Finding {
+            what: "QEMU",
+            needed_for: "qemu, test, gdb",
+            result: qemu,
+            required: true,
+        },
+        Finding {
+            what: "miri",
+            needed_for: "test (suite miri)",
+            result: found(setup::has_miri(), "with nightly", MIRI_COMMAND),
+            required: false,
+        },
+        Finding {
+            what: "gdb-multiarch",
+            needed_for: "gdb",
+            result: gdb,
+            required: false,
+        },
     ];
     let mut status = fail::OK;
     let mut missing = 0;
@@ -47,7 +89,10 @@ pub(crate) fn command() -> u8 {
                 if finding.required {
                     status = fail::USAGE;
                 }
-                (out(if finding.required { Style::Bad } else { Style::Warn }, "missing"), format!("for {}. Get it with: {get}", finding.needed_for))
+                (
+                    out(if finding.required { Style::Bad } else { Style::Warn }, "missing"),
+                    format!("for {}. Get it with: {get}", finding.needed_for),
+                )
             }
         };
         println!("{mark}  {:<14} {text}", finding.what);
@@ -55,7 +100,9 @@ pub(crate) fn command() -> u8 {
     if missing == 0 {
         println!("\nNothing is missing.");
     } else {
-        println!("\n`cargo xtask qemu` and `cargo xtask test` get what they need by themselves, saying so first, unless --no-install is given.");
+        println!(
+            "\n`cargo xtask qemu` and `cargo xtask test` get what they need by themselves, saying so first, unless --no-install is given."
+        );
     }
     status
 }

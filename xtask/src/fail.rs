@@ -31,12 +31,19 @@ impl std::error::Error for Fail {}
 
 /// A mistake in what the user gave us, or something missing that the user can get: status 2.
 pub(crate) fn usage(message: impl Into<String>) -> anyhow::Error {
-    Fail { status: USAGE, message: message.into() }.into()
+    Fail {
+        status: USAGE,
+        message: message.into(),
+    }
+    .into()
 }
 
 /// The status that `error` ends the tool with.
 pub(crate) fn status_of(error: &anyhow::Error) -> u8 {
-    error.chain().find_map(|cause| cause.downcast_ref::<Fail>()).map_or(FAILED, |fail| fail.status)
+    error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<Fail>())
+        .map_or(FAILED, |fail| fail.status)
 }
 
 #[cfg(test)]

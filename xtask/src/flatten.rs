@@ -1,9 +1,9 @@
 //! Images: an ELF made flat, the arm64 `Image` header, sizes.
 
 use anyhow::{Context, Result, bail, ensure};
+use object::LittleEndian;
 use object::elf;
 use object::read::elf::{FileHeader, ProgramHeader, SectionHeader};
-use object::LittleEndian;
 
 /// No image of a guest or of ours is larger than this; an ELF whose segments lie further apart is a mistake.
 const MAX_FLAT: u64 = 1 << 30;
@@ -47,7 +47,10 @@ pub(crate) fn flatten(data: &[u8]) -> Result<Flat> {
     let mut parts = Vec::new();
     for segment in header.program_headers(LittleEndian, data).context("broken program headers")? {
         if segment.p_type(LittleEndian) == elf::PT_LOAD && segment.p_memsz(LittleEndian) != 0 {
-            let bytes = segment.data(LittleEndian, data).ok().context("a segment lies beyond the end of the file")?;
+            let bytes = segment
+                .data(LittleEndian, data)
+                .ok()
+                .context("a segment lies beyond the end of the file")?;
             let memory = segment.p_memsz(LittleEndian).max(bytes.len() as u64);
             let start = segment.p_paddr(LittleEndian);
             let end = start.checked_add(memory).context("a segment wraps around the address space")?;
@@ -67,7 +70,12 @@ pub(crate) fn flatten(data: &[u8]) -> Result<Flat> {
         }
         flat[at..at + bytes.len()].copy_from_slice(bytes);
     }
-    Ok(Flat { base, bytes: flat, entry: header.e_entry(LittleEndian), memory: top - base })
+    Ok(Flat {
+        base,
+        bytes: flat,
+        entry: header.e_entry(LittleEndian),
+        memory: top - base,
+    })
 }
 
 /// Sizes of an ELF's allocated sections.
@@ -116,7 +124,6 @@ pub(crate) fn image_header(bytes: &[u8]) -> Option<ImageHeader> {
     let text_offset = if image_size == 0 { 0x8_0000 } else { word(8)? };
     Some(ImageHeader { text_offset, image_size })
 }
-
 
 #[cfg(test)]
 pub(crate) mod tests {
@@ -188,9 +195,19 @@ pub(crate) mod tests {
         image[8] = 0;
         image[16..24].copy_from_slice(&0x20_0000u64.to_le_bytes());
         image[56..60].copy_from_slice(b"ARM\x64");
-        assert_eq!(image_header(&image), Some(ImageHeader { text_offset: 0, image_size: 0x20_0000 }));
+        assert_eq!(
+            image_header(&image),
+            Some(ImageHeader {
+                text_offset: 0,
+                image_size: 0x20_0000
+            })
+        );
         image[16..24].fill(0);
-        assert_eq!(image_header(&image).map(|h| h.text_offset), Some(0x8_0000), "as old kernels meant it");
+        assert_eq!(
+            image_header(&image).map(|h| h.text_offset),
+            Some(0x8_0000),
+            "as old kernels meant it"
+        );
         image[56] = 0;
         assert_eq!(image_header(&image), None);
     }

@@ -51,9 +51,22 @@ pub(crate) fn command(args: &RunArgs, port: u16, attach: bool) -> Result<u8> {
     // Ctrl-C belongs to gdb, which stops the machine with it.
     qemu::catch_interrupts();
     let log = setup::output().join("gdb-console.log");
-    let _qemu = if attach { None } else { Some(start(&request.qemu, &qemu_args, &log, port)?) };
-    ui::say("Debugging", &format!("on port {port}; `hbreak NAME` then `continue`; the console goes to {}", setup::shown(&log)));
-    let status = Command::new(&gdb).args(&gdb_args).status().with_context(|| format!("cannot start {}", gdb.display()))?;
+    let _qemu = if attach {
+        None
+    } else {
+        Some(start(&request.qemu, &qemu_args, &log, port)?)
+    };
+    ui::say(
+        "Debugging",
+        &format!(
+            "on port {port}; `hbreak NAME` then `continue`; the console goes to {}",
+            setup::shown(&log)
+        ),
+    );
+    let status = Command::new(&gdb)
+        .args(&gdb_args)
+        .status()
+        .with_context(|| format!("cannot start {}", gdb.display()))?;
     Ok(if status.success() { fail::OK } else { fail::FAILED })
 }
 
@@ -63,7 +76,12 @@ fn start(qemu: &Path, args: &[OsString], log: &Path, port: u16) -> Result<qemu::
     let console = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
     let errors = console.try_clone()?;
     let mut command = Command::new(qemu);
-    command.args(args).stdin(Stdio::null()).stdout(console).stderr(errors).process_group(0);
+    command
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(console)
+        .stderr(errors)
+        .process_group(0);
     let mut child = qemu::Owned(command.spawn().with_context(|| format!("cannot start {}", qemu.display()))?);
     let until = Instant::now() + Duration::from_secs(10);
     // A connection that is closed at once would make QEMU's gdb stub resume nothing, but take its only seat: look at the

@@ -192,7 +192,10 @@ fn parse_size(text: &str) -> Result<u64, String> {
         _ => return Err("write it as 512M or 4G".to_owned()),
     };
     let number: u64 = digits.parse().map_err(|_| "write it as 512M or 4G".to_owned())?;
-    number.checked_shl(shift).filter(|n| n >> shift == number && *n <= 1 << 40).ok_or_else(|| "more than 1 TiB".to_owned())
+    number
+        .checked_shl(shift)
+        .filter(|n| n >> shift == number && *n <= 1 << 40)
+        .ok_or_else(|| "more than 1 TiB".to_owned())
 }
 
 fn main() -> ExitCode {
@@ -200,7 +203,11 @@ fn main() -> ExitCode {
     let result = match &cli.command {
         None => {
             let help = Cli::command().render_help();
-            if ui::stdout_colour() { println!("{}", help.ansi()) } else { println!("{help}") }
+            if ui::stdout_colour() {
+                println!("{}", help.ansi())
+            } else {
+                println!("{help}")
+            }
             Ok(fail::OK)
         }
         Some(Command::Qemu(args)) => run::command(args),
@@ -250,9 +257,40 @@ mod tests {
 
     #[test]
     fn the_documented_options_exist() {
-        let words = ["cargo xtask", "qemu", "--vm", "a.toml", "--vm", "b.toml", "--host", "h", "--cpu", "max", "--smp", "4", "--memory", "2G"];
-        let more = ["--qemu", "q", "--dry-run", "--timeout", "5", "--icount", "--no-install", "--", "-d", "int"];
-        let Some(Command::Qemu(args)) = Cli::parse_from(words.iter().chain(&more)).command else { panic!("another command") };
-        assert_eq!((args.vm.len(), args.memory, args.extra), (2, Some(2 << 30), vec!["-d".to_owned(), "int".to_owned()]));
+        let words = [
+            "cargo xtask",
+            "qemu",
+            "--vm",
+            "a.toml",
+            "--vm",
+            "b.toml",
+            "--host",
+            "h",
+            "--cpu",
+            "max",
+            "--smp",
+            "4",
+            "--memory",
+            "2G",
+        ];
+        let more = [
+            "--qemu",
+            "q",
+            "--dry-run",
+            "--timeout",
+            "5",
+            "--icount",
+            "--no-install",
+            "--",
+            "-d",
+            "int",
+        ];
+        let Some(Command::Qemu(args)) = Cli::parse_from(words.iter().chain(&more)).command else {
+            panic!("another command")
+        };
+        assert_eq!(
+            (args.vm.len(), args.memory, args.extra),
+            (2, Some(2 << 30), vec!["-d".to_owned(), "int".to_owned()])
+        );
     }
 }

@@ -51,7 +51,16 @@ impl Machine {
             add(&["-accel", "tcg,thread=multi", "-cpu", &self.cpu]);
         }
         add(&["-smp", &self.smp.to_string(), "-m", &format!("{}M", self.memory >> 20)]);
-        add(&["-nodefaults", "-display", "none", "-serial", "stdio", "-monitor", "none", "-no-reboot"]);
+        add(&[
+            "-nodefaults",
+            "-display",
+            "none",
+            "-serial",
+            "stdio",
+            "-monitor",
+            "none",
+            "-no-reboot",
+        ]);
         args
     }
 
@@ -105,17 +114,30 @@ impl Plan {
         }
         let most = layout::MAX_VMS - 1;
         if vms.len() - hosts > most {
-            return Err(usage(format!("{} VMs; Umbra runs {most} at most, the host partition aside", vms.len() - hosts)));
+            return Err(usage(format!(
+                "{} VMs; Umbra runs {most} at most, the host partition aside",
+                vms.len() - hosts
+            )));
         }
         for (i, vm) in vms.iter().enumerate() {
             if let Some(other) = vms[..i].iter().find(|o| o.name == vm.name) {
-                return Err(usage(format!("{}: name: \"{}\" is the name of {} too", vm.origin, vm.name, other.origin)));
+                return Err(usage(format!(
+                    "{}: name: \"{}\" is the name of {} too",
+                    vm.origin, vm.name, other.origin
+                )));
             }
         }
         machine.smp = assign_pcpus(&mut vms, smp)?;
         let (memory, placements) = place(&vms, memory)?;
         machine.memory = memory;
-        Ok(Self { machine, vms, placements, own, nonce: crate::verdict::nonce(), bootargs: String::new() })
+        Ok(Self {
+            machine,
+            vms,
+            placements,
+            own,
+            nonce: crate::verdict::nonce(),
+            bootargs: String::new(),
+        })
     }
 
     /// How many guest VMs there are.
@@ -158,7 +180,10 @@ impl Plan {
         args.extend([OsString::from("-kernel"), kernel.into(), OsString::from("-dtb"), dtb.into()]);
         for (vm, place) in self.vms.iter().zip(&self.placements) {
             let mut load = |file: &Path, at: u64| {
-                args.extend(["-device".into(), format!("loader,file={},addr={at:#x},force-raw=on", escaped(file)).into()]);
+                args.extend([
+                    "-device".into(),
+                    format!("loader,file={},addr={at:#x},force-raw=on", escaped(file)).into(),
+                ]);
             };
             load(&vm.image.module.file, place.image);
             if let (Some(initrd), Some(at)) = (&vm.initrd, place.initrd) {
@@ -171,7 +196,11 @@ impl Plan {
 }
 
 fn vm_node(vm: &Vm, index: usize, place: Placement) -> Node {
-    let mut node = Node::new(if vm.host { "umbra-host".to_owned() } else { format!("umbra-vm-{index}") });
+    let mut node = Node::new(if vm.host {
+        "umbra-host".to_owned()
+    } else {
+        format!("umbra-vm-{index}")
+    });
     node.strings("compatible", if vm.host { &["umbra,host", "umbra,vm"] } else { &["umbra,vm"] });
     node.cells("#address-cells", &[2]).cells("#size-cells", &[2]);
     node.strings("umbra,name", &[&vm.name]);
@@ -197,10 +226,14 @@ fn vm_node(vm: &Vm, index: usize, place: Placement) -> Node {
         node.cells("umbra,smccc-filter", &triples);
     }
     let image = node.child_mut(&format!("image@{:x}", place.image));
-    image.strings("compatible", &["umbra,image"]).longs("reg", &[place.image, vm.image.module.size]);
+    image
+        .strings("compatible", &["umbra,image"])
+        .longs("reg", &[place.image, vm.image.module.size]);
     image.longs("umbra,load", &[vm.image.load]).longs("umbra,entry", &[vm.image.entry]);
     if let (Some(initrd), Some(at)) = (&vm.initrd, place.initrd) {
-        node.child_mut(&format!("initrd@{at:x}")).strings("compatible", &["umbra,initrd"]).longs("reg", &[at, initrd.size]);
+        node.child_mut(&format!("initrd@{at:x}"))
+            .strings("compatible", &["umbra,initrd"])
+            .longs("reg", &[at, initrd.size]);
     }
     node
 }
@@ -211,10 +244,17 @@ fn assign_pcpus(vms: &mut [Vm], smp: Option<u32>) -> Result<u32> {
     for vm in vms.iter() {
         for &pcpu in &vm.pcpus {
             if let Some((_, other)) = owner.iter().find(|(p, _)| *p == pcpu) {
-                return Err(usage(format!("{}: pcpus: pCPU {pcpu} already runs a vCPU of {other}; one vCPU to a pCPU", vm.origin)));
+                return Err(usage(format!(
+                    "{}: pcpus: pCPU {pcpu} already runs a vCPU of {other}; one vCPU to a pCPU",
+                    vm.origin
+                )));
             }
             if let Some(smp) = smp.filter(|smp| pcpu >= *smp) {
-                return Err(usage(format!("{}: pcpus: pCPU {pcpu} is not one of the machine's {smp} (--smp {smp}: 0 to {})", vm.origin, smp - 1)));
+                return Err(usage(format!(
+                    "{}: pcpus: pCPU {pcpu} is not one of the machine's {smp} (--smp {smp}: 0 to {})",
+                    vm.origin,
+                    smp - 1
+                )));
             }
             owner.push((pcpu, vm.origin.clone()));
         }
@@ -233,7 +273,10 @@ fn assign_pcpus(vms: &mut [Vm], smp: Option<u32>) -> Result<u32> {
     match smp {
         Some(smp) if smp < needed => {
             let count = owner.len();
-            Err(usage(format!("--smp {smp}: {count} vCPUs, host partition included, need a pCPU each, the highest being {}; give --smp {needed}", needed - 1)))
+            Err(usage(format!(
+                "--smp {smp}: {count} vCPUs, host partition included, need a pCPU each, the highest being {}; give --smp {needed}",
+                needed - 1
+            )))
         }
         Some(smp) => Ok(smp),
         None => Ok(needed),
@@ -244,12 +287,20 @@ fn assign_pcpus(vms: &mut [Vm], smp: Option<u32>) -> Result<u32> {
 fn place(vms: &[Vm], asked: Option<u64>) -> Result<(u64, Vec<Placement>)> {
     if let Some(asked) = asked {
         if asked < LEAST_MEMORY || !asked.is_multiple_of(1 << 20) {
-            return Err(usage(format!("--memory: {} is not a whole number of MiB, at least {}", ui::bytes(asked), ui::bytes(LEAST_MEMORY))));
+            return Err(usage(format!(
+                "--memory: {} is not a whole number of MiB, at least {}",
+                ui::bytes(asked),
+                ui::bytes(LEAST_MEMORY)
+            )));
         }
         return try_place(vms, asked).map(|p| (asked, p)).ok_or_else(|| {
             let ram: u64 = vms.iter().map(|vm| vm.ram.size()).sum();
             let enough = enough(vms).map_or(String::new(), |m| format!("; {} is enough", ui::bytes(m)));
-            usage(format!("--memory: {} cannot hold the VMs' RAM ({} in all), their images and Umbra{enough}", ui::bytes(asked), ui::bytes(ram)))
+            usage(format!(
+                "--memory: {} cannot hold the VMs' RAM ({} in all), their images and Umbra{enough}",
+                ui::bytes(asked),
+                ui::bytes(ram)
+            ))
         });
     }
     let memory = enough(vms).ok_or_else(|| usage("the VMs' RAM does not fit in 128 GiB of memory"))?;
@@ -259,7 +310,9 @@ fn place(vms: &[Vm], asked: Option<u64>) -> Result<(u64, Vec<Placement>)> {
 
 /// The usual memory or the next power of two that holds `vms`.
 fn enough(vms: &[Vm]) -> Option<u64> {
-    (0..8).map(|shift| USUAL_MEMORY << shift).find(|memory| try_place(vms, *memory).is_some())
+    (0..8)
+        .map(|shift| USUAL_MEMORY << shift)
+        .find(|memory| try_place(vms, *memory).is_some())
 }
 
 fn try_place(vms: &[Vm], memory: u64) -> Option<Vec<Placement>> {
@@ -285,7 +338,9 @@ fn try_place(vms: &[Vm], memory: u64) -> Option<Vec<Placement>> {
         return None;
     }
     for vm in vms {
-        let gap = free.iter_mut().find(|(start, end)| end.checked_sub(*start).is_some_and(|room| room >= vm.ram.size()))?;
+        let gap = free
+            .iter_mut()
+            .find(|(start, end)| end.checked_sub(*start).is_some_and(|room| room >= vm.ram.size()))?;
         gap.0 += vm.ram.size();
     }
     Some(placements)
@@ -295,7 +350,11 @@ fn try_place(vms: &[Vm], memory: u64) -> Option<Vec<Placement>> {
 pub(crate) fn shell(program: &Path, args: &[OsString]) -> String {
     let quoted = |text: &str| {
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=,:+@%".contains(c);
-        if !text.is_empty() && text.chars().all(plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
+        if !text.is_empty() && text.chars().all(plain) {
+            text.to_owned()
+        } else {
+            format!("'{}'", text.replace('\'', "'\\''"))
+        }
     };
     let words = std::iter::once(program.as_os_str()).chain(args.iter().map(OsString::as_os_str));
     words.map(|w| quoted(&w.to_string_lossy())).collect::<Vec<_>>().join(" ")
@@ -316,15 +375,25 @@ pub(crate) mod tests {
             pcpus: pcpus.to_vec(),
             ram: Range::new(0x4000_0000, ram).expect("a range"),
             bootargs: "console=ttyAMA0".to_owned(),
-            initrd: Some(Module { file: "/x/init,rd".into(), size: 5000 }),
+            initrd: Some(Module {
+                file: "/x/init,rd".into(),
+                size: 5000,
+            }),
             dtb: Dtb::AboveImage,
             strict: true,
             on_pending: false,
             forward_deadline_ms: DEFAULT_FORWARD_DEADLINE_MS,
-            filter: vec![FilterEntry { base: 0x8400_0003, count: 1, action: Action::Forward }],
+            filter: vec![FilterEntry {
+                base: 0x8400_0003,
+                count: 1,
+                action: Action::Forward,
+            }],
             image: Image {
                 source: "/x/Image".into(),
-                module: Module { file: "/x/Image".into(), size: 0x1_2345 },
+                module: Module {
+                    file: "/x/Image".into(),
+                    size: 0x1_2345,
+                },
                 load: 0x4008_0000,
                 entry: 0x4008_0000,
                 memory: 0x1_2345,
@@ -339,7 +408,13 @@ pub(crate) mod tests {
     }
 
     fn machine() -> Machine {
-        Machine { cpu: "cortex-a72".to_owned(), smp: 0, memory: 0, icount: false, extra: Vec::new() }
+        Machine {
+            cpu: "cortex-a72".to_owned(),
+            smp: 0,
+            memory: 0,
+            icount: false,
+            extra: Vec::new(),
+        }
     }
 
     fn plan(vms: Vec<Vm>, smp: Option<u32>, memory: Option<u64>) -> Result<Plan> {
@@ -362,7 +437,10 @@ pub(crate) mod tests {
     #[test]
     fn without_a_host_guests_begin_on_the_first_pcpu_and_keep_their_channel() {
         let plan = plan(vec![vm("a", 2, &[], 2 << 20)], None, None).expect("a plan");
-        assert_eq!((plan.vms[0].pcpus.as_slice(), plan.machine.smp, plan.channel_of(0)), ([0, 1].as_slice(), 2, 2));
+        assert_eq!(
+            (plan.vms[0].pcpus.as_slice(), plan.machine.smp, plan.channel_of(0)),
+            ([0, 1].as_slice(), 2, 2)
+        );
     }
 
     #[test]
@@ -415,7 +493,11 @@ pub(crate) mod tests {
         plan.bootargs = "loglevel=4".to_owned();
         let mut root = Node::new("");
         root.child_mut("chosen").strings("stdout-path", &["/pl011@9000000"]);
-        let tree = plan.describe(&Tree { root, reserved: Vec::new(), boot_cpu: 0 });
+        let tree = plan.describe(&Tree {
+            root,
+            reserved: Vec::new(),
+            boot_cpu: 0,
+        });
         let tree = Tree::parse(&tree.flatten().expect("written")).expect("read");
         let chosen = tree.root.children.iter().find(|n| n.name == "chosen").expect("chosen");
         assert_eq!(chosen.property("stdout-path"), Some(b"/pl011@9000000\0".as_slice()));
@@ -426,7 +508,10 @@ pub(crate) mod tests {
         let a = &chosen.children[1];
         assert_eq!(a.property("compatible"), Some(b"umbra,vm\0".as_slice()));
         assert_eq!(a.property("umbra,pcpus"), Some([0, 0, 0, 1, 0, 0, 0, 2].as_slice()));
-        assert_eq!(a.property("umbra,ram"), Some([0, 0, 0, 0, 0x40, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0].as_slice()));
+        assert_eq!(
+            a.property("umbra,ram"),
+            Some([0, 0, 0, 0, 0x40, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0].as_slice())
+        );
         assert!(a.property("umbra,strict").is_some() && a.property("umbra,no-on-pending").is_some());
         assert_eq!(a.children[0].name, format!("image@{:x}", plan.placements[1].image));
         assert_eq!(a.children.len(), 2);
@@ -436,11 +521,17 @@ pub(crate) mod tests {
     fn foreign_images_run_without_semihosting_and_in_a_sandbox() {
         let mut plan = plan(vec![vm("a", 1, &[], 32 << 20)], None, None).expect("a plan");
         let own = shell(Path::new("qemu"), &plan.qemu_args(Path::new("k"), Path::new("d")));
-        assert!(own.contains("-semihosting-config enable=on,target=native") && !own.contains("-sandbox"), "{own}");
+        assert!(
+            own.contains("-semihosting-config enable=on,target=native") && !own.contains("-sandbox"),
+            "{own}"
+        );
         assert!(own.contains("file=/x/init,,rd,addr=0x"), "commas are doubled: {own}");
         plan.own = false;
         let foreign = shell(Path::new("qemu"), &plan.qemu_args(Path::new("k"), Path::new("d")));
-        assert!(!foreign.contains("semihosting") && foreign.contains("-sandbox on,spawn=deny"), "{foreign}");
+        assert!(
+            !foreign.contains("semihosting") && foreign.contains("-sandbox on,spawn=deny"),
+            "{foreign}"
+        );
         let chosen = plan.describe(&Tree::default()).root.children.remove(0);
         assert!(chosen.property("umbra,semihosting").is_none());
     }
@@ -450,7 +541,10 @@ pub(crate) mod tests {
         let mut machine = machine();
         machine.icount = true;
         let text = shell(Path::new("qemu"), &machine.args(""));
-        assert!(text.contains("-accel tcg,thread=single -icount shift=0,sleep=off -cpu cortex-a72,cntfrq=1000000000"), "{text}");
+        assert!(
+            text.contains("-accel tcg,thread=single -icount shift=0,sleep=off -cpu cortex-a72,cntfrq=1000000000"),
+            "{text}"
+        );
         machine.icount = false;
         assert!(shell(Path::new("qemu"), &machine.args("")).contains("tcg,thread=multi"));
     }

@@ -73,7 +73,12 @@ impl Watch for Blind {}
 /// Starts QEMU in a process group of its own: a Ctrl-C at the terminal is ours to deal with.
 pub(crate) fn spawn(qemu: &Path, args: &[OsString]) -> Result<Owned> {
     let mut command = Command::new(qemu);
-    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    command
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0);
     Ok(Owned(command.spawn().with_context(|| format!("cannot start {}", qemu.display()))?))
 }
 
@@ -158,13 +163,19 @@ pub(crate) fn run(qemu: &Path, args: &[OsString], log: &Path, deadline: Option<D
     }
     let _ = reader.join();
     let stderr = complaints.join().unwrap_or_default();
-    Ok(Run { ending, transcript, stderr, elapsed: started.elapsed() })
+    Ok(Run {
+        ending,
+        transcript,
+        stderr,
+        elapsed: started.elapsed(),
+    })
 }
 
 fn pump(mut from: impl Read, to: &mpsc::SyncSender<Vec<u8>>) {
     let mut buffer = [0u8; 16 << 10];
     loop {
         match from.read(&mut buffer) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Ok(0) | Err(_) => return,
             Ok(n) => {
                 if to.send(buffer[..n].to_vec()).is_err() {
@@ -196,14 +207,24 @@ mod tests {
     fn sh(script: &str, deadline: u64) -> Run {
         let folder = tempfile::tempdir().expect("a folder");
         let args = [OsString::from("-c"), OsString::from(script)];
-        run(Path::new("/bin/sh"), &args, &folder.path().join("log"), Some(Duration::from_secs(deadline)), &mut Blind).expect("a run")
+        run(
+            Path::new("/bin/sh"),
+            &args,
+            &folder.path().join("log"),
+            Some(Duration::from_secs(deadline)),
+            &mut Blind,
+        )
+        .expect("a run")
     }
 
     #[test]
     fn a_child_that_ends_gives_its_status_and_its_words() {
         let run = sh("printf 'boot\\n\\016Bhi\\n'; echo oops >&2; exit 7", 30);
         assert_eq!(run.ending, Ending::Exited(Some(7)));
-        assert_eq!((run.transcript.lines(0), run.transcript.lines(2)), (["boot".to_owned()].as_slice(), ["hi".to_owned()].as_slice()));
+        assert_eq!(
+            (run.transcript.lines(0), run.transcript.lines(2)),
+            (["boot".to_owned()].as_slice(), ["hi".to_owned()].as_slice())
+        );
         assert_eq!(run.stderr, "oops\n");
     }
 

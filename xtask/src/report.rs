@@ -33,7 +33,11 @@ impl Phase {
                 }
             }
         }
-        Self { hyp, host: numbers(transcript, Source::Host, name), guest: numbers(transcript, Source::Guest, name) }
+        Self {
+            hyp,
+            host: numbers(transcript, Source::Host, name),
+            guest: numbers(transcript, Source::Guest, name),
+        }
     }
 
     fn json(&self) -> Value {
@@ -44,7 +48,11 @@ impl Phase {
 fn numbers(transcript: &Transcript, source: Source, phase: &str) -> BTreeMap<String, u64> {
     let mut found = BTreeMap::new();
     // A phase may be told in several records.
-    for record in transcript.records.iter().filter(|r| r.source == source && r.text("phase") == Some(phase)) {
+    for record in transcript
+        .records
+        .iter()
+        .filter(|r| r.source == source && r.text("phase") == Some(phase))
+    {
         let fields: Vec<_> = record.fields().map(|(key, _)| key).filter(|key| *key != "phase").collect();
         for key in fields {
             if let Some(number) = record.number(key) {
@@ -142,7 +150,12 @@ impl Rows<'_> {
     }
 
     fn text(&mut self, what: &'static str, cells: [String; 2]) -> &mut Row {
-        self.rows.push(Row { what, cells, ok: None, rule: String::new() });
+        self.rows.push(Row {
+            what,
+            cells,
+            ok: None,
+            rule: String::new(),
+        });
         let last = self.rows.len() - 1;
         &mut self.rows[last]
     }
@@ -152,7 +165,11 @@ impl Row {
     fn must(&mut self, ok: bool, rule: impl Into<String>) {
         self.ok = Some(self.ok.unwrap_or(true) && ok);
         let rule = rule.into();
-        self.rule = if self.rule.is_empty() { rule } else { format!("{}; {rule}", self.rule) };
+        self.rule = if self.rule.is_empty() {
+            rule
+        } else {
+            format!("{}; {rule}", self.rule)
+        };
     }
 }
 
@@ -165,8 +182,13 @@ impl Report {
     pub(crate) fn new(transcript: &Transcript, about: &About<'_>) -> Self {
         let [umbra, contended, storm] = PHASES.map(|(name, begin, end)| Phase::of(transcript, name, begin, end));
         let boot = transcript.umbra("boot").next();
-        let frequency = boot.and_then(|r| r.number("cntfrq")).unwrap_or(if about.icount { 1_000_000_000 } else { 62_500_000 });
-        let clock = Clock { frequency, icount: about.icount };
+        let frequency = boot
+            .and_then(|r| r.number("cntfrq"))
+            .unwrap_or(if about.icount { 1_000_000_000 } else { 62_500_000 });
+        let clock = Clock {
+            frequency,
+            icount: about.icount,
+        };
         let get = |map: &BTreeMap<String, u64>, key: &str| map.get(key).copied();
         let both = |key: &str, part: Part| [get(part(&umbra), key), get(part(&contended), key)];
         let agree = |hyp: &str, host: &str| {
@@ -176,10 +198,16 @@ impl Report {
         let zero = |map: &BTreeMap<String, u64>, key: &str| get(map, key) == Some(0);
         let positive = |map: &BTreeMap<String, u64>, key: &str| get(map, key).is_some_and(|n| n > 0);
 
-        let mut rows = Rows { umbra: &umbra, contended: &contended, rows: Vec::new() };
+        let mut rows = Rows {
+            umbra: &umbra,
+            contended: &contended,
+            rows: Vec::new(),
+        };
         let cycles = both("cycles", GUEST);
-        rows.count("CPU_ON/CPU_OFF cycles done", GUEST, "cycles").must(cycles[0] == cycles[1] && cycles[0] > Some(0), "as many in both");
-        rows.count("calls forwarded", HYP, "forwards").must(agree("forwards", "calls"), "hyp and host count alike");
+        rows.count("CPU_ON/CPU_OFF cycles done", GUEST, "cycles")
+            .must(cycles[0] == cycles[1] && cycles[0] > Some(0), "as many in both");
+        rows.count("calls forwarded", HYP, "forwards")
+            .must(agree("forwards", "calls"), "hyp and host count alike");
         let row = rows.count("EBUSY answers", HYP, "busy");
         row.must(zero(&umbra.hyp, "busy"), "0");
         row.must(positive(&contended.hyp, "busy"), "contended is real");
@@ -190,10 +218,16 @@ impl Report {
         rows.count("kicks for an exact read", HYP, "kicks_exact");
         rows.count("kicks to deliver an interrupt", HYP, "kicks_irq");
         rows.count("kicks for another request", HYP, "kicks_request");
-        rows.count("forced exits of bystanders", HYP, "bystanders").must(zero(&umbra.hyp, "bystanders"), "0");
+        rows.count("forced exits of bystanders", HYP, "bystanders")
+            .must(zero(&umbra.hyp, "bystanders"), "0");
         let spread = |key: &str, part: Part| [clock.spread(part(&umbra), key), clock.spread(part(&contended), key)];
         rows.text("CPU_ON to first instruction", spread("on", GUEST));
-        for (what, kind) in [("template reads", "template"), ("word reads", "word"), ("record reads", "record"), ("exact reads", "exact")] {
+        for (what, kind) in [
+            ("template reads", "template"),
+            ("word reads", "word"),
+            ("record reads", "record"),
+            ("exact reads", "exact"),
+        ] {
             let n = both(&format!("{kind}_n"), HOST);
             let times = spread(kind, HOST);
             let cells = [0, 1].map(|i| match n[i] {
@@ -202,20 +236,36 @@ impl Report {
             });
             rows.text(what, cells).must(n[0].is_some_and(|n| n > 0), "done");
         }
-        rows.count("exact reads past their deadline", HOST, "late").must(zero(&umbra.host, "late"), "0");
+        rows.count("exact reads past their deadline", HOST, "late")
+            .must(zero(&umbra.host, "late"), "0");
         rows.count("seqlock retries", HOST, "retries");
         let row = rows.text("records published while read", [cell(storm.host.get("published")), String::new()]);
         row.must(get(&storm.host, "published").is_some_and(|n| n >= STORM_LEAST), "at least 10 000");
-        let row = rows.text("  retries, torn records", [format!("{}, {}", cell(storm.host.get("retries")), cell(storm.host.get("torn"))), String::new()]);
+        let row = rows.text(
+            "  retries, torn records",
+            [
+                format!("{}, {}", cell(storm.host.get("retries")), cell(storm.host.get("torn"))),
+                String::new(),
+            ],
+        );
         row.must(zero(&storm.host, "torn"), "0 torn");
         let gaps = both("gap_max", GUEST).map(|g| g.map_or_else(|| "-".to_owned(), |g| clock.one(g)));
         rows.text("longest gap of a bystander", gaps);
         let views = |key: &str| zero(&umbra.guest, key) && zero(&contended.guest, key);
         let row = rows.count("views of ICC_CTLR_EL1 that differ", HOST, "mismatches");
-        row.must(zero(&umbra.host, "mismatches") && zero(&contended.host, "mismatches") && views("mismatches"), "0");
+        row.must(
+            zero(&umbra.host, "mismatches") && zero(&contended.host, "mismatches") && views("mismatches"),
+            "0",
+        );
         let races = [&umbra, &contended].map(|p| {
             let of = |key: &str| cell(p.guest.get(key));
-            format!("{}: {} / {} / {}", of("races"), of("race_success"), of("race_on_pending"), of("race_already_on"))
+            format!(
+                "{}: {} / {} / {}",
+                of("races"),
+                of("race_success"),
+                of("race_on_pending"),
+                of("race_already_on")
+            )
         });
         let one_each = |p: &Phase| get(&p.guest, "races").is_some_and(|n| n > 0) && get(&p.guest, "races") == get(&p.guest, "race_success");
         let row = rows.text("races: SUCCESS / ON_PENDING / ALREADY_ON", races);
@@ -248,7 +298,11 @@ impl Report {
     /// The lines whose rule does not hold. The sizes' targets are shown and fail nothing.
     pub(crate) fn misses(&self) -> Vec<String> {
         let miss = |r: &&Row| r.ok == Some(false);
-        self.rows.iter().filter(miss).map(|r| format!("{} ({})", r.what.trim(), r.rule)).collect()
+        self.rows
+            .iter()
+            .filter(miss)
+            .map(|r| format!("{} ({})", r.what.trim(), r.rule))
+            .collect()
     }
 
     /// The report's file: every figure of the table, and the verdict.
@@ -272,7 +326,9 @@ impl Report {
                 None => String::new(),
             };
             let [a, b] = &row.cells;
-            format!("{:<names$}  {a:>first$}  {b:>second$}  {mark}", row.what).trim_end().to_owned()
+            format!("{:<names$}  {a:>first$}  {b:>second$}  {mark}", row.what)
+                .trim_end()
+                .to_owned()
         };
         let head = format!("{:<names$}  {:>first$}  {:>second$}", "", "umbra", "contended");
         let rule = "-".repeat(names + first + second + 10);
@@ -293,14 +349,24 @@ fn size_rows(transcript: &Transcript, about: &About<'_>) -> (Vec<Row>, Value) {
     let statics = number("static").map(|n| n + number("percpu").unwrap_or(0) * pcpus);
     let static_target = STATIC_TARGET + PERCPU_TARGET * pcpus;
     let row = |what, a: String, target: Option<u64>, size: Option<u64>| {
-        let mut row = Row { what, cells: [a, target.map_or_else(String::new, |t| format!("target {}", ui::bytes(t)))], ok: None, rule: String::new() };
+        let mut row = Row {
+            what,
+            cells: [a, target.map_or_else(String::new, |t| format!("target {}", ui::bytes(t)))],
+            ok: None,
+            rule: String::new(),
+        };
         if let Some(target) = target {
             row.must(size.is_some_and(|s| s <= target), "target");
         }
         row
     };
     let rows = vec![
-        row("image without guests", ui::bytes(about.image), Some(IMAGE_TARGET), Some(about.image)),
+        row(
+            "image without guests",
+            ui::bytes(about.image),
+            Some(IMAGE_TARGET),
+            Some(about.image),
+        ),
         row("  of it .text", shown(number("text")), None, None),
         row("static RAM on this machine", shown(statics), Some(static_target), statics),
     ];
@@ -325,10 +391,26 @@ mod tests {
         let guest = "cycles=1000 on_min=625 on_med=1250 on_max=62500 gap_max=9 mismatches=0 races=10 race_success=10 race_on_pending=5 race_already_on=15";
         let lines = [
             (0, "@umbra boot el=2 cntfrq=62500000".to_owned()),
-            (0, "@umbra mark vm=1 label=1 time=5 forwards=3 busy=0 stops=0 bystanders=0 kicks_exact=0 kicks_irq=0 kicks_request=0".to_owned()),
-            (0, "@umbra mark vm=1 label=2 time=9 forwards=2003 busy=0 stops=0 bystanders=0 kicks_exact=10 kicks_irq=4 kicks_request=0".to_owned()),
-            (0, "@umbra mark vm=1 label=3 time=9 forwards=2003 busy=0 stops=0 bystanders=0 kicks_exact=10 kicks_irq=4 kicks_request=0".to_owned()),
-            (0, "@umbra mark vm=1 label=4 time=9 forwards=4003 busy=50 stops=60 bystanders=7 kicks_exact=10 kicks_irq=4 kicks_request=0".to_owned()),
+            (
+                0,
+                "@umbra mark vm=1 label=1 time=5 forwards=3 busy=0 stops=0 bystanders=0 kicks_exact=0 kicks_irq=0 kicks_request=0"
+                    .to_owned(),
+            ),
+            (
+                0,
+                "@umbra mark vm=1 label=2 time=9 forwards=2003 busy=0 stops=0 bystanders=0 kicks_exact=10 kicks_irq=4 kicks_request=0"
+                    .to_owned(),
+            ),
+            (
+                0,
+                "@umbra mark vm=1 label=3 time=9 forwards=2003 busy=0 stops=0 bystanders=0 kicks_exact=10 kicks_irq=4 kicks_request=0"
+                    .to_owned(),
+            ),
+            (
+                0,
+                "@umbra mark vm=1 label=4 time=9 forwards=4003 busy=50 stops=60 bystanders=7 kicks_exact=10 kicks_irq=4 kicks_request=0"
+                    .to_owned(),
+            ),
             (1, format!("@host phase=umbra ebusy=0 stops=0 {host}")),
             (1, format!("@host phase=contended ebusy=50 stops=60 {host}")),
             (1, "@host phase=storm published=20000 reads=30000 retries=12 torn=0".to_owned()),
@@ -342,7 +424,16 @@ mod tests {
                 transcript.push(channel, byte);
             }
         }
-        Report::new(&transcript, &About { icount: false, seconds: 1.0, image: 50_000, cpu: "cortex-a72", smp: 5 })
+        Report::new(
+            &transcript,
+            &About {
+                icount: false,
+                seconds: 1.0,
+                image: 50_000,
+                cpu: "cortex-a72",
+                smp: 5,
+            },
+        )
     }
 
     fn misses_when(from: &str, to: &str) -> Vec<String> {
@@ -354,11 +445,22 @@ mod tests {
         let report = run(str::to_owned);
         assert_eq!(report.misses(), Vec::<String>::new(), "{}", report.table());
         let table = report.table();
-        for part in ["10.0 / 20.0 / 1 000", "2 000", "0.016 / 0.032 / 0.048", "20 000", "12, 0", "48.8 KiB", "minimum / median / maximum, in us"] {
+        for part in [
+            "10.0 / 20.0 / 1 000",
+            "2 000",
+            "0.016 / 0.032 / 0.048",
+            "20 000",
+            "12, 0",
+            "48.8 KiB",
+            "minimum / median / maximum, in us",
+        ] {
             assert!(table.contains(part), "no {part:?} in\n{table}");
         }
         let json = report.json(0, "fine");
-        assert_eq!((&json["phases"]["contended"]["hyp"]["stops"], &json["status"]), (&json!(60), &json!(0)));
+        assert_eq!(
+            (&json["phases"]["contended"]["hyp"]["stops"], &json["status"]),
+            (&json!(60), &json!(0))
+        );
         assert_eq!(json["phases"]["umbra"]["guest"]["on_med"], 1250);
     }
 
@@ -366,14 +468,28 @@ mod tests {
     fn counts_that_disagree_are_a_miss() {
         assert!(misses_when("calls=2000", "calls=1999").join(" ").contains("calls forwarded"));
         assert!(misses_when("ebusy=50", "ebusy=49").join(" ").contains("EBUSY"));
-        assert!(misses_when("stops=60 template", "stops=61 template").is_empty(), "the pattern is not there");
+        assert!(
+            misses_when("stops=60 template", "stops=61 template").is_empty(),
+            "the pattern is not there"
+        );
         assert!(misses_when("stops=60 calls", "stops=61 calls").join(" ").contains("stops"));
     }
 
     #[test]
     fn a_busy_answer_a_stop_a_bystander_a_late_or_a_torn_read_is_a_miss() {
-        assert!(misses_when("label=2 time=9 forwards=2003 busy=0", "label=2 time=9 forwards=2003 busy=1").join(" ").contains("EBUSY"));
-        assert!(misses_when("forwards=2003 busy=0 stops=0 bystanders=0", "forwards=2003 busy=0 stops=1 bystanders=1").len() >= 2);
+        assert!(
+            misses_when("label=2 time=9 forwards=2003 busy=0", "label=2 time=9 forwards=2003 busy=1")
+                .join(" ")
+                .contains("EBUSY")
+        );
+        assert!(
+            misses_when(
+                "forwards=2003 busy=0 stops=0 bystanders=0",
+                "forwards=2003 busy=0 stops=1 bystanders=1"
+            )
+            .len()
+                >= 2
+        );
         assert!(misses_when("late=0", "late=1").join(" ").contains("past their deadline"));
         assert!(misses_when("torn=0", "torn=1").join(" ").contains("torn"));
         assert!(misses_when("published=20000", "published=9999").join(" ").contains("published"));
@@ -383,7 +499,13 @@ mod tests {
 
     #[test]
     fn a_record_that_never_came_is_a_miss() {
-        for tag in ["@host phase=umbra", "@host phase=contended", "@host phase=storm", "@guest phase=umbra", "@umbra mark vm=1 label=4"] {
+        for tag in [
+            "@host phase=umbra",
+            "@host phase=contended",
+            "@host phase=storm",
+            "@guest phase=umbra",
+            "@umbra mark vm=1 label=4",
+        ] {
             assert!(!misses_when(tag, "nothing").is_empty(), "{tag}");
         }
     }

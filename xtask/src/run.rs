@@ -60,13 +60,23 @@ pub(crate) fn host_vm(image: &Path, scratch: &Path) -> Result<Vm> {
 
 /// Filter entries that forward `CPU_ON` in both widths.
 pub(crate) fn forward_cpu_on() -> Vec<FilterEntry> {
-    [psci::CPU_ON_32, psci::CPU_ON_64].map(|base| FilterEntry { base, count: 1, action: Action::Forward }).to_vec()
+    [psci::CPU_ON_32, psci::CPU_ON_64]
+        .map(|base| FilterEntry {
+            base,
+            count: 1,
+            action: Action::Forward,
+        })
+        .to_vec()
 }
 
 /// The filter entry that forwards the calls which our guests and our host programs make up between them: SMCCC fast
 /// calls, SMC64, owner 3 (OEM).
 pub(crate) const fn forward_oem() -> FilterEntry {
-    FilterEntry { base: 0xC300_0000, count: 0x100, action: Action::Forward }
+    FilterEntry {
+        base: 0xC300_0000,
+        count: 0x100,
+        action: Action::Forward,
+    }
 }
 
 /// A run, ready for QEMU.
@@ -83,7 +93,10 @@ pub(crate) fn prepare(plan: Plan, qemu: &Path, kernel: &Path, folder: &Path) -> 
     let own_tree = folder.join("machine.dtb");
     let _ = std::fs::remove_file(&own_tree);
     let mut dump = std::process::Command::new(qemu);
-    dump.args(plan.machine.dump_args(&own_tree)).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    dump.args(plan.machine.dump_args(&own_tree))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
     let mut child = qemu::Owned(dump.spawn().with_context(|| format!("cannot start {}", qemu.display()))?);
     let ended = qemu::wait(&mut child.0, Duration::from_secs(30))?;
     let mut complaint = String::new();
@@ -95,7 +108,10 @@ pub(crate) fn prepare(plan: Plan, qemu: &Path, kernel: &Path, folder: &Path) -> 
     drop(child);
     let Ok(bytes) = std::fs::read(&own_tree) else {
         let complaint = complaint.lines().next().unwrap_or("it said nothing");
-        return Err(usage(format!("QEMU refused the machine (--cpu {}, --smp {}): {complaint}", plan.machine.cpu, plan.machine.smp)));
+        return Err(usage(format!(
+            "QEMU refused the machine (--cpu {}, --smp {}): {complaint}",
+            plan.machine.cpu, plan.machine.smp
+        )));
     };
     let tree = Tree::parse(&bytes).context("the device tree that QEMU wrote")?;
     let merged = folder.join("umbra.dtb");
@@ -126,7 +142,13 @@ pub(crate) fn request(args: &RunArgs, folder: &Path) -> Result<Request> {
     if let Some(host) = &args.host {
         vms.push(host_vm(host, folder)?);
     }
-    let machine = Machine { cpu: args.cpu.clone(), smp: 0, memory: 0, icount: args.icount, extra: args.extra.clone() };
+    let machine = Machine {
+        cpu: args.cpu.clone(),
+        smp: 0,
+        memory: 0,
+        icount: args.icount,
+        extra: args.extra.clone(),
+    };
     let demo = args.vm.is_empty();
     let forwards = vms.iter().any(Vm::forwards);
     if !demo && (!forwards || args.host.is_some()) {
@@ -141,7 +163,11 @@ pub(crate) fn request(args: &RunArgs, folder: &Path) -> Result<Request> {
     let mut own = args.host.is_none();
     if demo || (forwards && args.host.is_none()) {
         let guests = build::guests(profile, false)?;
-        let program = |name: &str| guests.get(name).with_context(|| format!("the guest package has no program named {name}"));
+        let program = |name: &str| {
+            guests
+                .get(name)
+                .with_context(|| format!("the guest package has no program named {name}"))
+        };
         if demo {
             let mut vm = own_vm("demo", 4, program("demo")?, folder)?;
             vm.filter = forward_cpu_on();
@@ -158,7 +184,12 @@ pub(crate) fn request(args: &RunArgs, folder: &Path) -> Result<Request> {
         plan.bootargs = "loglevel=4".to_owned();
     }
     let ready = prepare(plan, &qemu.path, &hyp.bin, folder)?;
-    Ok(Request { ready, hyp, qemu: qemu.path, demo: demo && own })
+    Ok(Request {
+        ready,
+        hyp,
+        qemu: qemu.path,
+        demo: demo && own,
+    })
 }
 
 /// The deadline of a run: what the user says, else none when somebody is there to end it.
@@ -191,10 +222,18 @@ pub(crate) fn command(args: &RunArgs) -> Result<u8> {
     let limit = deadline(args);
     let what = if request.demo { "the demo" } else { "the VMs" };
     let limit_text = limit.map_or_else(|| "Ctrl-C ends it".to_owned(), |l| format!("{} s at most", l.as_secs()));
-    ui::say("Running", &format!("{what} on {} pCPUs of {} ({limit_text})", plan.machine.smp, plan.machine.cpu));
+    ui::say(
+        "Running",
+        &format!("{what} on {} pCPUs of {} ({limit_text})", plan.machine.smp, plan.machine.cpu),
+    );
 
-    let guests: BTreeMap<u8, String> =
-        plan.vms.iter().enumerate().filter(|(_, vm)| !vm.host).map(|(i, vm)| (plan.channel_of(i), vm.name.clone())).collect();
+    let guests: BTreeMap<u8, String> = plan
+        .vms
+        .iter()
+        .enumerate()
+        .filter(|(_, vm)| !vm.host)
+        .map(|(i, vm)| (plan.channel_of(i), vm.name.clone()))
+        .collect();
     let mut screen = Screen::new(std::io::stdout(), std::io::stderr(), guests, plan.own, args.verbose);
     let run = qemu::run(&request.qemu, &request.ready.args, &log, limit, &mut screen)?;
     drop(screen);
@@ -211,7 +250,11 @@ pub(crate) fn command(args: &RunArgs) -> Result<u8> {
     if request.demo && matches!(run.ending, Ending::Exited(_) | Ending::Lingered) {
         report(&request, &run, args, &mut verdict)?;
     }
-    let (style, word) = if verdict.status == fail::OK { (Style::Good, "passed") } else { (Style::Bad, "FAILED") };
+    let (style, word) = if verdict.status == fail::OK {
+        (Style::Good, "passed")
+    } else {
+        (Style::Bad, "FAILED")
+    };
     eprintln!("{} {} (console log: {})", ui::err(style, word), verdict.reason, setup::shown(&log));
     Ok(verdict.status)
 }
@@ -230,7 +273,10 @@ fn report(request: &Request, run: &Run, args: &RunArgs, verdict: &mut Verdict) -
     println!("\n{}\n", report.table());
     let misses = report.misses();
     if verdict.status == fail::OK && !misses.is_empty() {
-        *verdict = Verdict { status: fail::FAILED, reason: format!("rules missed: {}", misses.join(", ")) };
+        *verdict = Verdict {
+            status: fail::FAILED,
+            reason: format!("rules missed: {}", misses.join(", ")),
+        };
     }
     let file = setup::output().join("report.json");
     let text = serde_json::to_string_pretty(&report.json(verdict.status, &verdict.reason))?;

@@ -25,7 +25,16 @@ pub(crate) struct Screen<O: Write, A: Write> {
 impl<O: Write, A: Write> Screen<O, A> {
     /// A screen for `guests`. The records of `own` images are kept back unless `verbose`.
     pub(crate) fn new(out: O, aside: A, guests: BTreeMap<u8, String>, own: bool, verbose: bool) -> Self {
-        Self { out, aside, guests, records: !own || verbose, verbose, held: Vec::new(), swallow: false, mid_line: false }
+        Self {
+            out,
+            aside,
+            guests,
+            records: !own || verbose,
+            verbose,
+            held: Vec::new(),
+            swallow: false,
+            mid_line: false,
+        }
     }
 
     fn tagged(&self) -> bool {
@@ -149,7 +158,11 @@ mod tests {
 
     #[test]
     fn umbras_records_stay_off_the_screen() {
-        let (out, aside) = show(&[(2, "a")], true, b"@umbra boot el=2\nfound 4 list registers\n\x0eA@host phase=x\nready\n");
+        let (out, aside) = show(
+            &[(2, "a")],
+            true,
+            b"@umbra boot el=2\nfound 4 list registers\n\x0eA@host phase=x\nready\n",
+        );
         assert_eq!(out, "");
         assert_eq!(aside.lines().count(), 2, "{aside}");
     }

@@ -42,7 +42,9 @@ pub(crate) fn shown(path: &Path) -> String {
 
 /// Looks for a program on `PATH`.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
-    std::env::split_paths(&std::env::var_os("PATH")?).map(|dir| dir.join(program)).find(|path| is_program(path))
+    std::env::split_paths(&std::env::var_os("PATH")?)
+        .map(|dir| dir.join(program))
+        .find(|path| is_program(path))
 }
 
 fn is_program(path: &Path) -> bool {
@@ -52,8 +54,16 @@ fn is_program(path: &Path) -> bool {
 
 /// The standard output of a command that succeeds.
 pub(crate) fn output_of(program: impl AsRef<std::ffi::OsStr>, args: &[&str]) -> Option<String> {
-    let output = Command::new(program).args(args).stdin(Stdio::null()).current_dir(root()).output().ok()?;
-    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    let output = Command::new(program)
+        .args(args)
+        .stdin(Stdio::null())
+        .current_dir(root())
+        .output()
+        .ok()?;
+    output
+        .status
+        .success()
+        .then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 /// A cargo command in the project's root, free of what the cargo that started us left in the environment.
@@ -68,7 +78,11 @@ pub(crate) fn cargo() -> Command {
 pub(crate) fn clean_environment(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
-        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") || text == "CARGO_PRIMARY_PACKAGE" || text == "CARGO_CRATE_NAME" {
+        if text.starts_with("CARGO_PKG_")
+            || text.starts_with("CARGO_MANIFEST_")
+            || text == "CARGO_PRIMARY_PACKAGE"
+            || text == "CARGO_CRATE_NAME"
+        {
             command.env_remove(&name);
         }
     }
@@ -104,13 +118,19 @@ pub(crate) fn toolchain(no_install: bool) -> Result<()> {
     ui::say("Installing", &format!("{what} (rustup {})", args.join(" ")));
     let mut command = Command::new("rustup");
     // Without this variable rustup reads rust-toolchain.toml, which also lists target and components.
-    command.args(args).current_dir(root()).env_remove("RUSTUP_TOOLCHAIN").stdin(Stdio::null());
+    command
+        .args(args)
+        .current_dir(root())
+        .env_remove("RUSTUP_TOOLCHAIN")
+        .stdin(Stdio::null());
     let status = command.status().context("cannot start rustup")?;
     if !status.success() {
         return Err(usage(format!("rustup could not install {what} ({status}); see its message above")));
     }
     if !has_target() {
-        return Err(usage(format!("rustup finished, but target {TARGET} is still missing; try: rustup target add {TARGET}")));
+        return Err(usage(format!(
+            "rustup finished, but target {TARGET} is still missing; try: rustup target add {TARGET}"
+        )));
     }
     Ok(())
 }
@@ -125,7 +145,8 @@ pub(crate) fn has_miri() -> bool {
 }
 
 /// The command that gets miri.
-pub(crate) const MIRI_COMMAND: &str = "rustup toolchain install nightly --profile minimal --component miri --component rust-src --no-self-update";
+pub(crate) const MIRI_COMMAND: &str =
+    "rustup toolchain install nightly --profile minimal --component miri --component rust-src --no-self-update";
 
 /// Makes sure of a nightly with miri.
 pub(crate) fn miri(no_install: bool) -> Result<()> {
@@ -133,13 +154,22 @@ pub(crate) fn miri(no_install: bool) -> Result<()> {
         return Ok(());
     }
     if no_install || find("rustup").is_none() {
-        return Err(usage(format!("a nightly toolchain with miri is missing. Get it with: {MIRI_COMMAND}")));
+        return Err(usage(format!(
+            "a nightly toolchain with miri is missing. Get it with: {MIRI_COMMAND}"
+        )));
     }
     ui::say("Installing", &format!("nightly with miri ({MIRI_COMMAND})"));
     let words: Vec<&str> = MIRI_COMMAND.split(' ').skip(1).collect();
-    let status = Command::new("rustup").args(words).current_dir(root()).stdin(Stdio::null()).status().context("cannot start rustup")?;
+    let status = Command::new("rustup")
+        .args(words)
+        .current_dir(root())
+        .stdin(Stdio::null())
+        .status()
+        .context("cannot start rustup")?;
     if !status.success() || !has_miri() {
-        return Err(usage(format!("a nightly toolchain with miri could not be installed. Try by hand: {MIRI_COMMAND}")));
+        return Err(usage(format!(
+            "a nightly toolchain with miri could not be installed. Try by hand: {MIRI_COMMAND}"
+        )));
     }
     Ok(())
 }
@@ -163,7 +193,12 @@ pub(crate) enum System {
 
 /// Finds out which.
 pub(crate) fn system() -> System {
-    for (program, system) in [("apt-get", System::Apt), ("dnf", System::Dnf), ("pacman", System::Pacman), ("brew", System::Brew)] {
+    for (program, system) in [
+        ("apt-get", System::Apt),
+        ("dnf", System::Dnf),
+        ("pacman", System::Pacman),
+        ("brew", System::Brew),
+    ] {
         if find(program).is_some() {
             return system;
         }
@@ -192,8 +227,13 @@ pub(crate) const QEMU_PACKAGE: Package = Package {
 };
 
 /// The debugger.
-pub(crate) const GDB_PACKAGE: Package =
-    Package { what: "a gdb for AArch64 (gdb-multiarch)", apt: "gdb-multiarch", dnf: "gdb", pacman: "gdb", brew: "gdb" };
+pub(crate) const GDB_PACKAGE: Package = Package {
+    what: "a gdb for AArch64 (gdb-multiarch)",
+    apt: "gdb-multiarch",
+    dnf: "gdb",
+    pacman: "gdb",
+    brew: "gdb",
+};
 
 impl Package {
     /// The command that installs it, as a user would type it.
@@ -208,7 +248,11 @@ impl Package {
     }
 
     fn missing(&self, system: System) -> anyhow::Error {
-        usage(format!("{} is missing. Get it with:\n    {}\nthen run this again.", self.what, self.command(system)))
+        usage(format!(
+            "{} is missing. Get it with:\n    {}\nthen run this again.",
+            self.what,
+            self.command(system)
+        ))
     }
 
     /// Installs it on Debian and its kin, as root or by sudo; elsewhere says how and stops.
@@ -221,17 +265,27 @@ impl Package {
         if !root && find("sudo").is_none() {
             return Err(self.missing(system));
         }
-        ui::say("Installing", &format!("{}: {}apt-get install -y {}", self.what, if root { "" } else { "sudo " }, self.apt));
+        ui::say(
+            "Installing",
+            &format!("{}: {}apt-get install -y {}", self.what, if root { "" } else { "sudo " }, self.apt),
+        );
         for args in [vec!["update"], vec!["install", "-y", "--no-install-recommends", self.apt]] {
             let mut command = if root { Command::new("apt-get") } else { Command::new("sudo") };
             if !root {
                 command.arg("apt-get");
             }
-            command.args(&args).env("DEBIAN_FRONTEND", "noninteractive").stdout(Stdio::from(std::io::stderr()));
+            command
+                .args(&args)
+                .env("DEBIAN_FRONTEND", "noninteractive")
+                .stdout(Stdio::from(std::io::stderr()));
             let status = command.status().context("cannot start apt-get")?;
             // An unreachable extra source fails `update` and need not matter to the package itself.
             if !status.success() && args[0] == "install" {
-                return Err(usage(format!("apt-get could not install {} ({status}). By hand:\n    {}", self.apt, self.command(system))));
+                return Err(usage(format!(
+                    "apt-get could not install {} ({status}). By hand:\n    {}",
+                    self.apt,
+                    self.command(system)
+                )));
             }
         }
         Ok(())
@@ -259,15 +313,28 @@ pub(crate) fn parse_version(text: &str) -> Option<(u32, u32)> {
 /// Looks at one QEMU.
 pub(crate) fn inspect_qemu(path: &Path) -> Result<Qemu> {
     let text = output_of(path, &["--version"]).ok_or_else(|| usage(format!("{} does not run: `--version` failed", path.display())))?;
-    let version = parse_version(&text).ok_or_else(|| usage(format!("{} does not look like QEMU: it says \"{}\"", path.display(), text.lines().next().unwrap_or(""))))?;
-    Ok(Qemu { path: path.to_path_buf(), version })
+    let version = parse_version(&text).ok_or_else(|| {
+        usage(format!(
+            "{} does not look like QEMU: it says \"{}\"",
+            path.display(),
+            text.lines().next().unwrap_or("")
+        ))
+    })?;
+    Ok(Qemu {
+        path: path.to_path_buf(),
+        version,
+    })
 }
 
 /// Finds QEMU: `asked`, or the one on `PATH`, or the one that we install. One that is too old is named.
 pub(crate) fn qemu(asked: Option<&Path>, no_install: bool) -> Result<Qemu> {
     let found = match asked {
         Some(path) => {
-            let named = if path.components().count() == 1 { path.to_str().and_then(find) } else { None };
+            let named = if path.components().count() == 1 {
+                path.to_str().and_then(find)
+            } else {
+                None
+            };
             let path = named.unwrap_or_else(|| path.to_path_buf());
             if !is_program(&path) {
                 return Err(usage(format!("--qemu: {} is not a program", path.display())));
@@ -296,7 +363,11 @@ pub(crate) fn qemu(asked: Option<&Path>, no_install: bool) -> Result<Qemu> {
 /// Finds the debugger.
 pub(crate) fn gdb(no_install: bool) -> Result<PathBuf> {
     let fits = |path: &PathBuf| output_of(path, &["-batch", "-ex", "set architecture aarch64"]).is_some();
-    let look = || find(GDB).or_else(|| find("aarch64-linux-gnu-gdb")).or_else(|| find("gdb").filter(fits));
+    let look = || {
+        find(GDB)
+            .or_else(|| find("aarch64-linux-gnu-gdb"))
+            .or_else(|| find("gdb").filter(fits))
+    };
     if let Some(path) = look() {
         return Ok(path);
     }
@@ -343,13 +414,26 @@ mod tests {
 
     #[test]
     fn a_qemu_that_is_not_there_or_not_qemu_is_refused() {
-        assert!(qemu(Some(Path::new("/nowhere/qemu")), true).expect_err("gone").to_string().contains("not a program"));
-        assert!(qemu(Some(Path::new("/bin/true")), true).expect_err("another").to_string().contains("does not look like QEMU"));
+        assert!(
+            qemu(Some(Path::new("/nowhere/qemu")), true)
+                .expect_err("gone")
+                .to_string()
+                .contains("not a program")
+        );
+        assert!(
+            qemu(Some(Path::new("/bin/true")), true)
+                .expect_err("another")
+                .to_string()
+                .contains("does not look like QEMU")
+        );
     }
 
     #[test]
     fn each_system_has_its_command() {
-        assert_eq!(QEMU_PACKAGE.command(System::Apt), "sudo apt-get update && sudo apt-get install -y qemu-system-arm");
+        assert_eq!(
+            QEMU_PACKAGE.command(System::Apt),
+            "sudo apt-get update && sudo apt-get install -y qemu-system-arm"
+        );
         assert!(QEMU_PACKAGE.command(System::Dnf).starts_with("sudo dnf install"));
         assert!(QEMU_PACKAGE.command(System::Pacman).starts_with("sudo pacman"));
         assert_eq!(QEMU_PACKAGE.command(System::Brew), "brew install qemu");

@@ -19,7 +19,10 @@ pub(crate) struct Node {
 impl Node {
     /// An empty node.
     pub(crate) fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), ..Self::default() }
+        Self {
+            name: name.into(),
+            ..Self::default()
+        }
     }
 
     /// Sets a property, in place when it is there already.
@@ -88,7 +91,9 @@ fn copy(node: FdtNode<'_, '_>, depth: usize) -> Result<Node> {
     }
     let name = if depth == 0 { "" } else { node.name };
     let mut copied = Node::new(name);
-    copied.properties.extend(node.properties().map(|p| (p.name.to_owned(), p.value.to_vec())));
+    copied
+        .properties
+        .extend(node.properties().map(|p| (p.name.to_owned(), p.value.to_vec())));
     for child in node.children() {
         copied.children.push(copy(child, depth + 1)?);
     }
@@ -112,8 +117,15 @@ impl Tree {
         let fdt = Fdt::new(bytes).map_err(|e| anyhow!("not a device tree: {e:?}"))?;
         let root = fdt.find_node("/").context("the device tree has no root node")?;
         let boot_cpu = bytes.get(28..32).and_then(|b| b.try_into().ok()).map_or(0, u32::from_be_bytes);
-        let reserved = fdt.memory_reservations().map(|r| (r.address() as usize as u64, r.size() as u64)).collect();
-        Ok(Self { root: copy(root, 0)?, reserved, boot_cpu })
+        let reserved = fdt
+            .memory_reservations()
+            .map(|r| (r.address() as usize as u64, r.size() as u64))
+            .collect();
+        Ok(Self {
+            root: copy(root, 0)?,
+            reserved,
+            boot_cpu,
+        })
     }
 
     /// Writes the tree flat.
@@ -135,11 +147,19 @@ mod tests {
 
     fn sample() -> Tree {
         let mut root = Node::new("");
-        root.cells("#address-cells", &[2]).cells("#size-cells", &[2]).strings("compatible", &["linux,dummy-virt"]);
-        root.child_mut("intc@8000000").cells("phandle", &[0x8002]).cells("#interrupt-cells", &[3]);
+        root.cells("#address-cells", &[2])
+            .cells("#size-cells", &[2])
+            .strings("compatible", &["linux,dummy-virt"]);
+        root.child_mut("intc@8000000")
+            .cells("phandle", &[0x8002])
+            .cells("#interrupt-cells", &[3]);
         root.child_mut("cpus").child_mut("cpu@0").cells("reg", &[0]);
         root.child_mut("chosen").strings("stdout-path", &["/pl011@9000000"]);
-        Tree { root, reserved: vec![(0x4000_0000, 0x1000)], boot_cpu: 3 }
+        Tree {
+            root,
+            reserved: vec![(0x4000_0000, 0x1000)],
+            boot_cpu: 3,
+        }
     }
 
     #[test]
@@ -153,7 +173,10 @@ mod tests {
     fn properties_are_replaced_in_place() {
         let mut node = Node::new("chosen");
         node.strings("a", &["x"]).flag("b").strings("a", &["y", "z"]);
-        assert_eq!(node.properties, [("a".to_owned(), b"y\0z\0".to_vec()), ("b".to_owned(), Vec::new())]);
+        assert_eq!(
+            node.properties,
+            [("a".to_owned(), b"y\0z\0".to_vec()), ("b".to_owned(), Vec::new())]
+        );
     }
 
     #[test]

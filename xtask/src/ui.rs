@@ -53,7 +53,11 @@ pub(crate) fn stderr_colour() -> bool {
 
 /// `text` in `style`, or plain when `colour` is false.
 pub(crate) fn paint(colour: bool, style: Style, text: &str) -> String {
-    if colour { format!("\x1b[{}m{text}\x1b[0m", style.code()) } else { text.to_owned() }
+    if colour {
+        format!("\x1b[{}m{text}\x1b[0m", style.code())
+    } else {
+        text.to_owned()
+    }
 }
 
 /// `text` for standard output.
@@ -95,7 +99,9 @@ impl Step {
             Self { bar }
         } else {
             say(verb, what);
-            Self { bar: ProgressBar::hidden() }
+            Self {
+                bar: ProgressBar::hidden(),
+            }
         }
     }
 
@@ -116,7 +122,11 @@ pub(crate) fn bytes(n: u64) -> String {
     const UNITS: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
     for (unit, size) in UNITS {
         if n >= size {
-            return if n.is_multiple_of(size) { format!("{} {unit}", n / size) } else { format!("{:.1} {unit}", n as f64 / size as f64) };
+            return if n.is_multiple_of(size) {
+                format!("{} {unit}", n / size)
+            } else {
+                format!("{:.1} {unit}", n as f64 / size as f64)
+            };
         }
     }
     format!("{n} B")

@@ -49,10 +49,23 @@ pub(crate) fn nonce() -> String {
 /// Umbra's word too (it does for images of our own); otherwise it says nothing, because QEMU ends with 0 whoever turns
 /// the machine off.
 pub(crate) fn judge(transcript: &Transcript, nonce: &str, guests: usize, ending: Ending, by_semihosting: bool) -> Verdict {
-    let failed = |reason: String| Verdict { status: fail::FAILED, reason };
+    let failed = |reason: String| Verdict {
+        status: fail::FAILED,
+        reason,
+    };
     match ending {
-        Ending::Interrupted => return Verdict { status: fail::INTERRUPTED, reason: "interrupted".to_owned() },
-        Ending::Deadline => return Verdict { status: fail::TIMEOUT, reason: "the run did not end in time".to_owned() },
+        Ending::Interrupted => {
+            return Verdict {
+                status: fail::INTERRUPTED,
+                reason: "interrupted".to_owned(),
+            };
+        }
+        Ending::Deadline => {
+            return Verdict {
+                status: fail::TIMEOUT,
+                reason: "the run did not end in time".to_owned(),
+            };
+        }
         Ending::Exited(_) | Ending::Lingered => {}
     }
     let mut ours = transcript.umbra("verdict").filter(|r| r.text("nonce") == Some(nonce));
@@ -62,7 +75,11 @@ pub(crate) fn judge(transcript: &Transcript, nonce: &str, guests: usize, ending:
             Ending::Exited(Some(code)) => format!("QEMU ended with status {code}"),
             _ => "QEMU was ended by a signal".to_owned(),
         };
-        let forged = if forged > 0 { format!("; {forged} verdict line(s) with another nonce were ignored") } else { String::new() };
+        let forged = if forged > 0 {
+            format!("; {forged} verdict line(s) with another nonce were ignored")
+        } else {
+            String::new()
+        };
         return failed(format!("Umbra gave no verdict: {how}{forged}"));
     };
     if ours.next().is_some() {
@@ -72,7 +89,12 @@ pub(crate) fn judge(transcript: &Transcript, nonce: &str, guests: usize, ending:
     match record.number("status") {
         Some(0) => {}
         Some(1) => {
-            return failed(format!("{} of {} VMs crashed, {} refused", count("crashed"), count("vms"), count("refused")));
+            return failed(format!(
+                "{} of {} VMs crashed, {} refused",
+                count("crashed"),
+                count("vms"),
+                count("refused")
+            ));
         }
         Some(70) => return failed("Umbra itself panicked (its report is above)".to_owned()),
         Some(71) => return failed("Umbra itself took a fault at EL2 (its report is above)".to_owned()),
@@ -89,7 +111,10 @@ pub(crate) fn judge(transcript: &Transcript, nonce: &str, guests: usize, ending:
         return failed(format!("Umbra's verdict is 0, but QEMU says {ending:?}"));
     }
     let s = if guests == 1 { "" } else { "s" };
-    Verdict { status: fail::OK, reason: format!("{guests} VM{s} powered off") }
+    Verdict {
+        status: fail::OK,
+        reason: format!("{guests} VM{s} powered off"),
+    }
 }
 
 #[cfg(test)]
@@ -141,7 +166,10 @@ mod tests {
     #[test]
     fn a_crash_a_panic_a_deadline_and_ctrl_c_have_their_statuses() {
         let crashed = "@umbra verdict nonce=n1 status=1 vms=2 off=1 crashed=1 refused=0";
-        assert_eq!(judge(&transcript(&[(0, crashed)]), "n1", 2, Ending::Exited(Some(1)), true).status, 1);
+        assert_eq!(
+            judge(&transcript(&[(0, crashed)]), "n1", 2, Ending::Exited(Some(1)), true).status,
+            1
+        );
         let panicked = "@umbra verdict nonce=n1 status=70";
         let verdict = judge(&transcript(&[(0, panicked)]), "n1", 2, Ending::Exited(Some(70)), true);
         assert_eq!((verdict.status, verdict.reason.contains("panicked")), (1, true));

@@ -170,7 +170,12 @@ impl Vm {
             ("SYSTEM_RESET2", hyp_abi::psci::SYSTEM_RESET2_32),
             ("SYSTEM_OFF2", hyp_abi::psci::SYSTEM_OFF2_32),
         ];
-        let action = |id: u32| self.filter.iter().find(|f| id.checked_sub(f.base).is_some_and(|d| d < f.count)).map(|f| f.action);
+        let action = |id: u32| {
+            self.filter
+                .iter()
+                .find(|f| id.checked_sub(f.base).is_some_and(|d| d < f.count))
+                .map(|f| f.action)
+        };
         PAIRS
             .iter()
             .filter_map(|&(name, narrow)| {
@@ -216,20 +221,36 @@ pub(crate) fn parse(origin: &str, text: &str, folder: &Path, scratch: &Path) -> 
     }
     let pcpus = file.pcpus.unwrap_or_default();
     if !pcpus.is_empty() && pcpus.len() != vcpus as usize {
-        return Err(bad("pcpus", format!("{} entries for {vcpus} vCPUs; name one pCPU for each vCPU", pcpus.len())));
+        return Err(bad(
+            "pcpus",
+            format!("{} entries for {vcpus} vCPUs; name one pCPU for each vCPU", pcpus.len()),
+        ));
     }
     let bootargs = file.bootargs.unwrap_or_default();
     if bootargs.len() > MAX_BOOTARGS || bootargs.contains('\0') {
-        return Err(bad("bootargs", format!("longer than {MAX_BOOTARGS} bytes, or with a NUL byte inside")));
+        return Err(bad(
+            "bootargs",
+            format!("longer than {MAX_BOOTARGS} bytes, or with a NUL byte inside"),
+        ));
     }
     let ram = check_ram(&file.ram).map_err(|(field, reason)| bad(field, reason))?;
     let deadline = file.forward_deadline_ms.unwrap_or(DEFAULT_FORWARD_DEADLINE_MS);
     if deadline == 0 {
-        return Err(bad("forward_deadline_ms", "0 would fail every forwarded call; give at least 1".to_owned()));
+        return Err(bad(
+            "forward_deadline_ms",
+            "0 would fail every forwarded call; give at least 1".to_owned(),
+        ));
     }
     let filter = check_filter(&file.smccc_filter).map_err(|(field, reason)| bad(&field, reason))?;
-    let image = load_image(&folder.join(&file.image.path), file.image.load, file.image.entry, ram, scratch, &file.name)
-        .map_err(|(field, reason)| bad(field, reason))?;
+    let image = load_image(
+        &folder.join(&file.image.path),
+        file.image.load,
+        file.image.entry,
+        ram,
+        scratch,
+        &file.name,
+    )
+    .map_err(|(field, reason)| bad(field, reason))?;
     let initrd = match &file.initrd {
         Some(path) => Some(module(&folder.join(path)).map_err(|e| bad("initrd", e))?),
         None => None,
@@ -238,11 +259,17 @@ pub(crate) fn parse(origin: &str, text: &str, folder: &Path, scratch: &Path) -> 
 
     let dtb_room = if dtb == Dtb::AboveImage { DTB_ROOM } else { 0 };
     let offset = image.load - ram.start();
-    let needed = offset.saturating_add(image.memory).saturating_add(dtb_room).saturating_add(initrd.as_ref().map_or(0, |m| m.size));
+    let needed = offset
+        .saturating_add(image.memory)
+        .saturating_add(dtb_room)
+        .saturating_add(initrd.as_ref().map_or(0, |m| m.size));
     if needed > ram.size() {
         return Err(bad(
             "ram.size",
-            format!("{:#x} bytes do not hold image, device tree and initrd, which need {needed:#x} from ram.base on", ram.size()),
+            format!(
+                "{:#x} bytes do not hold image, device tree and initrd, which need {needed:#x} from ram.base on",
+                ram.size()
+            ),
         ));
     }
     Ok(Vm {
@@ -266,7 +293,10 @@ pub(crate) fn parse(origin: &str, text: &str, folder: &Path, scratch: &Path) -> 
 fn check_name(name: &str) -> Result<(), String> {
     let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '+');
     if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(fine) {
-        return Err(format!("\"{}\" is not 1 to {MAX_NAME} of the characters A-Z a-z 0-9 - _ . +", name.escape_debug()));
+        return Err(format!(
+            "\"{}\" is not 1 to {MAX_NAME} of the characters A-Z a-z 0-9 - _ . +",
+            name.escape_debug()
+        ));
     }
     if name == "host" || name == "umbra" {
         return Err(format!("\"{name}\" is taken; choose another"));
@@ -281,14 +311,23 @@ fn check_ram(field: &RamField) -> Result<Range, (&'static str, String)> {
         return Err(("ram.base", format!("{base:#x} is not a multiple of 2 MiB")));
     }
     if base < layout::RAM_BASE {
-        return Err(("ram.base", format!("{base:#x} is below {:#x}, where the devices are", layout::RAM_BASE)));
+        return Err((
+            "ram.base",
+            format!("{base:#x} is below {:#x}, where the devices are", layout::RAM_BASE),
+        ));
     }
     if size == 0 || !size.is_multiple_of(BLOCK) {
         return Err(("ram.size", format!("{size:#x} is not a multiple of 2 MiB, at least one")));
     }
-    Range::new(base, size)
-        .filter(|r| r.end() <= 1 << layout::IPA_BITS)
-        .ok_or_else(|| ("ram.size", format!("{base:#x} + {size:#x} is beyond the {} bits of a guest's addresses", layout::IPA_BITS)))
+    Range::new(base, size).filter(|r| r.end() <= 1 << layout::IPA_BITS).ok_or_else(|| {
+        (
+            "ram.size",
+            format!(
+                "{base:#x} + {size:#x} is beyond the {} bits of a guest's addresses",
+                layout::IPA_BITS
+            ),
+        )
+    })
 }
 
 fn check_filter(fields: &[FilterField]) -> Result<Vec<FilterEntry>, (String, String)> {
@@ -300,7 +339,12 @@ fn check_filter(fields: &[FilterField]) -> Result<Vec<FilterEntry>, (String, Str
             "handle" => Action::Handle,
             "deny" => Action::Deny,
             "forward" => Action::Forward,
-            other => return Err((at(".action"), format!("\"{}\" is not \"handle\", \"deny\" or \"forward\"", other.escape_debug()))),
+            other => {
+                return Err((
+                    at(".action"),
+                    format!("\"{}\" is not \"handle\", \"deny\" or \"forward\"", other.escape_debug()),
+                ));
+            }
         };
         filter.insert(field.base, field.count, action as u64).map_err(|errno| {
             let (base, count) = (field.base, field.count);
@@ -313,7 +357,11 @@ fn check_filter(fields: &[FilterField]) -> Result<Vec<FilterEntry>, (String, Str
             };
             (at(""), format!("base {base:#x} count {count} {why}"))
         })?;
-        entries.push(FilterEntry { base: field.base, count: field.count, action });
+        entries.push(FilterEntry {
+            base: field.base,
+            count: field.count,
+            action,
+        });
     }
     Ok(entries)
 }
@@ -324,7 +372,10 @@ fn check_dtb(field: Option<DtbField>, ram: Range, image: &Image) -> Result<Dtb, 
         Some(DtbField::Word(word)) => match word.as_str() {
             "above-image" => Ok(Dtb::AboveImage),
             "none" => Ok(Dtb::None),
-            other => Err(format!("\"{}\" is not \"above-image\", \"none\" or an address", other.escape_debug())),
+            other => Err(format!(
+                "\"{}\" is not \"above-image\", \"none\" or an address",
+                other.escape_debug()
+            )),
         },
         Some(DtbField::Address(at)) => {
             if !at.is_multiple_of(8) {
@@ -374,19 +425,33 @@ pub(crate) fn load_image(
         .and_then(|file| std::io::Read::read_to_end(&mut std::io::Read::take(file, 64), &mut head))
         .map_err(|e| ("image.path", format!("{shown}: {e}")))?;
     if flatten::is_gzip(&head) {
-        return Err(("image.path", format!("{shown} is compressed with gzip; unpack it first (gunzip -c {shown} > Image)")));
+        return Err((
+            "image.path",
+            format!("{shown} is compressed with gzip; unpack it first (gunzip -c {shown} > Image)"),
+        ));
     }
     let (load, entry, memory);
     if flatten::is_elf(&head) {
-        let flat = std::fs::read(path).context("cannot read").and_then(|bytes| flatten::flatten(&bytes));
+        let flat = std::fs::read(path)
+            .context("cannot read")
+            .and_then(|bytes| flatten::flatten(&bytes));
         let flat = flat.map_err(|e| ("image.path", format!("{shown}: {e:#}")))?;
         if let Some(asked) = asked_load.filter(|asked| *asked != flat.base) {
-            return Err(("image.load", format!("{asked:#x}, but the ELF {shown} is linked at {:#x}; leave this field out", flat.base)));
+            return Err((
+                "image.load",
+                format!(
+                    "{asked:#x}, but the ELF {shown} is linked at {:#x}; leave this field out",
+                    flat.base
+                ),
+            ));
         }
         let file = scratch.join(format!("{name}.bin"));
         let write = std::fs::create_dir_all(scratch).and_then(|()| std::fs::write(&file, &flat.bytes));
         write.map_err(|e| ("image.path", format!("cannot write {}: {e}", file.display())))?;
-        found = Module { file, size: flat.bytes.len() as u64 };
+        found = Module {
+            file,
+            size: flat.bytes.len() as u64,
+        };
         (load, entry, memory) = (flat.base, asked_entry.unwrap_or(flat.entry), flat.memory);
     } else if let Some(header) = flatten::image_header(&head) {
         let at = asked_load.unwrap_or(ram.start().saturating_add(header.text_offset));
@@ -398,15 +463,27 @@ pub(crate) fn load_image(
     let limits = format!("RAM ({:#x}..{:#x})", ram.start(), ram.end());
     let place = Range::new(load, memory).filter(|r| ram.covers(*r));
     let Some(place) = place else {
-        return Err(("image.load", format!("{shown} takes {memory:#x} bytes from {load:#x} on, which is not inside {limits}")));
+        return Err((
+            "image.load",
+            format!("{shown} takes {memory:#x} bytes from {load:#x} on, which is not inside {limits}"),
+        ));
     };
     if !load.is_multiple_of(4) || !entry.is_multiple_of(4) {
         return Err(("image.entry", format!("load {load:#x} and entry {entry:#x} must be multiples of 4")));
     }
     if !place.contains(entry) {
-        return Err(("image.entry", format!("{entry:#x} is not inside the image ({:#x}..{:#x})", place.start(), place.end())));
+        return Err((
+            "image.entry",
+            format!("{entry:#x} is not inside the image ({:#x}..{:#x})", place.start(), place.end()),
+        ));
     }
-    Ok(Image { source: path.to_owned(), module: found, load, entry, memory })
+    Ok(Image {
+        source: path.to_owned(),
+        module: found,
+        load,
+        entry,
+        memory,
+    })
 }
 
 #[cfg(test)]
@@ -441,9 +518,15 @@ mod tests {
     #[test]
     fn name_and_image_are_enough() {
         let vm = Place::new().parse(&format!("name = \"a\"\n{IMAGE}")).expect("a VM");
-        assert_eq!((vm.vcpus, vm.pcpus.len(), vm.ram.start(), vm.ram.size()), (1, 0, 0x4000_0000, DEFAULT_RAM));
+        assert_eq!(
+            (vm.vcpus, vm.pcpus.len(), vm.ram.start(), vm.ram.size()),
+            (1, 0, 0x4000_0000, DEFAULT_RAM)
+        );
         assert_eq!((vm.image.load, vm.image.entry), (0x4008_0000, 0x4008_0000));
-        assert_eq!((vm.dtb, vm.on_pending, vm.strict, vm.forwards()), (Dtb::AboveImage, true, false, false));
+        assert_eq!(
+            (vm.dtb, vm.on_pending, vm.strict, vm.forwards()),
+            (Dtb::AboveImage, true, false, false)
+        );
         assert_eq!(vm.forward_deadline_ms, 5000);
     }
 
@@ -472,8 +555,14 @@ mod tests {
             entry = 0x40200010
         "#;
         let vm = Place::new().parse(text).expect("a VM");
-        assert_eq!((vm.pcpus.as_slice(), vm.dtb, vm.strict, vm.on_pending), ([1, 2, 3, 4].as_slice(), Dtb::At(0x4800_0000), true, false));
-        assert_eq!((vm.image.load, vm.image.entry, vm.forward_deadline_ms), (0x4020_0000, 0x4020_0010, 7));
+        assert_eq!(
+            (vm.pcpus.as_slice(), vm.dtb, vm.strict, vm.on_pending),
+            ([1, 2, 3, 4].as_slice(), Dtb::At(0x4800_0000), true, false)
+        );
+        assert_eq!(
+            (vm.image.load, vm.image.entry, vm.forward_deadline_ms),
+            (0x4020_0000, 0x4020_0010, 7)
+        );
         assert_eq!(vm.initrd.as_ref().map(|m| m.size), Some(100));
         assert!(vm.forwards());
         assert!(vm.one_width_warnings().is_empty());
@@ -493,24 +582,63 @@ mod tests {
             (format!("name = \"host\"\n{image}"), vec!["name:", "taken"]),
             (format!("name = \"a\"\nvcpus = 0\n{image}"), vec!["vcpus:", "1 to 16"]),
             (format!("name = \"a\"\nvcpus = 17\n{image}"), vec!["vcpus:", "1 to 16"]),
-            (format!("name = \"a\"\nvcpus = 2\npcpus = [1]\n{image}"), vec!["pcpus:", "1 entries for 2"]),
+            (
+                format!("name = \"a\"\nvcpus = 2\npcpus = [1]\n{image}"),
+                vec!["pcpus:", "1 entries for 2"],
+            ),
             (format!("name = \"a\"\ndtb = \"below\"\n{image}"), vec!["dtb:", "below"]),
             (format!("name = \"a\"\ndtb = 0x1000\n{image}"), vec!["dtb:", "not inside RAM"]),
-            (format!("name = \"a\"\ndtb = 0x40080000\n{image}"), vec!["dtb:", "overlaps the image"]),
-            (format!("name = \"a\"\ninitrd = \"gone\"\n{image}"), vec!["initrd:", "gone", "No such file"]),
-            (format!("name = \"a\"\nforward_deadline_ms = 0\n{image}"), vec!["forward_deadline_ms:"]),
-            (format!("name = \"a\"\n[ram]\nbase = 0x40001000\n{image}"), vec!["ram.base:", "2 MiB"]),
-            (format!("name = \"a\"\n[ram]\nbase = 0x8000000\n{image}"), vec!["ram.base:", "devices"]),
+            (
+                format!("name = \"a\"\ndtb = 0x40080000\n{image}"),
+                vec!["dtb:", "overlaps the image"],
+            ),
+            (
+                format!("name = \"a\"\ninitrd = \"gone\"\n{image}"),
+                vec!["initrd:", "gone", "No such file"],
+            ),
+            (
+                format!("name = \"a\"\nforward_deadline_ms = 0\n{image}"),
+                vec!["forward_deadline_ms:"],
+            ),
+            (
+                format!("name = \"a\"\n[ram]\nbase = 0x40001000\n{image}"),
+                vec!["ram.base:", "2 MiB"],
+            ),
+            (
+                format!("name = \"a\"\n[ram]\nbase = 0x8000000\n{image}"),
+                vec!["ram.base:", "devices"],
+            ),
             (format!("name = \"a\"\n[ram]\nsize = 0x1000\n{image}"), vec!["ram.size:", "2 MiB"]),
-            (format!("name = \"a\"\n[ram]\nsize = 0x7fffffffffe00000\n{image}"), vec!["ram.size:", "40 bits"]),
-            ("name = \"a\"\n[image]\npath = \"gone\"".to_owned(), vec!["image.path:", "gone", "No such file"]),
+            (
+                format!("name = \"a\"\n[ram]\nsize = 0x7fffffffffe00000\n{image}"),
+                vec!["ram.size:", "40 bits"],
+            ),
+            (
+                "name = \"a\"\n[image]\npath = \"gone\"".to_owned(),
+                vec!["image.path:", "gone", "No such file"],
+            ),
             ("name = \"a\"\n[image]\npath = \".\"".to_owned(), vec!["image.path:", "not a file"]),
             ("name = \"a\"\n[image]\npath = \"empty\"".to_owned(), vec!["image.path:", "empty"]),
-            ("name = \"a\"\n[image]\npath = \"vmlinuz.gz\"".to_owned(), vec!["image.path:", "gunzip"]),
-            (format!("name = \"a\"\n{image}\nload = 0x30000000"), vec!["image.load:", "not inside RAM"]),
-            (format!("name = \"a\"\n{image}\nload = 0x4ffff800"), vec!["image.load:", "not inside RAM"]),
-            (format!("name = \"a\"\n{image}\nentry = 0x40081000"), vec!["image.entry:", "not inside the image"]),
-            (format!("name = \"a\"\n{image}\nentry = 0x40080002"), vec!["image.entry:", "multiples of 4"]),
+            (
+                "name = \"a\"\n[image]\npath = \"vmlinuz.gz\"".to_owned(),
+                vec!["image.path:", "gunzip"],
+            ),
+            (
+                format!("name = \"a\"\n{image}\nload = 0x30000000"),
+                vec!["image.load:", "not inside RAM"],
+            ),
+            (
+                format!("name = \"a\"\n{image}\nload = 0x4ffff800"),
+                vec!["image.load:", "not inside RAM"],
+            ),
+            (
+                format!("name = \"a\"\n{image}\nentry = 0x40081000"),
+                vec!["image.entry:", "not inside the image"],
+            ),
+            (
+                format!("name = \"a\"\n{image}\nentry = 0x40080002"),
+                vec!["image.entry:", "multiples of 4"],
+            ),
         ] {
             let message = place.refused(&text);
             assert!(message.starts_with("vm.toml: "), "{message}");
@@ -528,8 +656,14 @@ mod tests {
             ("{ base = 0x84000003, count = 0, action = \"deny\" }", "count 0"),
             ("{ base = 0xffffffff, count = 2, action = \"deny\" }", "0xffffffff"),
             ("{ base = 0x80000000, count = 1, action = \"deny\" }", "cannot be filtered"),
-            ("{ base = 0x84000003, count = 1, action = \"drop\" }", "smccc_filter[0].action: \"drop\""),
-            ("{ base = 0x84000000, count = 4, action = \"deny\" }, { base = 0x84000003, count = 1, action = \"handle\" }", "smccc_filter[1]"),
+            (
+                "{ base = 0x84000003, count = 1, action = \"drop\" }",
+                "smccc_filter[0].action: \"drop\"",
+            ),
+            (
+                "{ base = 0x84000000, count = 4, action = \"deny\" }, { base = 0x84000003, count = 1, action = \"handle\" }",
+                "smccc_filter[1]",
+            ),
         ] {
             let message = place.refused(&entry(text));
             assert!(message.contains(part), "no {part:?} in {message:?}");
@@ -552,7 +686,10 @@ mod tests {
         assert_eq!((vm.image.load, vm.image.entry, vm.image.memory), (0x4008_0000, 0x4008_0004, 0x2000));
         assert_eq!(std::fs::read(&vm.image.module.file).expect("flat file"), b"0123456789abcdef");
         let message = place.refused("name = \"a\"\n[image]\npath = \"guest.elf\"\nload = 0x40000000");
-        assert!(message.contains("image.load") && message.contains("linked at 0x40080000"), "{message}");
+        assert!(
+            message.contains("image.load") && message.contains("linked at 0x40080000"),
+            "{message}"
+        );
     }
 
     #[test]
@@ -564,7 +701,10 @@ mod tests {
         image[56..60].copy_from_slice(b"ARM\x64");
         place.file("Image", &image);
         let vm = place.parse("name = \"a\"\n[image]\npath = \"Image\"").expect("a VM");
-        assert_eq!((vm.image.load, vm.image.entry, vm.image.memory), (0x4001_0000, 0x4001_0000, 0x30_0000));
+        assert_eq!(
+            (vm.image.load, vm.image.entry, vm.image.memory),
+            (0x4001_0000, 0x4001_0000, 0x30_0000)
+        );
         let small = place.refused("name = \"a\"\n[ram]\nsize = 0x200000\n[image]\npath = \"Image\"");
         assert!(small.contains("not inside RAM"), "{small}");
     }

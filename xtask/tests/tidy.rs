@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the project's root").to_path_buf()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the project's root")
+        .to_path_buf()
 }
 
 /// A source file: its path from the root with forward slashes, and its text.
@@ -15,9 +18,17 @@ struct Source {
 }
 
 fn sources(extensions: &[&str]) -> Vec<Source> {
-    let mut folders: Vec<PathBuf> = ["hyp", "guest", "xtask", "linker", "docs", ".ci"].iter().map(|d| root().join(d)).collect();
+    let mut folders: Vec<PathBuf> = ["hyp", "guest", "xtask", "linker", "docs", ".ci"]
+        .iter()
+        .map(|d| root().join(d))
+        .collect();
     let mut found = Vec::new();
-    let mut files: Vec<PathBuf> = std::fs::read_dir(root()).expect("the root").flatten().map(|e| e.path()).filter(|p| p.is_file()).collect();
+    let mut files: Vec<PathBuf> = std::fs::read_dir(root())
+        .expect("the root")
+        .flatten()
+        .map(|e| e.path())
+        .filter(|p| p.is_file())
+        .collect();
     while let Some(folder) = folders.pop() {
         for path in std::fs::read_dir(&folder).into_iter().flatten().flatten().map(|e| e.path()) {
             if path.is_dir() {
@@ -34,7 +45,11 @@ fn sources(extensions: &[&str]) -> Vec<Source> {
         if extensions.contains(&extension)
             && let Ok(text) = std::fs::read_to_string(&path)
         {
-            let path = path.strip_prefix(root()).expect("inside the root").to_string_lossy().replace('\\', "/");
+            let path = path
+                .strip_prefix(root())
+                .expect("inside the root")
+                .to_string_lossy()
+                .replace('\\', "/");
             found.push(Source { path, text });
         }
     }
@@ -45,7 +60,10 @@ fn sources(extensions: &[&str]) -> Vec<Source> {
 
 /// A file's code: without comments, strings kept. Good enough for words that appear in no string here.
 fn code(text: &str) -> String {
-    text.lines().map(|line| line.split_once("//").map_or(line, |(code, _)| code)).collect::<Vec<_>>().join("\n")
+    text.lines()
+        .map(|line| line.split_once("//").map_or(line, |(code, _)| code))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// A file's code without its unit tests, which stand last.
@@ -64,8 +82,10 @@ fn has_word(text: &str, word: &str) -> bool {
 }
 
 fn check(extensions: &[&str], rule: impl Fn(&str, &str) -> Vec<String>) {
-    let problems: Vec<String> =
-        sources(extensions).iter().flat_map(|s| rule(&s.path, &s.text).into_iter().map(move |p| format!("{}: {p}", s.path))).collect();
+    let problems: Vec<String> = sources(extensions)
+        .iter()
+        .flat_map(|s| rule(&s.path, &s.text).into_iter().map(move |p| format!("{}: {p}", s.path)))
+        .collect();
     assert!(problems.is_empty(), "\n{}\n", problems.join("\n"));
 }
 
@@ -76,7 +96,9 @@ fn may_touch_the_machine(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap_or("");
     let stem = name.split('.').next().unwrap_or("");
     // The guest package is bare-metal code throughout: its runtime and its tests poke what they test.
-    path.starts_with("hyp/src/arch/") || path.starts_with("guest/") || path.starts_with("hyp/src/") && matches!(stem, "arch" | "boot" | "trap")
+    path.starts_with("hyp/src/arch/")
+        || path.starts_with("guest/")
+        || path.starts_with("hyp/src/") && matches!(stem, "arch" | "boot" | "trap")
 }
 
 /// Files whose volatile accesses go to memory, not to a device: stage-2 tables, and the fault that a test asks for.
@@ -129,7 +151,9 @@ const ARROWS: [(&str, &[&str]); 5] = [
 const OURS: [&str; 5] = ["hyp-abi", "hyp-core", "hyp", "guest", "xtask"];
 
 fn arrow_rule(path: &str, text: &str) -> Vec<String> {
-    let Some(folder) = path.strip_suffix("/Cargo.toml") else { return Vec::new() };
+    let Some(folder) = path.strip_suffix("/Cargo.toml") else {
+        return Vec::new();
+    };
     let allowed = ARROWS.iter().find(|(f, _)| *f == folder).map_or(&[][..], |(_, a)| a);
     let mut section = String::new();
     let mut problems = Vec::new();
@@ -154,7 +178,14 @@ fn arrows_between_the_packages_point_one_way() {
 #[test]
 fn an_arrow_the_wrong_way_is_caught() {
     assert_eq!(arrow_rule("hyp/core/Cargo.toml", "[dependencies]\nhyp.workspace = true\n").len(), 1);
-    assert_eq!(arrow_rule("guest/Cargo.toml", "[target.'cfg(x)'.dependencies]\nhyp-core = { path = \"../hyp/core\" }\n").len(), 1);
+    assert_eq!(
+        arrow_rule(
+            "guest/Cargo.toml",
+            "[target.'cfg(x)'.dependencies]\nhyp-core = { path = \"../hyp/core\" }\n"
+        )
+        .len(),
+        1
+    );
     assert!(arrow_rule("hyp/Cargo.toml", "[dependencies]\nhyp-core.workspace = true\n").is_empty());
 }
 
@@ -174,7 +205,9 @@ fn every_package_has_its_arrows_listed() {
 const ROOMS: [&str; 4] = ["vgic", "psci", "stage2", "fdt"];
 
 fn room_rule(path: &str, text: &str) -> Vec<String> {
-    let Some(inside) = path.strip_prefix("hyp/core/src/") else { return Vec::new() };
+    let Some(inside) = path.strip_prefix("hyp/core/src/") else {
+        return Vec::new();
+    };
     let room = inside.split(['/', '.']).next().unwrap_or("");
     if !ROOMS.contains(&room) {
         return Vec::new();
@@ -183,8 +216,13 @@ fn room_rule(path: &str, text: &str) -> Vec<String> {
     let others = ROOMS.iter().filter(|other| **other != room);
     others
         .filter(|other| {
-            let listed = code.lines().any(|l| l.trim_start().starts_with("use crate::{") && has_word(l, other));
-            listed || code.match_indices(&format!("crate::{other}")).any(|(at, path)| !code[at + path.len()..].starts_with(|c: char| c.is_alphanumeric() || c == '_'))
+            let listed = code
+                .lines()
+                .any(|l| l.trim_start().starts_with("use crate::{") && has_word(l, other));
+            listed
+                || code
+                    .match_indices(&format!("crate::{other}"))
+                    .any(|(at, path)| !code[at + path.len()..].starts_with(|c: char| c.is_alphanumeric() || c == '_'))
         })
         .map(|other| format!("{room} imports {other}"))
         .collect()
@@ -198,8 +236,14 @@ fn vgic_psci_stage2_and_fdt_do_not_import_each_other() {
 #[test]
 fn a_psci_that_imports_the_vgic_is_caught() {
     assert_eq!(room_rule("hyp/core/src/psci.rs", "use crate::vgic::Dist;"), ["psci imports vgic"]);
-    assert_eq!(room_rule("hyp/core/src/psci/on.rs", "use crate::{types::Ipa, stage2};"), ["psci imports stage2"]);
-    assert_eq!(room_rule("hyp/core/src/vgic/lr.rs", "fn f() { crate::fdt::parse() }"), ["vgic imports fdt"]);
+    assert_eq!(
+        room_rule("hyp/core/src/psci/on.rs", "use crate::{types::Ipa, stage2};"),
+        ["psci imports stage2"]
+    );
+    assert_eq!(
+        room_rule("hyp/core/src/vgic/lr.rs", "fn f() { crate::fdt::parse() }"),
+        ["vgic imports fdt"]
+    );
     assert!(room_rule("hyp/core/src/vgic/lr.rs", "use crate::vgic::redist; use hyp_abi::psci;").is_empty());
     assert!(room_rule("hyp/core/src/forward.rs", "use crate::psci;").is_empty());
 }
@@ -212,16 +256,25 @@ const UNSAFE: [&str; 0] = [];
 
 fn unsafe_rule(path: &str, text: &str) -> Vec<String> {
     // hyp-core and hyp-abi forbid it in the compiler; the guests are bare-metal programs.
-    if path.starts_with("guest/") || UNSAFE.contains(&path) || path.starts_with("hyp/src/") && (may_touch_the_machine(path) || declares_unsafe(path)) {
+    if path.starts_with("guest/")
+        || UNSAFE.contains(&path)
+        || path.starts_with("hyp/src/") && (may_touch_the_machine(path) || declares_unsafe(path))
+    {
         return Vec::new();
     }
-    if has_word(&product(text), "unsafe") && !path.starts_with("xtask/tests/") { vec!["`unsafe` in a file that is not listed".to_owned()] } else { Vec::new() }
+    if has_word(&product(text), "unsafe") && !path.starts_with("xtask/tests/") {
+        vec!["`unsafe` in a file that is not listed".to_owned()]
+    } else {
+        Vec::new()
+    }
 }
 
 /// `hyp/src/main.rs` marks the modules that may say `unsafe`: `#[allow(unsafe_code)]` before `mod name;`.
 fn declares_unsafe(path: &str) -> bool {
     let main = std::fs::read_to_string(root().join("hyp/src/main.rs")).unwrap_or_default();
-    marked_modules(&main).iter().any(|module| path == format!("hyp/src/{module}.rs") || path.starts_with(&format!("hyp/src/{module}/")))
+    marked_modules(&main)
+        .iter()
+        .any(|module| path == format!("hyp/src/{module}.rs") || path.starts_with(&format!("hyp/src/{module}/")))
         || path == "hyp/src/main.rs" && has_word(&main, "unsafe_code")
 }
 
@@ -229,8 +282,15 @@ fn marked_modules(main: &str) -> Vec<String> {
     let lines: Vec<&str> = main.lines().map(str::trim).collect();
     let mut found = Vec::new();
     for (i, line) in lines.iter().enumerate() {
-        let module = line.trim_start_matches("pub(crate) ").strip_prefix("mod ").and_then(|l| l.strip_suffix(';'));
-        let marked = lines[..i].iter().rev().take_while(|l| l.starts_with("#[") || l.starts_with("//")).any(|l| l.contains("allow(unsafe_code"));
+        let module = line
+            .trim_start_matches("pub(crate) ")
+            .strip_prefix("mod ")
+            .and_then(|l| l.strip_suffix(';'));
+        let marked = lines[..i]
+            .iter()
+            .rev()
+            .take_while(|l| l.starts_with("#[") || l.starts_with("//"))
+            .any(|l| l.contains("allow(unsafe_code"));
         if let (Some(module), true) = (module, marked) {
             found.push(module.to_owned());
         }
@@ -248,7 +308,10 @@ fn an_unsafe_block_elsewhere_is_caught() {
     assert_eq!(unsafe_rule("xtask/src/run.rs", "fn f() { unsafe { g() } }").len(), 1);
     assert!(unsafe_rule("hyp/src/arch/mmu.rs", "unsafe { g() }").is_empty());
     assert!(unsafe_rule("xtask/src/run.rs", "// unsafe would be wrong\n#![forbid(unsafe_code)]").is_empty());
-    assert_eq!(marked_modules("#[allow(unsafe_code, reason = \"x\")]\nmod heap;\nmod run;\n"), ["heap"]);
+    assert_eq!(
+        marked_modules("#[allow(unsafe_code, reason = \"x\")]\nmod heap;\nmod run;\n"),
+        ["heap"]
+    );
 }
 
 #[test]
@@ -264,11 +327,18 @@ fn the_decisions_forbid_unsafe_in_the_compiler() {
 /// Paths of one machine, and the like, that would mean nothing to a reader elsewhere. Written in two parts, so that this
 /// file does not break its own rule.
 fn private_words() -> Vec<String> {
-    [("/wo", "rk/"), ("/tmp/", "umbra"), ("/home", "/"), ("/ro", "ot/")].iter().map(|(a, b)| format!("{a}{b}")).collect()
+    [("/wo", "rk/"), ("/tmp/", "umbra"), ("/home", "/"), ("/ro", "ot/")]
+        .iter()
+        .map(|(a, b)| format!("{a}{b}"))
+        .collect()
 }
 
 fn word_rule(_: &str, text: &str) -> Vec<String> {
-    private_words().into_iter().filter(|word| text.contains(word.as_str())).map(|word| format!("mentions {word}")).collect()
+    private_words()
+        .into_iter()
+        .filter(|word| text.contains(word.as_str()))
+        .map(|word| format!("mentions {word}"))
+        .collect()
 }
 
 #[test]
@@ -294,7 +364,11 @@ fn first_line_rule(path: &str, text: &str) -> Vec<String> {
         Some("ld") => first.starts_with("/*"),
         _ => true,
     };
-    if fine { Vec::new() } else { vec![format!("does not say first what it is: {first:?}")] }
+    if fine {
+        Vec::new()
+    } else {
+        vec![format!("does not say first what it is: {first:?}")]
+    }
 }
 
 #[test]
@@ -333,7 +407,12 @@ fn links_between_documents_lead_somewhere() {
     let documents = || {
         let mut found = Vec::new();
         for folder in ["", "docs"] {
-            for path in std::fs::read_dir(root().join(folder)).into_iter().flatten().flatten().map(|e| e.path()) {
+            for path in std::fs::read_dir(root().join(folder))
+                .into_iter()
+                .flatten()
+                .flatten()
+                .map(|e| e.path())
+            {
                 if path.extension().is_some_and(|e| e == "md") {
                     found.push(path);
                 }
@@ -355,5 +434,11 @@ fn links_between_documents_lead_somewhere() {
 #[test]
 fn a_link_to_nowhere_is_caught() {
     assert_eq!(link_rule("README.md", "see [this](docs/no-such-page.md)").len(), 1);
-    assert!(link_rule("README.md", "see [this](Cargo.toml) and [that](https://example.org/x) and [here](#top)").is_empty());
+    assert!(
+        link_rule(
+            "README.md",
+            "see [this](Cargo.toml) and [that](https://example.org/x) and [here](#top)"
+        )
+        .is_empty()
+    );
 }

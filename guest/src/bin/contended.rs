@@ -33,9 +33,18 @@ fn sleep(_: u64) {
     }
 }
 
+fn visit(_: u64) {
+    RUNS.fetch_add(1, Ordering::Release);
+}
+
 fn states(check: &mut Check) {
     gic::init_distributor();
     gic::init_cpu();
+    // vCPU 3 has been on, and is off.
+    check.eq("CPU_ON of the visitor", cpu::start(3, visit, 0), psci::SUCCESS);
+    check.that(cpu::wait_until(10, || RUNS.load(Ordering::Acquire) == 1), "the visitor comes");
+    check.that(cpu::wait_off(3, 10), "the visitor goes off");
+    RUNS.store(0, Ordering::Relaxed);
     STOP.store(1, Ordering::Release);
     check.eq("CPU_ON of the sleeper", cpu::start(2, sleep, 0), psci::SUCCESS);
     check.that(cpu::wait_until(10, || STOP.load(Ordering::Acquire) == 0), "the sleeper sleeps");

@@ -1,7 +1,6 @@
 //! The demo guest: four vCPUs, two of which beat while the others go off and on, race, and storm.
 //!
-//! vCPU 0 conducts. vCPUs 1 and 2 beat: they look at the counter all the time and note the longest gap, and their
-//! virtual timers tick. vCPU 3 is switched on `cycles=` times in each mode, then `races=` times by three callers at once.
+//! vCPU 0 conducts. vCPUs 1 and 2 beat: their virtual timers tick, they look at the counter, and note the longest gap. vCPU 3 is switched on `cycles=` times in each mode, then `races=` times by three callers at once.
 //! In the storm it writes PMR, BPR0, BPR1, CBPR and EOImode as functions of one counter and has each state published.
 #![no_std]
 #![no_main]
@@ -22,6 +21,8 @@ const TARGET: usize = 3;
 const RACERS: usize = 3;
 /// Seconds that one step may take before it is a failure. MTTCG on a busy machine is slow.
 const PATIENCE: u64 = 10;
+/// Microseconds between two looks of a vCPU that waits: a machine with fewer cores than vCPUs needs its cores.
+const NAP: u64 = 50;
 /// One cycle in this many has the target compare its view of `ICC_CTLR_EL1` with the host's.
 const COMPARE_EVERY: u64 = 20;
 
@@ -68,10 +69,11 @@ fn main() {
     gic::set_handler(tick);
     gic::init_distributor();
     gic::init_cpu();
+    gic::enable(VTIMER_INTID);
     for index in [1, 2] {
         setup.eq("CPU_ON of a beating vCPU", cpu::start(index, beat, 0), psci::SUCCESS);
         setup.that(
-            cpu::wait_until(PATIENCE, || BEATS[index].count.load(Ordering::Relaxed) > 0),
+            cpu::nap_until(PATIENCE, NAP, || BEATS[index].count.load(Ordering::Relaxed) > 0),
             "a beating vCPU beats",
         );
     }
@@ -122,7 +124,7 @@ fn cycles(check: &mut Check, compare: bool) -> u64 {
             check.fail(format_args!("cycle {cycle}: CPU_ON gave {code}"));
             return cycle;
         }
-        if !cpu::wait_until(PATIENCE, || DEPARTURES.load(Ordering::Acquire) != departures) || !cpu::wait_off(TARGET, PATIENCE) {
+        if !cpu::nap_until(PATIENCE, NAP, || DEPARTURES.load(Ordering::Acquire) != departures) || !target_goes_off() {
             check.fail(format_args!("cycle {cycle}: the target did not come and go"));
             return cycle;
         }
@@ -150,6 +152,10 @@ fn live(argument: u64) {
     DEPARTURES.fetch_add(1, Ordering::Release);
 }
 
+fn target_goes_off() -> bool {
+    cpu::nap_until(PATIENCE, NAP, || psci::affinity_info(affinity_of(TARGET)) == 1)
+}
+
 #[derive(Default)]
 struct Races {
     run: u64,
@@ -173,7 +179,7 @@ fn races(check: &mut Check) -> Races {
         CONTEXT.store(context, Ordering::Relaxed);
         RACE.go.fetch_add(1, Ordering::Release);
         run_race(0);
-        if !cpu::wait_until(PATIENCE, || RACE.back.load(Ordering::Acquire) == RACERS) {
+        if !cpu::nap_until(PATIENCE, NAP, || RACE.back.load(Ordering::Acquire) == RACERS) {
             check.fail(format_args!("race {number}: not every caller came back"));
             return races;
         }
@@ -189,7 +195,7 @@ fn races(check: &mut Check) -> Races {
             check.fail(format_args!("race {number}: {codes:?}"));
             return races;
         }
-        if !cpu::wait_until(PATIENCE, || DEPARTURES.load(Ordering::Acquire) != departures) || !cpu::wait_off(TARGET, PATIENCE) {
+        if !cpu::nap_until(PATIENCE, NAP, || DEPARTURES.load(Ordering::Acquire) != departures) || !target_goes_off() {
             check.fail(format_args!("race {number}: the target did not come and go"));
             return races;
         }
@@ -213,39 +219,56 @@ fn stay(number: u64) {
     DEPARTURES.fetch_add(1, Ordering::Release);
 }
 
-/// vCPUs 1 and 2: watch the clock, join the races.
+/// vCPUs 1 and 2: watch the clock, join the races. Each beat is a tick of the virtual timer, and then a while of looking
+/// at the counter. A gap is how late the tick came, or what lies between two looks.
 fn beat(_: u64) {
     let index = cpu::index();
     let beat = &BEATS[index];
     gic::init_cpu();
     gic::enable(VTIMER_INTID);
-    timer::arm(timer::micros(TICK));
     cpu::unmask();
-    let mut last = timer::now();
     let mut raced = RACE.go.load(Ordering::Acquire);
     loop {
-        let now = timer::now();
-        beat.gap_max.fetch_max(now - last, Ordering::Relaxed);
-        last = now;
+        let ticks = beat.ticks.load(Ordering::Relaxed);
+        let due = timer::now() + timer::micros(TICK);
+        timer::arm(timer::micros(TICK));
+        while beat.ticks.load(Ordering::Relaxed) == ticks {
+            cpu::masked(|| {
+                // Masked, so that the tick cannot come between the look and the wait, which it ends all the same.
+                if beat.ticks.load(Ordering::Relaxed) == ticks && !timer::fired() {
+                    cpu::wfi();
+                }
+            });
+        }
+        let mut last = due;
+        let awake = timer::now() + timer::micros(AWAKE);
+        loop {
+            let now = timer::now();
+            beat.gap_max.fetch_max(now.saturating_sub(last), Ordering::Relaxed);
+            last = now;
+            if now >= awake {
+                break;
+            }
+            cpu::relax();
+        }
         beat.count.fetch_add(1, Ordering::Relaxed);
         let race = RACE.go.load(Ordering::Acquire);
         if race != raced {
             raced = race;
             run_race(index);
-            // A forwarded call keeps its caller waiting: that is no gap of a bystander.
-            last = timer::now();
         }
-        cpu::relax();
     }
 }
 
-/// Microseconds between two timer ticks of a beating vCPU.
-const TICK: u64 = 2000;
+/// Microseconds from a beat to the next tick of its timer.
+const TICK: u64 = 200;
+/// Microseconds of each beat that are spent looking at the counter.
+const AWAKE: u64 = 20;
 
 fn tick(intid: u32) {
     if intid == VTIMER_INTID {
+        timer::disarm();
         BEATS[cpu::index().min(RACERS - 1)].ticks.fetch_add(1, Ordering::Relaxed);
-        timer::arm(timer::micros(TICK));
     }
 }
 
@@ -255,7 +278,7 @@ fn storm() {
     let _unanswered = oem::ask(oem::PHASE, phase::STORM_BEGIN, TARGET as u64);
     let departures = DEPARTURES.load(Ordering::Acquire);
     check.eq("CPU_ON of the storming vCPU", cpu::start(TARGET, blow, 0), psci::SUCCESS);
-    let over = cpu::wait_until(6 * PATIENCE, || DEPARTURES.load(Ordering::Acquire) != departures) && cpu::wait_off(TARGET, PATIENCE);
+    let over = cpu::nap_until(6 * PATIENCE, NAP, || DEPARTURES.load(Ordering::Acquire) != departures) && target_goes_off();
     check.that(over, "the storm ends");
     let _unanswered = oem::ask(oem::PHASE, phase::STORM_END, 0);
     let ticks: u64 = BEATS.iter().map(|beat| beat.ticks.load(Ordering::Relaxed)).sum();

@@ -169,8 +169,10 @@ fn is_undefined(check: &mut Check, what: &str, fault: Option<Fault>, at: u64) {
 }
 
 fn unknown_registers_are_undefined(check: &mut Check) {
-    undefined!(check: "S3_3_C15_C15_7", "S3_1_C15_C2_0", "S3_0_C15_C3_0", "S3_4_C1_C1_0", "S3_6_C1_C1_0");
-    let (fault, at) = at_instruction!("msr S3_1_C15_C2_0, xzr");
+    // Implementation-defined and unallocated; HCR_EL2; SCR_EL3. QEMU 7.2 has no HCR_EL2.TIDCP, so registers that it
+    // gives its CPU models, such as S3_1_C15_C2_0 of the Cortex-A72, are not asked for.
+    undefined!(check: "S3_3_C15_C15_7", "S3_0_C11_C13_7", "S3_4_C1_C1_0", "S3_6_C1_C1_0");
+    let (fault, at) = at_instruction!("msr S3_3_C15_C15_7, xzr");
     is_undefined(check, "a write of an implementation-defined register", fault, at);
 }
 
@@ -321,10 +323,27 @@ fn crash_vector(check: &mut Check) {
     check.fail(format_args!("the VM did not crash"));
 }
 
-/// The handler's own first store faults, each time at the same instruction: the VM crashes.
+core::arch::global_asm!(
+    ".section .text.faulting_vectors, \"ax\"",
+    ".balign 0x800",
+    ".global faulting_vectors",
+    "faulting_vectors:",
+    ".rept 16",
+    ".balign 0x80",
+    "ldr xzr, [x1]",
+    "b .",
+    ".endr",
+);
+
+unsafe extern "C" {
+    static faulting_vectors: u8;
+}
+
+/// The handler's own first instruction faults, each time in the same way: the VM crashes.
 fn crash_double(check: &mut Check) {
-    guest::println!("about to crash: the handler's stack is outside of the map");
-    // SAFETY: Nothing after this returns: the load faults, and the vector stores to a stack that is not there.
-    unsafe { asm!("mov sp, {s}", "ldr {x}, [{a}]", s = in(reg) HOLE + 0x8000, a = in(reg) HOLE, x = out(reg) _, options(nostack)) };
+    guest::println!("about to crash: the vectors' first instruction faults");
+    let vectors = &raw const faulting_vectors as u64;
+    // SAFETY: Nothing after this returns: the load faults, and so does the first instruction of its vector.
+    unsafe { asm!("msr VBAR_EL1, {v}", "isb", "ldr {x}, [x1]", v = in(reg) vectors, in("x1") HOLE, x = out(reg) _) };
     check.fail(format_args!("the VM did not crash"));
 }

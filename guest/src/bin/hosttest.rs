@@ -462,6 +462,8 @@ fn contended(check: &mut Check) {
             let now = each(counter);
             core::array::from_fn::<u64, 4, _>(|vcpu| now[vcpu].wrapping_sub(before[vcpu]))
         };
+        // Its exit may come to the host a little before it has left its pCPU.
+        check.that(guest::cpu::wait_until(10, || !is_resident(0)), "the caller leaves its pCPU");
         let (stops, bystanders, busy) = (each(Counter::Stops), each(Counter::Bystanders), counted(Counter::Busy));
         for _ in 0..CYCLES {
             for vcpu in 0..4 {

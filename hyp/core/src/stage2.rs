@@ -442,6 +442,10 @@ mod tests {
         assert!(Stage2::new(Pa::new(ROOT + PAGE), 39, 44).is_some());
         assert!(Stage2::new(Pa::new(ROOT), 30, 44).is_none(), "too small to start at level 1");
         assert!(Stage2::new(Pa::new(ROOT), 44, 44).is_none(), "too large to start at level 1");
+        assert!(
+            Stage2::new(Pa::new(ROOT), 40, 52).is_none(),
+            "more than a descriptor of this granule can hold"
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
 //! What `fdt::board` makes of QEMU's tree and of trees with the peculiarities of real boards.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "what only tests call is a test")]
 
 mod fdt_source;
 

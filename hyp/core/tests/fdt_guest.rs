@@ -1,4 +1,5 @@
 //! The tree that a guest gets, read back.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "what only tests call is a test")]
 
 mod fdt_source;
 

@@ -1,4 +1,5 @@
 //! Damaged trees: whatever is done to one, it is read or refused, and never ends the reader.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "what only tests call is a test")]
 
 mod fdt_source;
 
@@ -8,7 +9,7 @@ use hyp_core::fdt::vms::{Placement, Surroundings, describe};
 use hyp_core::fdt::{Tree, remove_nops};
 use hyp_core::types::Range;
 
-const ROUNDS: usize = if cfg!(miri) { 3 } else { 2500 };
+const ROUNDS: usize = if cfg!(miri) { 1 } else { 2500 };
 
 /// QEMU's tree with a host and a guest: everything that the readers look at is there.
 fn whole() -> Vec<u8> {
@@ -142,7 +143,7 @@ fn tokens_changed_in_the_structure() {
 #[test]
 fn cut_short_anywhere() {
     let whole = whole();
-    let step = if cfg!(miri) { 701 } else { 3 };
+    let step = if cfg!(miri) { 1801 } else { 3 };
     for length in (0..whole.len()).step_by(step) {
         assert!(!read_all(&whole[..length]).0);
         // And with a header that admits it.
@@ -214,10 +215,11 @@ fn scramble(node: &mut Node, random: &mut Random) {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "measures time")]
 fn a_hostile_tree_of_a_megabyte_takes_no_more_than_moments() {
     let levels = hyp_core::fdt::MAX_DEPTH - 4;
     // As deep as allowed, as many nodes as fit at the bottom, each asked for its properties by every reader.
-    let leaves = if cfg!(miri) { 50 } else { 12_000 };
+    let leaves = 12_000;
     let mut inner = node("n");
     inner.children = (0..leaves)
         .map(|index| node(&format!("l{index:x}")).set("compatible", strings(&["x"])).set("reg", []))
@@ -226,5 +228,5 @@ fn a_hostile_tree_of_a_megabyte_takes_no_more_than_moments() {
     let blob = Node::read(&whole()).with(deep).write();
     let start = std::time::Instant::now();
     assert_eq!(read_all(&blob), (true, 2));
-    assert!(cfg!(miri) || start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
+    assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
 }

@@ -1,4 +1,5 @@
 //! VM descriptions: what is read from a good one, and one refusal for each way to break one.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "what only tests call is a test")]
 
 mod fdt_source;
 

@@ -196,12 +196,11 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let vcpu = || 0..VCPUS;
-    let mpidr =
-        prop_oneof![20 => 0_u64..3, 1 => Just(3), 1 => any::<u64>(), 1 => (0_u64..3, 0_u32..64).prop_map(|(low, bit)| low | 1 << bit)];
+    let mpidr = prop_oneof![20 => 1_u64..3, 3 => Just(0), 1 => Just(3), 1 => any::<u64>(), 1 => (0_u64..3, 0_u32..64).prop_map(|(low, bit)| low | 1 << bit)];
     let entry = prop_oneof![8 => RAM.start / 4..RAM.end / 4, 1 => any::<u64>()].prop_map(|entry| entry.wrapping_mul(4));
     let entry = prop_oneof![20 => entry, 1 => Just(RAM.start + 1)];
     let says = prop_oneof![
-        6 => Just(Says::Allow),
+        3 => Just(Says::Allow),
         1 => Just(Says::Deny),
         1 => Just(Says::Fail),
         1 => any::<[u64; 4]>().prop_map(Says::Values),
@@ -211,19 +210,19 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         40 => (vcpu(), any::<bool>(), mpidr, entry, any::<u64>())
             .prop_map(|(caller, wide, mpidr, entry, context)| Step::CpuOn { caller, wide, args: [mpidr, entry, context] }),
-        10 => vcpu().prop_map(|caller| Step::CpuOff { caller }),
+        10 => prop_oneof![1 => 0..1_usize, 15 => 1..VCPUS].prop_map(|caller| Step::CpuOff { caller }),
         1 => (vcpu(), any::<bool>()).prop_map(|(caller, reset)| Step::System { caller, reset }),
         12 => vcpu().prop_map(|vcpu| Step::Left { vcpu }),
         30 => vcpu().prop_map(|vcpu| Step::TakeStart { vcpu }),
         30 => Just(Step::Deliver),
-        30 => (prop_oneof![5 => Just(0_usize), 2 => 0_usize..6], forge, says).prop_map(|(back, forge, says)| Step::Answer { back, forge, says }),
-        30 => (vcpu(), prop::bool::weighted(0.2)).prop_map(|(vcpu, late)| Step::Look { vcpu, late }),
+        50 => (prop_oneof![5 => Just(0_usize), 2 => 0_usize..6], forge, says).prop_map(|(back, forge, says)| Step::Answer { back, forge, says }),
+        40 => (vcpu(), prop::bool::weighted(0.2)).prop_map(|(vcpu, late)| Step::Look { vcpu, late }),
         1 => Just(Step::Reset),
     ]
 }
 
 fn setup() -> impl Strategy<Value = Setup> {
-    let rule = || prop_oneof![4 => Just(Rule::Forward), 2 => Just(Rule::Handle), 1 => Just(Rule::Deny)];
+    let rule = || prop_oneof![6 => Just(Rule::Forward), 3 => Just(Rule::Handle), 1 => Just(Rule::Deny)];
     (rule(), rule(), rule(), rule(), any::<bool>()).prop_map(|(narrow, wide, off, system, on_pending)| Setup {
         on: [narrow, wide],
         off,
@@ -232,9 +231,16 @@ fn setup() -> impl Strategy<Value = Setup> {
     })
 }
 
+/// The `n`th vCPU of which `holds` is true, or simply the `n`th: most steps are to have an effect.
+fn among(n: usize, holds: impl Fn(usize) -> bool) -> usize {
+    let some: Vec<_> = (0..VCPUS).filter(|&vcpu| holds(vcpu)).collect();
+    some.get(n % some.len().max(1)).copied().unwrap_or(n)
+}
+
 /// Runs one step in both and compares what is seen. The host's side is compared here too.
 fn run(vm: &mut Vm, model: &mut Model, step: &Step) -> Seen {
     let high = 0xA5A5_0000_0000_0000;
+    let caller = |n| among(n, |vcpu| model.runs(vcpu));
     let (seen, expected) = match *step {
         Step::CpuOn {
             caller,
@@ -247,8 +253,17 @@ fn run(vm: &mut Vm, model: &mut Model, step: &Step) -> Seen {
                 model.cpu_on(caller, wide, [mpidr, entry, context]),
             )
         }
-        Step::CpuOff { caller } => (vm.call(caller, [u64::from(fid::CPU_OFF), 0, 0, 0]), model.cpu_off(caller)),
-        Step::System { caller, reset } => {
+        Step::CpuOff { caller: n } => {
+            // Seldom the boot vCPU: without it little happens any more.
+            let caller = if n == 0 {
+                caller(n)
+            } else {
+                among(n, |vcpu| vcpu != 0 && model.runs(vcpu))
+            };
+            (vm.call(caller, [u64::from(fid::CPU_OFF), 0, 0, 0]), model.cpu_off(caller))
+        }
+        Step::System { caller: n, reset } => {
+            let caller = caller(n);
             let id = if reset { fid::SYSTEM_RESET } else { fid::SYSTEM_OFF };
             (vm.call(caller, [u64::from(id), 0, 0, 0]), model.system(caller, reset))
         }
@@ -257,13 +272,19 @@ fn run(vm: &mut Vm, model: &mut Model, step: &Step) -> Seen {
             model.left(vcpu);
             (Seen::Nothing, Seen::Nothing)
         }
-        Step::TakeStart { vcpu } => (vm.take_start(vcpu), model.take_start(vcpu)),
+        Step::TakeStart { vcpu: n } => {
+            let vcpu = among(n, |vcpu| model.starting(vcpu));
+            (vm.take_start(vcpu), model.take_start(vcpu))
+        }
         Step::Deliver => {
             deliver(vm, model);
             (Seen::Nothing, Seen::Nothing)
         }
         Step::Answer { back, forge, says } => answer(vm, model, back, forge, says),
-        Step::Look { vcpu, late } => (vm.look(vcpu, late.then_some(Cut::Deadline)), model.look(vcpu, late)),
+        Step::Look { vcpu: n, late } => {
+            let vcpu = among(n, |vcpu| model.waits(vcpu));
+            (vm.look(vcpu, late.then_some(Cut::Deadline)), model.look(vcpu, late))
+        }
         Step::Reset => {
             model.reset();
             (vm.reset(), Seen::Resets)
@@ -322,12 +343,12 @@ fn interleave(setup: &Setup, steps: &[Step], mut see: impl FnMut(Seen)) {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    prop::collection::vec(step(), if cfg!(miri) { 1..40 } else { 1..160 })
+    prop::collection::vec(step(), if cfg!(miri) { 1..40 } else { 1..120 })
 }
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: if cfg!(miri) { 3 } else { 400 },
+        cases: if cfg!(miri) { 3 } else { 250 },
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
@@ -369,6 +390,6 @@ fn the_interleavings_reach_every_answer() {
         "Resets",
     ];
     for kind in codes.into_iter().chain(others) {
-        assert!(reached.get(kind).is_some_and(|&times| times >= 5), "{kind}: {reached:?}");
+        assert!(reached.get(kind).is_some_and(|&times| times >= 3), "{kind}: {reached:?}");
     }
 }

@@ -2,9 +2,9 @@
 //! IHI 0069 where that has no such register or field.
 #![cfg(not(any(loom, miri)))]
 
-use arm_sysregs::aarch32::IccSgi1r;
-use arm_sysregs::el1::IccCtlrEl1;
-use arm_sysregs::el2::{IchHcrEl2, IchVmcrEl2};
+use arm_sysregs::aarch32::registers::IccSgi1r;
+use arm_sysregs::el1::registers::IccCtlrEl1;
+use arm_sysregs::el2::registers::{IchHcrEl2, IchVmcrEl2};
 use hyp_core::regs::gic::*;
 
 /// Field against mask of a one-bit field.

@@ -90,6 +90,8 @@ pub(crate) struct World {
     pub(crate) cnthctl: u64,
     /// `HCRX_EL2` exists.
     pub(crate) hcrx: bool,
+    /// `MPAM2_EL2` exists.
+    pub(crate) mpam: bool,
     /// The fine-grained trap registers exist.
     pub(crate) fine_grained_traps: bool,
 }
@@ -109,6 +111,9 @@ impl World {
         msr!("cntvoff_el2", 0);
         if self.hcrx {
             msr!("S3_4_C1_C2_2", policy::HCRX); // HCRX_EL2
+        }
+        if self.mpam {
+            msr!("S3_4_C10_C5_0", policy::MPAM2); // MPAM2_EL2
         }
         if self.fine_grained_traps {
             msr!("S3_4_C1_C1_4", policy::FINE_GRAINED_TRAPS); // HFGRTR_EL2

@@ -25,11 +25,14 @@ pub(super) fn all() -> Vec<Case> {
         Case::new("boot-and-off", Guest::new("hello", "")).seconds(30),
         Case::new("boot-without-semihosting", Guest::new("hello", "")).foreign().seconds(30),
         Case::new("boot-in-little-ram", Guest::new("hello", "").ram(0x4000_0000, 4 << 20)).seconds(30),
-        Case::new("two-vms", Guest::new("hello", "").named("a")).and(Guest::new("hello", "").named("b")).seconds(30).expect(|seen| {
-            seen.verdict_is(0, "2 VMs powered off")?;
-            seen.vm_says("a", "hello from EL1")?;
-            seen.vm_says("b", "hello from EL1")
-        }),
+        Case::new("two-vms", Guest::new("hello", "").named("a"))
+            .and(Guest::new("hello", "").named("b"))
+            .seconds(30)
+            .expect(|seen| {
+                seen.verdict_is(0, "2 VMs powered off")?;
+                seen.vm_says("a", "hello from EL1")?;
+                seen.vm_says("b", "hello from EL1")
+            }),
         Case::new("a-refused-vm-leaves-the-others-running", Guest::new("hello", "").named("good"))
             .and(Guest::new("hello", "").named("bad").spoil(|vm| vm.image.entry = 0x1000))
             .seconds(30)
@@ -41,23 +44,44 @@ pub(super) fn all() -> Vec<Case> {
         Case::new("psci", four("psci", "")).seconds(120),
         Case::new("psci-forwarded", four("psci", "").forward()).seconds(180),
         Case::new("psci-races-as-under-kvm", four("psci", "test=races").forward().no_on_pending()).seconds(120),
-        Case::new("psci-denied-by-the-filter", four("hello", "").filter(0x8400_0003, 1, Action::Deny).filter(0xC400_0003, 1, Action::Deny)),
+        Case::new(
+            "psci-denied-by-the-filter",
+            four("hello", "")
+                .filter(0x8400_0003, 1, Action::Deny)
+                .filter(0xC400_0003, 1, Action::Deny),
+        ),
         Case::new("vgic", four("vgic", "")).seconds(120),
         Case::new("vgic-strict", four("vgic", "").strict()).seconds(120),
         Case::new("vgic-icount", four("vgic", "")).icount().seconds(120),
         Case::new("faults", four("faults", "")).seconds(120),
-        Case::new("crash-when-the-vector-is-gone", four("faults", "test=crash_vector")).seconds(30).expect(crashed),
-        Case::new("crash-at-the-same-abort-twice", four("faults", "test=crash_double")).seconds(30).expect(crashed),
-        Case::new("forged-verdicts-do-not-pass", Guest::new("hostile", "")).seconds(30).expect(|seen| seen.verdict_is(1, "no verdict")),
-        Case::new("replayed-nonce-does-not-pass", Guest::new("hostile", "nonce=5f0c1d2e3b4a59687786a5b4c3d2e1f0"))
+        Case::new("crash-when-the-vector-is-gone", four("faults", "test=crash_vector"))
+            .seconds(30)
+            .expect(crashed),
+        Case::new("crash-at-the-same-abort-twice", four("faults", "test=crash_double"))
+            .seconds(30)
+            .expect(crashed),
+        Case::new("forged-verdicts-do-not-pass", Guest::new("hostile", ""))
             .seconds(30)
             .expect(|seen| seen.verdict_is(1, "no verdict")),
-        Case::new("forged-verdicts-without-semihosting", Guest::new("hostile", "")).foreign().seconds(30).expect(|seen| seen.verdict_is(1, "crashed")),
-        Case::new("demo", four("demo", "").forward().oem()).seconds(120).expect(|seen| seen.demo_passed()),
-        short_demo("broken-writer-is-seen").features(&["broken-writer"]).expect(|seen| match seen.host_figure("storm", "torn") {
-            Some(0) => Err("no record was torn".to_owned()),
-            Some(_) => Ok(()),
-            None => Err("the storm was not reported".to_owned()),
-        }),
+        Case::new(
+            "replayed-nonce-does-not-pass",
+            Guest::new("hostile", "nonce=5f0c1d2e3b4a59687786a5b4c3d2e1f0"),
+        )
+        .seconds(30)
+        .expect(|seen| seen.verdict_is(1, "no verdict")),
+        Case::new("forged-verdicts-without-semihosting", Guest::new("hostile", ""))
+            .foreign()
+            .seconds(30)
+            .expect(|seen| seen.verdict_is(1, "crashed")),
+        Case::new("demo", four("demo", "").forward().oem())
+            .seconds(120)
+            .expect(|seen| seen.demo_passed()),
+        short_demo("broken-writer-is-seen")
+            .features(&["broken-writer"])
+            .expect(|seen| match seen.host_figure("storm", "torn") {
+                Some(0) => Err("no record was torn".to_owned()),
+                Some(_) => Ok(()),
+                None => Err("the storm was not reported".to_owned()),
+            }),
     ]
 }

@@ -26,7 +26,12 @@ pub(super) fn all() -> Vec<Case> {
     let boot = |(name, cpu, smp, mib, raw): (&'static str, &'static str, u32, u64, bool)| {
         let guest = Guest::new("hello", "");
         let guest = if raw { guest.raw() } else { guest };
-        Case::new(name, guest).cpu(cpu).smp(smp).memory_mib(mib).seconds(60).expect(|seen| seen.verdict_is(0, "powered off"))
+        Case::new(name, guest)
+            .cpu(cpu)
+            .smp(smp)
+            .memory_mib(mib)
+            .seconds(60)
+            .expect(|seen| seen.verdict_is(0, "powered off"))
     };
     MACHINES.into_iter().map(boot).collect()
 }

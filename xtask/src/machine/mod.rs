@@ -167,14 +167,28 @@ impl Seen<'_> {
     pub(crate) fn demo_passed(&self) -> Result<(), String> {
         self.all_passed()?;
         let machine = &self.plan.machine;
-        let about = About { icount: machine.icount, seconds: self.run.elapsed.as_secs_f64(), image: self.image, cpu: &machine.cpu, smp: machine.smp };
+        let about = About {
+            icount: machine.icount,
+            seconds: self.run.elapsed.as_secs_f64(),
+            image: self.image,
+            cpu: &machine.cpu,
+            smp: machine.smp,
+        };
         let misses = Report::new(self.transcript(), &about).misses();
-        if misses.is_empty() { Ok(()) } else { Err(format!("the demo's table: {}", misses.join(", "))) }
+        if misses.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("the demo's table: {}", misses.join(", ")))
+        }
     }
 
     /// The number `key` in the records of a phase of the host partition's program.
     pub(crate) fn host_figure(&self, phase: &str, key: &str) -> Option<u64> {
-        self.transcript().records.iter().filter(|r| r.channel == HOST && r.text("phase") == Some(phase)).find_map(|r| r.number(key))
+        self.transcript()
+            .records
+            .iter()
+            .filter(|r| r.channel == HOST && r.text("phase") == Some(phase))
+            .find_map(|r| r.number(key))
     }
 
     /// No program may print a `FAIL` line.
@@ -189,7 +203,11 @@ impl Seen<'_> {
     /// The verdict must have this status, and its reason this part.
     pub(crate) fn verdict_is(&self, status: u8, part: &str) -> Result<(), String> {
         let v = self.verdict;
-        if v.status == status && v.reason.contains(part) { Ok(()) } else { Err(format!("the verdict is {} ({})", v.status, v.reason)) }
+        if v.status == status && v.reason.contains(part) {
+            Ok(())
+        } else {
+            Err(format!("the verdict is {} ({})", v.status, v.reason))
+        }
     }
 
     /// Umbra's console must have a line with every one of `parts`, in any lines.
@@ -202,12 +220,20 @@ impl Seen<'_> {
 
     /// The VM `name` must have said a line with `part`.
     pub(crate) fn vm_says(&self, name: &str, part: &str) -> Result<(), String> {
-        if self.lines(name).iter().any(|line| line.contains(part)) { Ok(()) } else { Err(format!("{name} does not say {part:?}")) }
+        if self.lines(name).iter().any(|line| line.contains(part)) {
+            Ok(())
+        } else {
+            Err(format!("{name} does not say {part:?}"))
+        }
     }
 
     /// The number `key` in hyp's final count of VM `vm`, summed over its vCPUs.
     pub(crate) fn counted(&self, vm: u64, key: &str) -> u64 {
-        self.transcript().umbra("count").filter(|r| r.number("vm") == Some(vm)).filter_map(|r| r.number(key)).sum()
+        self.transcript()
+            .umbra("count")
+            .filter(|r| r.number("vm") == Some(vm))
+            .filter_map(|r| r.number(key))
+            .sum()
     }
 }
 
@@ -326,7 +352,11 @@ impl Bench {
     /// Builds what every test needs.
     pub(crate) fn new(qemu: &Path) -> Result<Self> {
         let programs = build::guests(Profile::Release, true)?;
-        Ok(Self { qemu: qemu.to_path_buf(), programs, hyps: BTreeMap::new() })
+        Ok(Self {
+            qemu: qemu.to_path_buf(),
+            programs,
+            hyps: BTreeMap::new(),
+        })
     }
 
     /// Umbra built with `features`.
@@ -373,7 +403,13 @@ impl Bench {
             vm.bootargs = bootargs.to_owned();
             vms.push(vm);
         }
-        let machine = Machine { cpu: case.cpu.to_owned(), smp: 0, memory: 0, icount: case.icount, extra: Vec::new() };
+        let machine = Machine {
+            cpu: case.cpu.to_owned(),
+            smp: 0,
+            memory: 0,
+            icount: case.icount,
+            extra: Vec::new(),
+        };
         let mut plan = Plan::new(vms, machine, case.smp, case.memory, case.own)?;
         for guest in &case.guests {
             if let (Some(spoil), Some(vm)) = (guest.spoil, plan.vms.iter_mut().find(|vm| vm.name == guest.name)) {
@@ -384,10 +420,22 @@ impl Bench {
         let image = std::fs::metadata(&hyp.bin)?.len();
         let run = qemu::run(&self.qemu, &ready.args, log, Some(Duration::from_secs(case.seconds)), &mut Blind)?;
         let verdict = crate::run::verdict_of(&run, &ready.plan);
-        let result = (case.expect)(&Seen { run: &run, verdict: &verdict, plan: &ready.plan, image });
+        let result = (case.expect)(&Seen {
+            run: &run,
+            verdict: &verdict,
+            plan: &ready.plan,
+            image,
+        });
         note(log, &shell(&self.qemu, &ready.args), &run, &verdict, &result)?;
-        let result = if qemu::interrupted() { Err("interrupted".to_owned()) } else { result };
-        Ok(Done { result, seconds: run.elapsed.as_secs_f64() })
+        let result = if qemu::interrupted() {
+            Err("interrupted".to_owned())
+        } else {
+            result
+        };
+        Ok(Done {
+            result,
+            seconds: run.elapsed.as_secs_f64(),
+        })
     }
 }
 
@@ -396,7 +444,14 @@ fn note(log: &Path, command: &str, run: &Run, verdict: &Verdict, result: &Result
     use std::io::Write;
     let mut file = std::fs::OpenOptions::new().append(true).open(log)?;
     writeln!(file, "\n---- {command}")?;
-    writeln!(file, "---- QEMU: {:?} after {:.1} s; verdict {} ({})", run.ending, run.elapsed.as_secs_f64(), verdict.status, verdict.reason)?;
+    writeln!(
+        file,
+        "---- QEMU: {:?} after {:.1} s; verdict {} ({})",
+        run.ending,
+        run.elapsed.as_secs_f64(),
+        verdict.status,
+        verdict.reason
+    )?;
     if !run.stderr.is_empty() {
         writeln!(file, "---- QEMU's standard error:\n{}", run.stderr.trim_end())?;
     }
@@ -411,7 +466,10 @@ mod tests {
     #[test]
     fn names_are_distinct_and_fit_for_a_file_name() {
         let mut names: Vec<_> = all().iter().map(|c| c.name).collect();
-        assert!(names.iter().all(|n| n.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')), "{names:?}");
+        assert!(
+            names.iter().all(|n| n.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')),
+            "{names:?}"
+        );
         let count = names.len();
         names.sort_unstable();
         names.dedup();

@@ -31,8 +31,19 @@ pub(super) fn run(context: &Context<'_>) -> Result<Vec<Outcome>> {
             Some(format!("{error:#}"))
         }
     };
-    eprintln!("  {} {NAME}", if failure.is_none() { ui::err(ui::Style::Good, "ok    ") } else { ui::err(ui::Style::Bad, "FAILED") });
-    Ok(vec![Outcome { name: NAME.to_owned(), failure, log }])
+    eprintln!(
+        "  {} {NAME}",
+        if failure.is_none() {
+            ui::err(ui::Style::Good, "ok    ")
+        } else {
+            ui::err(ui::Style::Bad, "FAILED")
+        }
+    );
+    Ok(vec![Outcome {
+        name: NAME.to_owned(),
+        failure,
+        log,
+    }])
 }
 
 fn read_all(folder: &Path, log: &Path) -> Result<()> {
@@ -47,7 +58,10 @@ fn read_all(folder: &Path, log: &Path) -> Result<()> {
         .context("cannot start cargo")?;
     drop(step);
     let text = std::fs::read_to_string(log)?;
-    let ran = text.lines().filter(|l| l.starts_with("test ") && l.contains("corpus") && l.ends_with("... ok")).count();
+    let ran = text
+        .lines()
+        .filter(|l| l.starts_with("test ") && l.contains("corpus") && l.ends_with("... ok"))
+        .count();
     ensure!(status.success(), "cargo test ended with {status}");
     ensure!(ran > 0, "hyp-core has no test with \"corpus\" in its name");
     Ok(())
@@ -82,8 +96,14 @@ fn fetch() -> Result<PathBuf> {
         return Ok(folder);
     }
     let how = format!("set {VARIABLE} to a folder of .dtb files instead");
-    ensure!(setup::find("apt-get").is_some(), "the device trees come from a Debian package, and there is no apt-get here; {how}");
-    let _step = Step::begin("Fetching", "device trees of real boards (Debian's linux-image for arm64, about 70 MB)");
+    ensure!(
+        setup::find("apt-get").is_some(),
+        "the device trees come from a Debian package, and there is no apt-get here; {how}"
+    );
+    let _step = Step::begin(
+        "Fetching",
+        "device trees of real boards (Debian's linux-image for arm64, about 70 MB)",
+    );
     let lists = cache.join("apt");
     for part in ["lists/partial", "archives/partial", "unpacked"] {
         std::fs::create_dir_all(lists.join(part))?;
@@ -103,7 +123,12 @@ fn fetch() -> Result<PathBuf> {
         }
         let output = command.args(args).output().context("cannot start apt-get")?;
         let errors = String::from_utf8_lossy(&output.stderr);
-        let last = errors.lines().rev().find(|l| l.starts_with("E:")).unwrap_or("no message").to_owned();
+        let last = errors
+            .lines()
+            .rev()
+            .find(|l| l.starts_with("E:"))
+            .unwrap_or("no message")
+            .to_owned();
         ensure!(output.status.success(), "apt-get {} failed: {last}; {how}", args.join(" "));
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     };
@@ -120,12 +145,23 @@ fn fetch() -> Result<PathBuf> {
         return Err(update);
     }
     fetched?;
-    let deb = std::fs::read_dir(lists.join("archives"))?.flatten().map(|e| e.path()).find(|p| p.extension().is_some_and(|e| e == "deb"));
+    let deb = std::fs::read_dir(lists.join("archives"))?
+        .flatten()
+        .map(|e| e.path())
+        .find(|p| p.extension().is_some_and(|e| e == "deb"));
     let deb = deb.context("apt-get downloaded no package")?;
     let unpacked = lists.join("unpacked");
-    let status = Command::new("dpkg").arg("-x").arg(&deb).arg(&unpacked).status().context("cannot start dpkg")?;
+    let status = Command::new("dpkg")
+        .arg("-x")
+        .arg(&deb)
+        .arg(&unpacked)
+        .status()
+        .context("cannot start dpkg")?;
     ensure!(status.success(), "dpkg could not unpack {}", deb.display());
-    let trees = std::fs::read_dir(unpacked.join("usr/lib"))?.flatten().map(|e| e.path()).find(|p| count(p) >= LEAST);
+    let trees = std::fs::read_dir(unpacked.join("usr/lib"))?
+        .flatten()
+        .map(|e| e.path())
+        .find(|p| count(p) >= LEAST);
     let trees = trees.with_context(|| format!("{} holds no device trees", deb.display()))?;
     let _ = std::fs::remove_dir_all(&folder);
     std::fs::rename(&trees, &folder)?;
@@ -136,11 +172,19 @@ fn fetch() -> Result<PathBuf> {
 /// The package that a meta package stands for: its own name when it is none.
 fn real_package(lists: &Path, name: &str) -> Result<String> {
     let output = Command::new("apt-cache")
-        .args(["-o", "APT::Architecture=arm64", "-o", &format!("Dir::State::Lists={}", lists.join("lists").display())])
+        .args([
+            "-o",
+            "APT::Architecture=arm64",
+            "-o",
+            &format!("Dir::State::Lists={}", lists.join("lists").display()),
+        ])
         .args(["-o", &format!("Dir::Cache={}", lists.display()), "depends", "--important", name])
         .output()
         .context("cannot start apt-cache")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let depends = text.lines().filter_map(|l| l.trim().strip_prefix("Depends: ")).find(|l| l.starts_with("linux-image-"));
+    let depends = text
+        .lines()
+        .filter_map(|l| l.trim().strip_prefix("Depends: "))
+        .find(|l| l.starts_with("linux-image-"));
     Ok(depends.unwrap_or(name).to_owned())
 }

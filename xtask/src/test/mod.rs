@@ -101,7 +101,11 @@ pub(crate) fn command(args: &TestArgs) -> Result<u8> {
     let logs = setup::output().join("test");
     std::fs::create_dir_all(&logs)?;
     let context = Context { args, logs };
-    let suites: Vec<Suite> = Suite::value_variants().iter().copied().filter(|s| args.only.is_empty() || args.only.contains(s)).collect();
+    let suites: Vec<Suite> = Suite::value_variants()
+        .iter()
+        .copied()
+        .filter(|s| args.only.is_empty() || args.only.contains(s))
+        .collect();
     setup::toolchain(args.no_install)?;
     if args.list {
         for suite in suites {
@@ -130,14 +134,22 @@ pub(crate) fn command(args: &TestArgs) -> Result<u8> {
             outcomes.push(broken(suite, &context, "the suite ran no test"));
         }
         let failed: Vec<_> = outcomes.iter().filter(|o| o.failure.is_some()).cloned().collect();
-        let share = Share { suite, passed: outcomes.len() - failed.len(), failed: failed.len(), seconds: started.elapsed().as_secs_f64() };
+        let share = Share {
+            suite,
+            passed: outcomes.len() - failed.len(),
+            failed: failed.len(),
+            seconds: started.elapsed().as_secs_f64(),
+        };
         shares.push(share);
         failures.extend(failed.into_iter().map(|o| (suite, o)));
     }
     let passed: usize = shares.iter().map(|s| s.passed).sum();
     let failed: usize = shares.iter().map(|s| s.failed).sum();
     if passed + failed == 0 {
-        return Err(usage(format!("no test has \"{}\" in its name; `cargo xtask test --list` names them all", args.filter.as_deref().unwrap_or(""))));
+        return Err(usage(format!(
+            "no test has \"{}\" in its name; `cargo xtask test --list` names them all",
+            args.filter.as_deref().unwrap_or("")
+        )));
     }
     print!("{}", summary(&shares, &failures));
     println!("{passed} passed, {failed} failed");
@@ -150,7 +162,11 @@ fn broken(suite: Suite, context: &Context<'_>, reason: &str) -> Outcome {
     if !log.exists() {
         let _ = std::fs::write(&log, format!("{reason}\n"));
     }
-    Outcome { name: "suite".to_owned(), failure: Some(reason.to_owned()), log }
+    Outcome {
+        name: "suite".to_owned(),
+        failure: Some(reason.to_owned()),
+        log,
+    }
 }
 
 fn summary(shares: &[Share], failures: &[(Suite, Outcome)]) -> String {
@@ -158,14 +174,31 @@ fn summary(shares: &[Share], failures: &[(Suite, Outcome)]) -> String {
     for (suite, outcome) in failures {
         let name = format!("{}::{}", suite.name(), outcome.name);
         let reason = outcome.failure.as_deref().unwrap_or("").lines().next().unwrap_or("").trim();
-        let again = if outcome.name == "suite" { String::new() } else { format!(" {}", outcome.name) };
+        let again = if outcome.name == "suite" {
+            String::new()
+        } else {
+            format!(" {}", outcome.name)
+        };
         let _ = writeln!(text, "\n{} {name}: {reason}", out(Style::Bad, "FAILED"));
         let _ = writeln!(text, "    log:   {}", setup::shown(&outcome.log));
         let _ = writeln!(text, "    again: cargo xtask test --only {}{again}", suite.name());
     }
-    let _ = writeln!(text, "\n{}", out(Style::Bold, &format!("{:<12} {:>8} {:>8} {:>9}", "suite", "passed", "failed", "seconds")));
+    let _ = writeln!(
+        text,
+        "\n{}",
+        out(
+            Style::Bold,
+            &format!("{:<12} {:>8} {:>8} {:>9}", "suite", "passed", "failed", "seconds")
+        )
+    );
     for share in shares {
-        let line = format!("{:<12} {:>8} {:>8} {:>9.1}", share.suite.name(), share.passed, share.failed, share.seconds);
+        let line = format!(
+            "{:<12} {:>8} {:>8} {:>9.1}",
+            share.suite.name(),
+            share.passed,
+            share.failed,
+            share.seconds
+        );
         let _ = writeln!(text, "{}", if share.failed > 0 { out(Style::Bad, &line) } else { line });
     }
     text
@@ -177,10 +210,23 @@ mod tests {
 
     #[test]
     fn a_failure_names_its_log_and_the_command_that_runs_it_again() {
-        let outcome = Outcome { name: "boot-and-off".to_owned(), failure: Some("no verdict\nmore".to_owned()), log: "/x/boot-and-off.log".into() };
-        let share = Share { suite: Suite::Machine, passed: 1, failed: 1, seconds: 2.0 };
+        let outcome = Outcome {
+            name: "boot-and-off".to_owned(),
+            failure: Some("no verdict\nmore".to_owned()),
+            log: "/x/boot-and-off.log".into(),
+        };
+        let share = Share {
+            suite: Suite::Machine,
+            passed: 1,
+            failed: 1,
+            seconds: 2.0,
+        };
         let text = summary(&[share], &[(Suite::Machine, outcome)]);
-        for part in ["machine::boot-and-off: no verdict\n", "/x/boot-and-off.log", "again: cargo xtask test --only machine boot-and-off"] {
+        for part in [
+            "machine::boot-and-off: no verdict\n",
+            "/x/boot-and-off.log",
+            "again: cargo xtask test --only machine boot-and-off",
+        ] {
             assert!(text.contains(part), "no {part:?} in\n{text}");
         }
     }

@@ -17,8 +17,14 @@ use std::process::{Command, Stdio};
 const CHECKS: [(&str, &[&str]); 5] = [
     ("fmt", &["fmt", "--all", "--check"]),
     ("clippy-host", &["clippy", "--quiet", "--all-targets", "--", "-D", "warnings"]),
-    ("clippy-hyp", &["clippy", "--quiet", "-p", "hyp", "--target", TARGET, "--", "-D", "warnings"]),
-    ("clippy-guest", &["clippy", "--quiet", "-p", "guest", "--target", TARGET, "--", "-D", "warnings"]),
+    (
+        "clippy-hyp",
+        &["clippy", "--quiet", "-p", "hyp", "--target", TARGET, "--", "-D", "warnings"],
+    ),
+    (
+        "clippy-guest",
+        &["clippy", "--quiet", "-p", "guest", "--target", TARGET, "--", "-D", "warnings"],
+    ),
     ("doc", &["doc", "--quiet", "--no-deps", "-p", "hyp-abi", "-p", "hyp-core"]),
 ];
 
@@ -60,7 +66,11 @@ pub(super) fn run(suite: Suite, context: &Context<'_>) -> Result<Vec<Outcome>> {
 }
 
 fn show(name: &str, failure: Option<&str>, seconds: Option<f64>) {
-    let mark = if failure.is_none() { ui::err(Style::Good, "ok    ") } else { ui::err(Style::Bad, "FAILED") };
+    let mark = if failure.is_none() {
+        ui::err(Style::Good, "ok    ")
+    } else {
+        ui::err(Style::Bad, "FAILED")
+    };
     let time = seconds.map_or_else(String::new, |s| ui::err(Style::Dim, &format!("  {s:.1} s")));
     let reason = failure.map_or_else(String::new, |f| format!(": {}", f.lines().next().unwrap_or("")));
     eprintln!("  {mark} {name}{reason}{time}");
@@ -76,17 +86,45 @@ fn host_command() -> Command {
 
 fn loom_command() -> Command {
     let mut command = setup::cargo();
-    command.args(["test", "--no-fail-fast", "--release", "-p", "hyp-core", "-p", "hyp-abi", "--test", "loom_*"]);
-    command.env("RUSTFLAGS", "--cfg loom").env("LOOM_MAX_PREEMPTIONS", "2").env("CARGO_TARGET_DIR", setup::output().join("loom"));
+    command.args([
+        "test",
+        "--no-fail-fast",
+        "--release",
+        "-p",
+        "hyp-core",
+        "-p",
+        "hyp-abi",
+        "--test",
+        "loom_*",
+    ]);
+    command
+        .env("RUSTFLAGS", "--cfg loom")
+        .env("LOOM_MAX_PREEMPTIONS", "2")
+        .env("CARGO_TARGET_DIR", setup::output().join("loom"));
     // The models need speed, not size: link-time optimisation would only cost time.
-    command.env("CARGO_PROFILE_RELEASE_LTO", "off").env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16").env("CARGO_PROFILE_RELEASE_DEBUG", "0");
+    command
+        .env("CARGO_PROFILE_RELEASE_LTO", "off")
+        .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
+        .env("CARGO_PROFILE_RELEASE_DEBUG", "0");
     command
 }
 
 fn miri_command(context: &Context<'_>) -> Result<Command> {
     setup::miri(context.args.no_install)?;
     let mut command = Command::new("rustup");
-    command.args(["run", "nightly", "cargo", "miri", "test", "--no-fail-fast", "-p", "hyp-abi", "-p", "hyp-core", "--lib"]);
+    command.args([
+        "run",
+        "nightly",
+        "cargo",
+        "miri",
+        "test",
+        "--no-fail-fast",
+        "-p",
+        "hyp-abi",
+        "-p",
+        "hyp-core",
+        "--lib",
+    ]);
     command.current_dir(setup::root()).stdin(Stdio::null());
     setup::clean_environment(&mut command);
     for name in ["RUSTC", "RUSTDOC", "CARGO", "RUSTFLAGS", "RUSTUP_TOOLCHAIN"] {
@@ -99,9 +137,17 @@ fn miri_command(context: &Context<'_>) -> Result<Command> {
 }
 
 fn list_cargo(mut command: Command) -> Result<Vec<String>> {
-    let output = command.args(["--", "--list"]).stderr(Stdio::null()).output().context("cannot start cargo")?;
+    let output = command
+        .args(["--", "--list"])
+        .stderr(Stdio::null())
+        .output()
+        .context("cannot start cargo")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    Ok(text.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect())
+    Ok(text
+        .lines()
+        .filter_map(|line| line.strip_suffix(": test"))
+        .map(str::to_owned)
+        .collect())
 }
 
 /// Reads `test NAME ... ok` and its kin. Ignored tests are not counted.
@@ -123,7 +169,13 @@ fn run_cargo(mut command: Command, context: &Context<'_>, suite: &str) -> Result
     let path = context.log(suite);
     let log = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
     let step = Step::begin("Testing", suite);
-    let mut child = qemu::Owned(command.stdout(Stdio::piped()).stderr(log.try_clone()?).spawn().context("cannot start cargo")?);
+    let mut child = qemu::Owned(
+        command
+            .stdout(Stdio::piped())
+            .stderr(log.try_clone()?)
+            .spawn()
+            .context("cannot start cargo")?,
+    );
     let mut log = log;
     let mut outcomes: Vec<Outcome> = Vec::new();
     let (mut announced, mut summed) = (0usize, 0usize);
@@ -137,14 +189,22 @@ fn run_cargo(mut command: Command, context: &Context<'_>, suite: &str) -> Result
                 ("ok", Some(name)) => Some((name, true)),
                 ("FAILED", Some(name)) => Some((name, false)),
                 (_, name) => {
-                    waiting = line.strip_prefix("test ").and_then(|l| l.split_once(" ... ")).map(|(n, _)| n.to_owned()).or(name);
+                    waiting = line
+                        .strip_prefix("test ")
+                        .and_then(|l| l.split_once(" ... "))
+                        .map(|(n, _)| n.to_owned())
+                        .or(name);
                     None
                 }
             });
             if let Some((name, ok)) = parsed {
                 step.note(&format!("{suite}: {name}"));
                 let failure = (!ok).then(|| "the test failed; its output is in the log".to_owned());
-                outcomes.push(Outcome { name, failure, log: path.clone() });
+                outcomes.push(Outcome {
+                    name,
+                    failure,
+                    log: path.clone(),
+                });
             } else if let Some(rest) = line.strip_prefix("running ") {
                 announced += rest.split(' ').next().and_then(|n| n.parse::<usize>().ok()).unwrap_or(0);
             } else if line.starts_with("test result:") {
@@ -156,13 +216,24 @@ fn run_cargo(mut command: Command, context: &Context<'_>, suite: &str) -> Result
     drop(step);
     let failed = outcomes.iter().filter(|o| o.failure.is_some()).count();
     if (!status.success() && failed == 0) || summed != outcomes.len() {
-        let reason = format!("cargo ended with {status} after {} results of {announced} tests ({summed} summed up)", outcomes.len());
-        outcomes.push(Outcome { name: "suite".to_owned(), failure: Some(reason), log: path.clone() });
+        let reason = format!(
+            "cargo ended with {status} after {} results of {announced} tests ({summed} summed up)",
+            outcomes.len()
+        );
+        outcomes.push(Outcome {
+            name: "suite".to_owned(),
+            failure: Some(reason),
+            log: path.clone(),
+        });
     }
     for outcome in outcomes.iter().filter(|o| o.failure.is_some()) {
         show(&outcome.name, outcome.failure.as_deref(), None);
     }
-    show(&format!("{suite}: {} tests", outcomes.len()), (failed > 0 || !status.success()).then_some("see above"), None);
+    show(
+        &format!("{suite}: {} tests", outcomes.len()),
+        (failed > 0 || !status.success()).then_some("see above"),
+        None,
+    );
     Ok(outcomes)
 }
 
@@ -170,7 +241,11 @@ fn run_cargo(mut command: Command, context: &Context<'_>, suite: &str) -> Result
 fn result_sum(line: &str) -> usize {
     let count = |word: &str| {
         let words: Vec<&str> = line.split([' ', ';']).filter(|w| !w.is_empty()).collect();
-        words.windows(2).find(|w| w[1] == word).and_then(|w| w[0].parse::<usize>().ok()).unwrap_or(0)
+        words
+            .windows(2)
+            .find(|w| w[1] == word)
+            .and_then(|w| w[0].parse::<usize>().ok())
+            .unwrap_or(0)
     };
     count("passed") + count("failed")
 }
@@ -190,7 +265,11 @@ fn checks(context: &Context<'_>) -> Result<Vec<Outcome>> {
         drop(step);
         let failure = (!status.success()).then(|| format!("cargo {} ended with {status}", args.join(" ")));
         show(name, failure.as_deref(), None);
-        outcomes.push(Outcome { name: name.to_owned(), failure, log: path });
+        outcomes.push(Outcome {
+            name: name.to_owned(),
+            failure,
+            log: path,
+        });
     }
     Ok(outcomes)
 }
@@ -212,21 +291,35 @@ fn panic_path(context: &Context<'_>) -> Result<Vec<Outcome>> {
             }
         };
         show(name, failure.as_deref(), None);
-        outcomes.push(Outcome { name: name.to_owned(), failure, log });
+        outcomes.push(Outcome {
+            name: name.to_owned(),
+            failure,
+            log,
+        });
         Ok(())
     };
     let look = |features: &[&str], log: &Path| -> Result<callgraph::Findings> {
         let hyp = build::hyp(features, Profile::Release, true)?;
         let findings = callgraph::check(&std::fs::read(&hyp.elf)?)?;
-        std::fs::write(log, format!("{} functions are reachable from the lower-EL vectors\n{}\n", findings.reached, findings.problems.join("\n")))?;
+        std::fs::write(
+            log,
+            format!(
+                "{} functions are reachable from the lower-EL vectors\n{}\n",
+                findings.reached,
+                findings.problems.join("\n")
+            ),
+        )?;
         Ok(findings)
     };
     add("release-image", &|log| {
         let findings = look(&[], log)?;
-        Ok(findings.problems.first().map(|first| format!("{} problems, the first: {first}", findings.problems.len())))
+        Ok(findings
+            .problems
+            .first()
+            .map(|first| format!("{} problems, the first: {first}", findings.problems.len())))
     })?;
     add("canary-is-caught", &|log| {
-        let caught = look(CANARY, log)?.problems.iter().any(|p| p.contains("panic"));
+        let caught = look(CANARY, log)?.problems.iter().any(|p| p.starts_with(callgraph::PANIC));
         Ok((!caught).then(|| "the image with an index in the trap path passed the check".to_owned()))
     })?;
     Ok(outcomes)
@@ -258,7 +351,11 @@ fn machines(context: &Context<'_>) -> Result<Vec<Outcome>> {
             }
         };
         show(case.name, failure.as_deref(), seconds);
-        outcomes.push(Outcome { name: case.name.to_owned(), failure, log });
+        outcomes.push(Outcome {
+            name: case.name.to_owned(),
+            failure,
+            log,
+        });
     }
     Ok(outcomes)
 }
@@ -273,16 +370,25 @@ mod tests {
         assert_eq!(parse_line("test a::b ... FAILED"), Some(("a::b".to_owned(), false)));
         assert_eq!(parse_line("test a::b ... ignored, slow"), None);
         assert_eq!(parse_line("test a - should panic ... ok"), Some(("a".to_owned(), true)));
-        assert_eq!(parse_line("test src/lib.rs - x (line 3) ... ok"), Some(("src/lib.rs - x (line 3)".to_owned(), true)));
+        assert_eq!(
+            parse_line("test src/lib.rs - x (line 3) ... ok"),
+            Some(("src/lib.rs - x (line 3)".to_owned(), true))
+        );
         assert_eq!(parse_line("test result: ok. 3 passed; 0 failed; 0 ignored"), None);
-        assert_eq!(result_sum("test result: FAILED. 30 passed; 2 failed; 1 ignored; 0 measured; 0 filtered out"), 32);
+        assert_eq!(
+            result_sum("test result: FAILED. 30 passed; 2 failed; 1 ignored; 0 measured; 0 filtered out"),
+            32
+        );
     }
 
     #[test]
     fn a_suite_whose_program_fails_to_build_is_a_failure() {
         let folder = tempfile::tempdir().expect("a folder");
         let args = super::super::TestArgs::default();
-        let context = Context { args: &args, logs: folder.path().to_path_buf() };
+        let context = Context {
+            args: &args,
+            logs: folder.path().to_path_buf(),
+        };
         let mut command = Command::new("/bin/sh");
         command.args(["-c", "echo error: no; exit 101"]);
         let outcomes = run_cargo(command, &context, "x").expect("read");
@@ -294,9 +400,15 @@ mod tests {
     fn a_result_that_was_lost_on_the_way_is_a_failure() {
         let folder = tempfile::tempdir().expect("a folder");
         let args = super::super::TestArgs::default();
-        let context = Context { args: &args, logs: folder.path().to_path_buf() };
+        let context = Context {
+            args: &args,
+            logs: folder.path().to_path_buf(),
+        };
         let mut command = Command::new("/bin/sh");
-        command.args(["-c", "echo 'running 2 tests'; echo 'test a ... ok'; echo 'test result: ok. 2 passed; 0 failed'"]);
+        command.args([
+            "-c",
+            "echo 'running 2 tests'; echo 'test a ... ok'; echo 'test result: ok. 2 passed; 0 failed'",
+        ]);
         let outcomes = run_cargo(command, &context, "x").expect("read");
         assert!(outcomes.iter().any(|o| o.name == "suite" && o.failure.is_some()), "{outcomes:?}");
     }

@@ -110,10 +110,6 @@ impl Power {
     /// A vCPU that is off.
     #[cfg(not(loom))]
     #[must_use]
-    #[expect(
-        clippy::new_without_default,
-        reason = "the model checker's atomics have no const constructor, and no default either"
-    )]
     pub const fn new() -> Self {
         Self {
             word: AtomicU64::new(0),

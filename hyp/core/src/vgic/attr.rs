@@ -8,8 +8,10 @@
 //! Here bits 31:16 of a CPU_SYSREGS attribute must be zero, and so must bits 63:32 of a value. RES0 bits below are ignored.
 
 use super::cpuif::CpuIf;
+use super::ctlr::CtlrView;
 use hyp_abi::attr::{
-    CPU_SYSREGS, CTRL, CTRL_INIT, ICC_AP0R0, ICC_AP1R0, ICC_BPR0, ICC_BPR1, ICC_CTLR, ICC_IGRPEN0, ICC_IGRPEN1, ICC_PMR, ICC_SRE, affinity_of,
+    CPU_SYSREGS, CTRL, CTRL_INIT, ICC_AP0R0, ICC_AP1R0, ICC_BPR0, ICC_BPR1, ICC_CTLR, ICC_IGRPEN0, ICC_IGRPEN1, ICC_PMR, ICC_SRE,
+    affinity_of,
 };
 use hyp_abi::errno::Errno;
 use hyp_abi::layout;
@@ -115,8 +117,8 @@ impl Register {
             Self::Pmr => cpuif.vmcr.pmr(),
             Self::Bpr0 => cpuif.vmcr.bpr0(),
             Self::Bpr1 => cpuif.vmcr.bpr1(),
-            Self::Ap0r(n) => u64::from(*cpuif.ap0r.iter().take(cpuif.view.apr_attributes()).nth(n.into()).ok_or(Errno::Invalid)?),
-            Self::Ap1r(n) => u64::from(*cpuif.ap1r.iter().take(cpuif.view.apr_attributes()).nth(n.into()).ok_or(Errno::Invalid)?),
+            Self::Ap0r(n) => u64::from(cpuif.ap0r[apr_index(&cpuif.view, n)?]),
+            Self::Ap1r(n) => u64::from(cpuif.ap1r[apr_index(&cpuif.view, n)?]),
             Self::Ctlr => cpuif.ctlr(),
             Self::Sre => SRE,
             Self::Igrpen0 => cpuif.vmcr.igrpen0(),
@@ -136,8 +138,8 @@ impl Register {
             Self::Pmr => cpuif.vmcr = vmcr.with_pmr(&view, value),
             Self::Bpr0 => cpuif.vmcr = vmcr.with_bpr0(&view, value),
             Self::Bpr1 => cpuif.vmcr = vmcr.with_bpr1(&view, value),
-            Self::Ap0r(n) => *cpuif.ap0r.iter_mut().take(view.apr_attributes()).nth(n.into()).ok_or(Errno::Invalid)? = low,
-            Self::Ap1r(n) => *cpuif.ap1r.iter_mut().take(view.apr_attributes()).nth(n.into()).ok_or(Errno::Invalid)? = low,
+            Self::Ap0r(n) => cpuif.ap0r[apr_index(&view, n)?] = low,
+            Self::Ap1r(n) => cpuif.ap1r[apr_index(&view, n)?] = low,
             Self::Ctlr => (cpuif.view, cpuif.vmcr) = view.host_write(vmcr, value, cpuif.has_run)?,
             Self::Sre if value & 1 == 0 => return Err(Errno::Invalid),
             Self::Sre => {}
@@ -145,6 +147,16 @@ impl Register {
             Self::Igrpen1 => cpuif.vmcr = vmcr.with_igrpen1(value),
         }
         Ok(())
+    }
+}
+
+/// Which of the four active-priority registers of a group `n` is, if the vCPU has it.
+fn apr_index(view: &CtlrView, n: u8) -> Result<usize, Errno> {
+    let index = usize::from(n & 3);
+    if index < view.apr_attributes() && n < 4 {
+        Ok(index)
+    } else {
+        Err(Errno::Invalid)
     }
 }
 
@@ -173,7 +185,10 @@ pub fn find(group: u64, attr: u64, vcpus: usize, ready: bool) -> Result<Attribut
             if !ready {
                 return Err(Errno::Busy);
             }
-            Ok(Attribute::CpuSysreg { vcpu, register: Register::from_id(attr as u32)? })
+            Ok(Attribute::CpuSysreg {
+                vcpu,
+                register: Register::from_id(attr as u32)?,
+            })
         }
         CTRL if attr == CTRL_INIT => Ok(Attribute::Init),
         _ => Err(Errno::NoDevice),
@@ -196,7 +211,6 @@ fn vcpu_of(affinity: u64, vcpus: usize) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vgic::ctlr::CtlrView;
     use hyp_abi::attr::{ADDR, DIST_REGS, LEVEL_INFO, NR_IRQS, REDIST_REGS, cpu_sysreg};
     use proptest::prelude::*;
 

@@ -23,7 +23,13 @@ impl CpuIf {
     /// A CPU interface as CPU_ON gives it.
     #[must_use]
     pub fn new(view: CtlrView) -> Self {
-        Self { vmcr: Vmcr::reset(&view), ap0r: [0; 4], ap1r: [0; 4], view, has_run: false }
+        Self {
+            vmcr: Vmcr::reset(&view),
+            ap0r: [0; 4],
+            ap1r: [0; 4],
+            view,
+            has_run: false,
+        }
     }
 
     /// `ICC_CTLR_EL1`.
@@ -107,8 +113,16 @@ pub fn hcr_for(trapping: Trapping, spill: Spill, vmcr: Vmcr, list_registers: usi
     }
     if spill.pending != 0 {
         hcr += ICH_HCR_EL2::NPIE::SET;
-        hcr += if vmcr.igrpen0() != 0 { ICH_HCR_EL2::VGrp0DIE::SET } else { ICH_HCR_EL2::VGrp0EIE::SET };
-        hcr += if vmcr.igrpen1() != 0 { ICH_HCR_EL2::VGrp1DIE::SET } else { ICH_HCR_EL2::VGrp1EIE::SET };
+        hcr += if vmcr.igrpen0() != 0 {
+            ICH_HCR_EL2::VGrp0DIE::SET
+        } else {
+            ICH_HCR_EL2::VGrp0EIE::SET
+        };
+        hcr += if vmcr.igrpen1() != 0 {
+            ICH_HCR_EL2::VGrp1DIE::SET
+        } else {
+            ICH_HCR_EL2::VGrp1EIE::SET
+        };
     }
     if spill.any() && list_registers > 1 {
         hcr += ICH_HCR_EL2::UIE::SET;

@@ -96,7 +96,11 @@ impl CtlrView {
     /// How many list registers each vCPU has, 1 to 16.
     #[must_use]
     pub const fn list_registers(&self) -> usize {
-        if self.list_registers > 16 { 16 } else { self.list_registers as usize }
+        if self.list_registers > 16 {
+            16
+        } else {
+            self.list_registers as usize
+        }
     }
 
     /// Virtual preemption bits: what the binary points and the active-priority registers go by.
@@ -139,7 +143,11 @@ impl CtlrView {
     /// How many of them the host may get and set: KVM counts by the vCPU's priority bits.
     #[must_use]
     pub const fn apr_attributes(&self) -> usize {
-        let bits = if self.pri_bits() < self.pre_bits() { self.pri_bits() } else { self.pre_bits() };
+        let bits = if self.pri_bits() < self.pre_bits() {
+            self.pri_bits()
+        } else {
+            self.pre_bits()
+        };
         apr_count(bits)
     }
 }
@@ -216,10 +224,16 @@ mod tests {
     #[test]
     fn sizes_follow_ich_vtr() {
         let view = qemu();
-        assert_eq!((view.list_registers(), view.pre_bits(), view.pri_bits(), view.apr_count()), (4, 5, 5, 1));
+        assert_eq!(
+            (view.list_registers(), view.pre_bits(), view.pri_bits(), view.apr_count()),
+            (4, 5, 5, 1)
+        );
         assert_eq!(view.priority_mask(), 0xf8);
         let large = CtlrView::new(6 << 29 | 6 << 26 | 31, 0);
-        assert_eq!((large.list_registers(), large.pre_bits(), large.apr_count(), large.priority_mask()), (16, 7, 4, 0xfe));
+        assert_eq!(
+            (large.list_registers(), large.pre_bits(), large.apr_count(), large.priority_mask()),
+            (16, 7, 4, 0xfe)
+        );
     }
 
     proptest! {

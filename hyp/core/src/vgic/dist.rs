@@ -37,7 +37,10 @@ impl Dist {
     pub fn new(view: &CtlrView) -> Self {
         // IDbits is 9, INTIDs of 10 bits: there are no LPIs.
         let typer = 9 << 19 | u32::from(view.a3v()) << 24 | u32::from(view.rss()) << 26;
-        Self { enables: AtomicU32::new(0), typer }
+        Self {
+            enables: AtomicU32::new(0),
+            typer,
+        }
     }
 
     /// Back to the state after reset.

@@ -53,7 +53,11 @@ impl FakeIch {
     }
 
     fn lrs(&self) -> impl Iterator<Item = (usize, LrValue)> {
-        self.lr.into_iter().take(self.count).enumerate().map(|(i, lr)| (i, LrValue::new(lr)))
+        self.lr
+            .into_iter()
+            .take(self.count)
+            .enumerate()
+            .map(|(i, lr)| (i, LrValue::new(lr)))
     }
 
     fn state(lr: LrValue) -> u64 {
@@ -78,7 +82,11 @@ impl FakeIch {
         let (i, lr) = self
             .lrs()
             .filter(|&(_, lr)| {
-                let on = if lr.is_set(ICH_LR_EL2::Group) { self.vmcr.igrpen1() } else { self.vmcr.igrpen0() };
+                let on = if lr.is_set(ICH_LR_EL2::Group) {
+                    self.vmcr.igrpen1()
+                } else {
+                    self.vmcr.igrpen0()
+                };
                 Self::state(lr) == PENDING && on != 0
             })
             .min_by_key(|(_, lr)| lr.read(ICH_LR_EL2::Priority))?;
@@ -192,7 +200,10 @@ impl FakeIch {
                 continue;
             }
             let bit = 1 << lr.read(ICH_LR_EL2::vINTID);
-            assert!(!(lr.is_set(ICH_LR_EL2::HW) && state == 3), "list register {i}: pending and active with HW");
+            assert!(
+                !(lr.is_set(ICH_LR_EL2::HW) && state == 3),
+                "list register {i}: pending and active with HW"
+            );
             assert_eq!(seen & bit, 0, "list register {i}: an INTID twice");
             seen |= bit;
         }

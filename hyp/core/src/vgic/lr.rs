@@ -14,7 +14,7 @@
 
 use super::cpuif::{Spill, Trapping, hcr_for};
 use super::dist::Dist;
-use super::redist::{self, Identity, Live, Redist, SGIS};
+use super::redist::{Identity, Live, Redist, SGIS};
 use super::sgi::accepted;
 use super::vmcr::Vmcr;
 use super::{Group, Ich, MAX_LRS, PRIVATE_INTIDS};
@@ -74,7 +74,11 @@ impl VcpuGic {
             slot: [0; PRIVATE_INTIDS as usize],
             used: 0,
             spill: Spill { pending: 0, active: 0 },
-            trapping: Trapping { coming_up: false, strict: false, narrowed: false },
+            trapping: Trapping {
+                coming_up: false,
+                strict: false,
+                narrowed: false,
+            },
             loaded: false,
             hcr: 0,
         }
@@ -82,7 +86,10 @@ impl VcpuGic {
 
     /// The redistributor's state after a reset of the VM. The vCPU must not be loaded.
     pub fn reset(&mut self) {
-        *self = Self { trapping: self.trapping, ..Self::new(self.id, self.hw) };
+        *self = Self {
+            trapping: self.trapping,
+            ..Self::new(self.id, self.hw)
+        };
     }
 
     // Coming and going.
@@ -110,13 +117,16 @@ impl VcpuGic {
     /// CPU_OFF, reset or stop: as [`put`](Self::put), and hardware-backed interrupts are neither pending nor active any more, here
     /// and in the physical GIC. Other pending SGIs and PPIs stay.
     pub fn park<H: Ich>(&mut self, h: &mut H) {
+        let loaded = self.loaded;
         self.put(h);
         self.words.latch &= !self.hw;
         self.words.written &= !self.hw;
         self.words.active &= !self.hw;
         // The active-priority registers start from zero: no EOIR will be for what is active now.
         self.taken = 0;
-        for_each(self.hw, |intid| h.set_active(intid, false));
+        if loaded {
+            for_each(self.hw, |intid| h.set_active(intid, false));
+        }
     }
 
     /// Sets why the common registers trap, and `ICH_HCR_EL2` with it.
@@ -194,7 +204,9 @@ impl VcpuGic {
     /// Withdraws hardware-backed interrupts that the guest has not taken and whose line has fallen: hardware would not show them
     /// any more. Their physical interrupt is deactivated, so that the next edge fires.
     pub fn attend<H: Ich>(&mut self, h: &mut H, dist: &Dist) {
-        for_each(self.words.latch & self.hw & !self.words.written, |intid| self.withdraw(h, dist, intid));
+        for_each(self.words.latch & self.hw & !self.words.written, |intid| {
+            self.withdraw(h, dist, intid);
+        });
     }
 
     fn withdraw<H: Ich>(&mut self, h: &mut H, dist: &Dist, intid: u32) {
@@ -258,14 +270,20 @@ impl VcpuGic {
             pending |= ((state & PENDING) as u32) << intid;
             active |= ((state & ACTIVE) as u32 >> 1) << intid;
         });
-        for_each(self.hw & !pending, |intid| pending |= u32::from(self.loaded && h.line(intid)) << intid);
+        for_each(self.hw & !pending, |intid| {
+            pending |= u32::from(self.loaded && h.line(intid)) << intid;
+        });
         Live { pending, active }
     }
 
     /// A guest's read of `size` bytes at `offset` from this vCPU's `RD_base`; both frames.
     #[must_use]
     pub fn read<H: Ich>(&self, h: &H, offset: u64, size: u64) -> u64 {
-        let live = if Redist::writes_state(offset, size) { self.live(h) } else { Live::default() };
+        let live = if Redist::writes_state(offset, size) {
+            self.live(h)
+        } else {
+            Live::default()
+        };
         self.words.read(offset, size, live)
     }
 
@@ -298,7 +316,11 @@ impl VcpuGic {
         let live = self.live(h);
         let mut wakes = false;
         for_each(live.pending & !live.active & self.open & self.groups_on(vmcr), |intid| {
-            let group = if self.words.group >> intid & 1 != 0 { Group::One } else { Group::Zero };
+            let group = if self.words.group >> intid & 1 != 0 {
+                Group::One
+            } else {
+                Group::Zero
+            };
             let priority = u64::from(self.words.priority(intid));
             wakes |= priority < vmcr.pmr() && priority & vmcr.preempting(group) < running;
         });
@@ -456,13 +478,19 @@ impl VcpuGic {
             let mut first = true;
             while filled < count {
                 let ready = self.most_urgent(pending & on);
-                let running = if first && pending != 0 { None } else { self.innermost(active, vmcr) };
+                let running = if first && pending != 0 {
+                    None
+                } else {
+                    self.innermost(active, vmcr)
+                };
                 first = false;
                 let next = match (ready, running) {
                     (Some(ready), Some(running)) if self.words.priority(ready) < self.level(running, vmcr) => Some(ready),
                     (ready, running) => running.or(ready),
                 };
-                let Some(intid) = next.or_else(|| self.most_urgent(pending)) else { break };
+                let Some(intid) = next.or_else(|| self.most_urgent(pending)) else {
+                    break;
+                };
                 self.fill(h, filled, intid, true);
                 filled += 1;
                 active &= !(1 << intid);
@@ -499,7 +527,11 @@ impl VcpuGic {
         if self.taken >> (intid & 31) & 1 == 0 {
             return self.words.priority(intid);
         }
-        let group = if self.taken_group >> (intid & 31) & 1 != 0 { Group::One } else { Group::Zero };
+        let group = if self.taken_group >> (intid & 31) & 1 != 0 {
+            Group::One
+        } else {
+            Group::Zero
+        };
         self.taken_priority[intid as usize & 31] & vmcr.preempting(group) as u8
     }
 
@@ -595,7 +627,14 @@ mod tests {
         let mut h = FakeIch::new(lrs);
         let dist = Dist::new(&h.view);
         let _ = dist.write(CTLR, 4, 3);
-        let mut gic = VcpuGic::new(Identity { index: 0, last: true, affinity: 0 }, 1 << TIMER);
+        let mut gic = VcpuGic::new(
+            Identity {
+                index: 0,
+                last: true,
+                affinity: 0,
+            },
+            1 << TIMER,
+        );
         gic.load(&mut h, &dist);
         gic.write(&mut h, &dist, IGROUPR0, 4, u64::MAX);
         gic.write(&mut h, &dist, ISENABLER0, 4, u64::MAX);
@@ -856,7 +895,10 @@ mod tests {
     #[test]
     fn trapping_is_in_ich_hcr_once_loaded() {
         let (mut gic, mut h, dist) = loaded(4);
-        let coming_up = Trapping { coming_up: true, ..Trapping::default() };
+        let coming_up = Trapping {
+            coming_up: true,
+            ..Trapping::default()
+        };
         gic.set_trapping(&mut h, coming_up);
         assert_eq!(h.hcr, 1 << 10 | 1);
         gic.put(&mut h);

@@ -17,10 +17,10 @@ pub mod attr;
 pub mod cpuif;
 pub mod ctlr;
 pub mod dist;
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod fake;
 pub mod lr;
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod model;
 pub mod redist;
 pub mod sgi;

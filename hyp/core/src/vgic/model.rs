@@ -49,7 +49,9 @@ impl Model {
             self.pending(*i) && !irq.active && irq.enabled && forwarded && on
         };
         let all: Vec<u32> = (0..32).filter(deliverable).collect();
-        let Some(least) = all.iter().map(|&i| self.irq[i as usize].priority).min() else { return (Vec::new(), true) };
+        let Some(least) = all.iter().map(|&i| self.irq[i as usize].priority).min() else {
+            return (Vec::new(), true);
+        };
         let tied: Vec<u32> = all.into_iter().filter(|&i| self.irq[i as usize].priority == least).collect();
         let urgent = |i: &u32| {
             let group = if self.irq[*i as usize].group1 { Group::One } else { Group::Zero };
@@ -143,9 +145,22 @@ impl Machine {
         h.vmcr = h.vmcr.with_bpr0(&h.view, bpr.0).with_bpr1(&h.view, bpr.1).with_igrpen0(1);
         h.vmcr = h.view.apply_write(h.vmcr, u64::from(bpr.2) | u64::from(split) << 1);
         let dist = Dist::new(&h.view);
-        let mut gic = VcpuGic::new(Identity { index: 0, last: true, affinity: 0 }, 1 << TIMER);
+        let mut gic = VcpuGic::new(
+            Identity {
+                index: 0,
+                last: true,
+                affinity: 0,
+            },
+            1 << TIMER,
+        );
         gic.load(&mut h, &dist);
-        Self { h, gic, dist, model: Model::default(), split }
+        Self {
+            h,
+            gic,
+            dist,
+            model: Model::default(),
+            split,
+        }
     }
 
     fn write(&mut self, offset: u64, value: u32) {
@@ -155,7 +170,11 @@ impl Machine {
     fn write_word(&mut self, word: Word, bits: u32) {
         // With EOImode 0 an EOIR of an interrupt that a write has ended meanwhile cannot be told from that of another.
         let running: u32 = self.model.running.iter().fold(0, |bits, &(i, _, _)| bits | 1 << i);
-        let bits = if matches!(word, Word::ClearActive) && !self.split { bits & !running } else { bits };
+        let bits = if matches!(word, Word::ClearActive) && !self.split {
+            bits & !running
+        } else {
+            bits
+        };
         let offset = match word {
             Word::SetEnable => redist::ISENABLER0,
             Word::ClearEnable => redist::ICENABLER0,
@@ -205,7 +224,9 @@ impl Machine {
             }
             Op::Ack => self.ack(),
             Op::Eoi => {
-                let Some((intid, _, _)) = self.model.running.pop() else { return self.h.eoi(3) };
+                let Some((intid, _, _)) = self.model.running.pop() else {
+                    return self.h.eoi(3);
+                };
                 self.h.eoi(intid);
                 if self.split {
                     self.model.dropped.push(intid);
@@ -228,7 +249,10 @@ impl Machine {
             }
             Op::Migrate => {
                 self.gic.put(&mut self.h);
-                assert!((0..self.h.count()).all(|i| self.h.lr(i) == 0), "nothing stays in the list registers");
+                assert!(
+                    (0..self.h.count()).all(|i| self.h.lr(i) == 0),
+                    "nothing stays in the list registers"
+                );
                 // Another vCPU was here, and left the physical interrupt any way.
                 self.h.active = !self.h.active;
                 self.h.hcr = 0;
@@ -239,7 +263,12 @@ impl Machine {
                 self.gic.park(&mut self.h);
                 assert!(!self.h.active);
                 let model = &mut self.model;
-                model.irq[TIMER as usize] = Irq { latch: false, line: false, active: false, ..model.irq[TIMER as usize] };
+                model.irq[TIMER as usize] = Irq {
+                    latch: false,
+                    line: false,
+                    active: false,
+                    ..model.irq[TIMER as usize]
+                };
                 model.running.clear();
                 model.dropped.clear();
                 (self.h.ap0r, self.h.ap1r) = ([0; 4], [0; 4]);
@@ -297,7 +326,10 @@ impl Machine {
         assert_eq!(live.pending, self.model.word(|i| self.model.pending(i)), "pending");
         assert_eq!(live.active, self.model.word(|i| self.model.irq[i as usize].active), "active");
         let timer = self.model.pending(TIMER) || self.model.irq[TIMER as usize].active;
-        assert_eq!(self.h.active, timer, "the physical timer is active exactly while the virtual one is pending or active");
+        assert_eq!(
+            self.h.active, timer,
+            "the physical timer is active exactly while the virtual one is pending or active"
+        );
         let (shown, maybe_none) = self.model.shown(self.h.vmcr);
         match self.h.signalled_intid() {
             Some(intid) => assert!(shown.contains(&intid), "{intid} is signalled, the model has {shown:?}"),
@@ -305,7 +337,10 @@ impl Machine {
         }
         if !maybe_none || shown.is_empty() {
             let running = self.h.running();
-            assert!(shown.is_empty() || self.gic.wakes(&self.h, self.h.vmcr, running), "a signalled interrupt wakes");
+            assert!(
+                shown.is_empty() || self.gic.wakes(&self.h, self.h.vmcr, running),
+                "a signalled interrupt wakes"
+            );
         }
     }
 }

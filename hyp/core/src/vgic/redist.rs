@@ -97,7 +97,17 @@ impl Redist {
     pub(super) const fn new(id: Identity) -> Self {
         let packed = (id.affinity >> 8) & 0xFF00_0000 | id.affinity & 0x00FF_FFFF;
         let typer = packed << 32 | (id.index as u64 & 0xFFFF) << 8 | (id.last as u64) << 4;
-        Self { typer, waker: ASLEEP, group: 0, enabled: 0, latch: 0, written: 0, line: 0, active: 0, priority: [0; 8] }
+        Self {
+            typer,
+            waker: ASLEEP,
+            group: 0,
+            enabled: 0,
+            latch: 0,
+            written: 0,
+            line: 0,
+            active: 0,
+            priority: [0; 8],
+        }
     }
 
     /// The priority of `intid`.
@@ -238,7 +248,14 @@ mod tests {
     }
 
     fn gic() -> VcpuGic {
-        VcpuGic::new(Identity { index: 3, last: true, affinity: 0x01_0000_0203 }, 1 << 27)
+        VcpuGic::new(
+            Identity {
+                index: 3,
+                last: true,
+                affinity: 0x01_0000_0203,
+            },
+            1 << 27,
+        )
     }
 
     fn read(gic: &VcpuGic, offset: u64, size: u64) -> u64 {
@@ -292,14 +309,22 @@ mod tests {
 
     #[test]
     fn changed_priorities_name_their_intids() {
-        let mut words = Redist::new(Identity { index: 0, last: false, affinity: 0 });
+        let mut words = Redist::new(Identity {
+            index: 0,
+            last: false,
+            affinity: 0,
+        });
         assert_eq!(words.write(IPRIORITYR0 + 8, 4, 0x0800_f800), 0b1010 << 8);
         assert_eq!(words.write(IPRIORITYR0 + 8, 4, 0x1000_f807), 0b1000 << 8);
         assert_eq!(words.write(IPRIORITYR0 + 8, 1, 0x80), 1 << 8);
         assert_eq!(words.write(IPRIORITYR_END, 1, 0xff), 1 << 31);
         for intid in 0..32 {
             for bit in 3..8 {
-                let mut words = Redist::new(Identity { index: 0, last: false, affinity: 0 });
+                let mut words = Redist::new(Identity {
+                    index: 0,
+                    last: false,
+                    affinity: 0,
+                });
                 assert_eq!(words.write(IPRIORITYR0 + intid, 1, 1 << bit), 1 << intid);
             }
         }

@@ -50,7 +50,10 @@ pub fn decode(register: SgiRegister, value: u64, from: usize, vcpus: usize) -> R
     } else {
         0
     };
-    Request { targets: targets & present, word }
+    Request {
+        targets: targets & present,
+        word,
+    }
 }
 
 /// SGI `intid` of `group`, as an inbox carries it: group 1 in bits 15:0, group 0 in bits 31:16.
@@ -150,7 +153,13 @@ mod tests {
     fn an_sgi_reaches_only_vcpus_that_hold_it_in_the_registers_group() {
         for (register, group) in [(SgiRegister::Sgi1r, Group::One), (SgiRegister::Sgi0r, Group::Zero)] {
             let request = decode(register, 5 << 24 | 1, 0, 1);
-            assert_eq!(request, Request { targets: 1, word: word(5, group) });
+            assert_eq!(
+                request,
+                Request {
+                    targets: 1,
+                    word: word(5, group)
+                }
+            );
         }
         assert_eq!(accepted(word(5, Group::One), 1 << 5), 1 << 5);
         assert_eq!(accepted(word(5, Group::One), 0), 0);

@@ -89,13 +89,21 @@ impl Vmcr {
     /// `ICC_BPR1_EL1`. While CBPR is 1 it is `ICC_BPR0_EL1` plus one, at most 7.
     #[must_use]
     pub fn bpr1(self) -> u64 {
-        if self.cbpr() { (self.bpr0() + 1).min(7) } else { self.read(ICH_VMCR_EL2::VBPR1) }
+        if self.cbpr() {
+            (self.bpr0() + 1).min(7)
+        } else {
+            self.read(ICH_VMCR_EL2::VBPR1)
+        }
     }
 
     /// Writes `ICC_BPR1_EL1`; ignored while CBPR is 1.
     #[must_use]
     pub fn with_bpr1(self, view: &CtlrView, value: u64) -> Self {
-        if self.cbpr() { self } else { self.with(ICH_VMCR_EL2::VBPR1.val((value & 7).max(least_bpr0(view) + 1))) }
+        if self.cbpr() {
+            self
+        } else {
+            self.with(ICH_VMCR_EL2::VBPR1.val((value & 7).max(least_bpr0(view) + 1)))
+        }
     }
 
     /// `ICC_IGRPEN0_EL1`.

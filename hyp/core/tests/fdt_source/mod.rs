@@ -1,4 +1,5 @@
 //! Device trees as values: read from a blob, changed, written back. Only the tests of `hyp_core::fdt` need that.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "what only tests call is a test")]
 #![allow(
     dead_code,
     unreachable_pub,

@@ -166,10 +166,12 @@ pub(crate) enum Told {
     Twice,
 }
 
-/// A vCPU posts while two of the host's look: when they were told.
+/// A vCPU posts, after a call whose deadline passed untold, while two of the host's look: when they were told.
 pub(crate) fn delivery() -> Seen<Told> {
     explore(Threads::More, || {
         let exits = Arc::new(Exits::new(1));
+        exits.post(1, Conduit::Hvc, &NEXT_CALL).expect("the slot is free");
+        assert_eq!(exits.poll(1, Some(Cut::Deadline)), Some(End::Deadline));
         let poster = thread::spawn({
             let exits = Arc::clone(&exits);
             move || exits.post(1, Conduit::Smc, &CALL).expect("the slot is free")

@@ -110,6 +110,16 @@ impl Model {
         self.cpu[vcpu] == Cpu::Running && self.wait[vcpu].is_none()
     }
 
+    /// Whether the vCPU has a start to take.
+    pub(crate) fn starting(&self, vcpu: usize) -> bool {
+        matches!(self.cpu[vcpu], Cpu::Starting(..))
+    }
+
+    /// Whether the vCPU waits for a verdict.
+    pub(crate) fn waits(&self, vcpu: usize) -> bool {
+        self.wait[vcpu].is_some()
+    }
+
     pub(crate) fn cpu_on(&mut self, caller: usize, wide: bool, args: [u64; 3]) -> Seen {
         if !self.runs(caller) {
             return Seen::Nothing;
