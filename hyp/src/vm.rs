@@ -227,9 +227,8 @@ pub(crate) fn build(board: &'static Board, plan: Plan, memory: &mut physmem::Phy
         }
     }
     // The host partition comes first: its number is 0.
-    let mut wanted: Vec<_> = plan.vms.into_iter().zip(plan.placements).collect();
-    wanted.sort_by_key(|(vm, _)| vm.id);
-    for (vm, placement) in wanted {
+    let (host, guests): (Vec<_>, Vec<_>) = plan.vms.into_iter().zip(plan.placements).partition(|(vm, _)| vm.id == 0);
+    for (vm, placement) in host.into_iter().chain(guests) {
         let (Ok(desc), Some(placement)) = (vm.description, placement) else { continue };
         let name: &'static str = Box::leak(vm.name.into_boxed_str());
         match make(vm.id, name, desc, placement, memory, pool, &shadows) {

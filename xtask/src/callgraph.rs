@@ -6,6 +6,7 @@
 
 use anyhow::{Context, Result, ensure};
 use object::{Object, ObjectSection, ObjectSymbol, SectionFlags, SymbolKind};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 
 /// The symbol of the vector table.
@@ -215,6 +216,14 @@ pub(crate) fn check(elf: &[u8]) -> Result<Findings> {
     check_with(elf, &SINKS, &INDIRECT)
 }
 
+/// Puts `next` in the queue unless it has been seen; `from` is the way that led to it.
+fn visit(next: &Code, from: u64, came_from: &mut BTreeMap<u64, Option<u64>>, queue: &mut VecDeque<Code>) {
+    if let Entry::Vacant(unseen) = came_from.entry(next.start) {
+        unseen.insert(Some(from));
+        queue.push_back(next.clone());
+    }
+}
+
 fn check_with(elf: &[u8], sinks: &[&str], indirect: &[&str]) -> Result<Findings> {
     let image = Image::read(elf)?;
     let vectors = image
@@ -255,19 +264,16 @@ fn check_with(elf: &[u8], sinks: &[&str], indirect: &[&str]) -> Result<Findings>
         for (at, word) in image.words(function.start, function.end).filter(|(at, _)| image.is_code(*at)) {
             last = decode(at, word);
             match last {
+                // Back into the table that was walked first.
+                Flow::To(target) if (table.start..table.end).contains(&target) => {}
                 Flow::To(target) if !(function.start..function.end).contains(&target) => match image.at(target) {
-                    Some(next) if table.start <= target && target < table.end => {
-                        let _ = next;
+                    Some(next) => visit(next, function.start, &mut came_from, &mut queue),
+                    None => {
+                        let name = &function.name;
+                        findings
+                            .problems
+                            .push(format!("{name} branches to {target:#x}, where there is no function"));
                     }
-                    Some(next) => {
-                        if !came_from.contains_key(&next.start) {
-                            came_from.insert(next.start, Some(function.start));
-                            queue.push_back(next.clone());
-                        }
-                    }
-                    None => findings
-                        .problems
-                        .push(format!("{} branches to {target:#x}, where there is no function", function.name)),
                 },
                 Flow::Indirect(register)
                     if !indirect.contains(&function.name.as_str()) && !image.is_jump_table(&function, at, register) =>
@@ -284,10 +290,8 @@ fn check_with(elf: &[u8], sinks: &[&str], indirect: &[&str]) -> Result<Findings>
         if last == Flow::Next
             && function.start != table.start
             && let Some(next) = image.at(function.end)
-            && !came_from.contains_key(&next.start)
         {
-            came_from.insert(next.start, Some(function.start));
-            queue.push_back(next.clone());
+            visit(next, function.start, &mut came_from, &mut queue);
         }
     }
     findings.reached = came_from.len();

@@ -258,7 +258,7 @@ mod tests {
         let mut lines = Vec::new();
         let mut demux = Demux::new();
         demux.feed(b"\x0eBon\x0e@@umbra boot el=2\r\n\x0eBe\ntail", |c, b| {
-            lines.extend(transcript.push(c, b))
+            lines.extend(transcript.push(c, b));
         });
         lines.extend(transcript.flush());
         let texts: Vec<_> = lines.iter().map(|l| (l.channel, l.text.as_str(), l.record)).collect();

@@ -204,9 +204,9 @@ fn main() -> ExitCode {
         None => {
             let help = Cli::command().render_help();
             if ui::stdout_colour() {
-                println!("{}", help.ansi())
+                println!("{}", help.ansi());
             } else {
-                println!("{help}")
+                println!("{help}");
             }
             Ok(fail::OK)
         }

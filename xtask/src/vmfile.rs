@@ -576,7 +576,7 @@ mod tests {
         let image = "[image]\npath = \"raw.bin\"";
         for (text, parts) in [
             (format!("name = \"a\"\ncolour = 1\n{image}"), vec!["colour", "unknown field"]),
-            (format!("{image}"), vec!["name", "missing field"]),
+            (image.to_owned(), vec!["name", "missing field"]),
             ("name = \"a\"".to_owned(), vec!["image", "missing field"]),
             (format!("name = \"a b\"\n{image}"), vec!["name:", "characters"]),
             (format!("name = \"host\"\n{image}"), vec!["name:", "taken"]),

@@ -23,6 +23,7 @@ static ZERO: AtomicU64 = AtomicU64::new(0);
 unsafe extern "C" {
     static __image_start: u64;
     static __text_end_exclusive: u64;
+    static __bss_start: u64;
     static __image_end_exclusive: u64;
 }
 
@@ -117,15 +118,18 @@ fn dirty() {
     poke(SCRATCH + 0x1_0000, PATTERN);
 }
 
-/// Copies a few instructions to where they survive, and lets them overwrite the image and make the call.
+/// Copies a few instructions to where they survive, and lets them overwrite text, constants, .bss and stacks, and make
+/// the call. What is left alone is `.data`, for the stage-1 tables in use are there; [`dirty`] has been at the rest of it.
 fn overwrite_everything_and_reset() -> ! {
-    let (start, end) = (&raw const __image_start as u64, &raw const __image_end_exclusive as u64);
+    let text = (&raw const __image_start as u64, &raw const __text_end_exclusive as u64);
+    let bss = (&raw const __bss_start as u64, &raw const __image_end_exclusive as u64);
     let (stub_start, stub_end): (u64, u64);
     // SAFETY: Takes the addresses of two labels around instructions that are jumped over here.
     unsafe {
         asm!(
             "adr {s}, 2f", "adr {e}, 3f", "b 3f",
-            "2: stp x2, x2, [x0], #16", "cmp x0, x1", "b.lo 2b",
+            "2: stp x4, x4, [x0], #16", "cmp x0, x1", "b.lo 2b",
+            "4: stp x4, x4, [x2], #16", "cmp x2, x3", "b.lo 4b",
             "mov w0, #9", "movk w0, #0x8400, lsl #16", "hvc #0", "b .",
             "3:",
             s = out(reg) stub_start, e = out(reg) stub_end,
@@ -135,11 +139,12 @@ fn overwrite_everything_and_reset() -> ! {
         // SAFETY: Reads an instruction of this function, writes to RAM that no Rust object lies in.
         unsafe { ((STUB + index as u64 * 4) as *mut u32).write_volatile((address as *const u32).read_volatile()) };
     }
-    // SAFETY: The copy was just written and is made visible to instruction fetch; it uses x0 to x2 only, needs no stack,
+    // SAFETY: The copy was just written and is made visible to instruction fetch; it uses x0 to x4 only, needs no stack,
     // and never returns.
     unsafe {
-        asm!("dc cvau, {stub}", "dsb ish", "ic ivau, {stub}", "dsb ish", "isb", "br {stub}",
-             stub = in(reg) STUB, in("x0") start, in("x1") end, in("x2") PATTERN, options(noreturn));
+        asm!("dc cvau, {stub}", "dc cvau, {end}", "dsb ish", "ic ivau, {stub}", "ic ivau, {end}", "dsb ish", "isb", "br {stub}",
+             stub = in(reg) STUB, end = in(reg) STUB + 48, in("x0") text.0, in("x1") text.1, in("x2") bss.0, in("x3") bss.1,
+             in("x4") PATTERN, options(noreturn));
     }
 }
 

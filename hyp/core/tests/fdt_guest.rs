@@ -113,6 +113,7 @@ fn a_command_line_with_a_nul_is_an_error() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "a long string is slow there")]
 fn the_largest_fits_in_the_room_kept_for_it() {
     let bootargs = "x".repeat(hyp_core::fdt::vms::MAX_BOOTARGS);
     let blob = GuestTree {
