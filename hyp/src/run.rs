@@ -4,6 +4,7 @@
 use hyp_abi::{
     call::{Counter, VmState},
     errno::Errno,
+    smccc::Conduit,
 };
 use hyp_core::{
     esr,
@@ -38,6 +39,15 @@ pub(crate) enum Phase {
     Off,
     /// To be put into the registers.
     Ready,
+    /// A call of its is to be shown to the host, once its lock is free.
+    Forwards {
+        /// What is claimed meanwhile.
+        waiting: Option<Waiting>,
+        /// The instruction it used.
+        conduit: Conduit,
+        /// When it ends without an answer.
+        deadline: u64,
+    },
     /// Waiting for the host's answer to a forwarded call, its lock free.
     Forwarded {
         /// What is claimed meanwhile.
@@ -47,10 +57,10 @@ pub(crate) enum Phase {
     },
     /// The host partition's vCPU, waiting for something to be told.
     HostWaits,
-    /// Its VM is ending or being reset, and it has left. The epoch tells a restart.
+    /// Its VM is ending or being reset, and it has left. The generation tells a restart.
     Departed {
         /// As of when it left.
-        epoch: u32,
+        generation: u32,
     },
 }
 
@@ -202,6 +212,17 @@ impl Run {
             state.context.save();
             state.publish(vcpu, false);
         }
+        if let Phase::Forwards { waiting, conduit, deadline } = &mut self.phase {
+            let (waiting, conduit, deadline) = (waiting.take(), *conduit, *deadline);
+            // The lock first: who hears of the call can look at the caller at once.
+            self.guard = None;
+            self.phase = Phase::Forwarded { waiting, deadline };
+            let [x0, x1, x2, x3, ..] = frame.x;
+            if let Some(vm) = vcpu.vm() {
+                vm.exits.post(vcpu.index, conduit, &[x0, x1, x2, x3]);
+                system::wake_host();
+            }
+        }
         if let (true, Some(power)) = (off, vcpu.power()) {
             // Nothing of it is left here: from now on AFFINITY_INFO says OFF, and CPU_ON can have it.
             power.finish_off();
@@ -276,8 +297,8 @@ impl Run {
         #[cfg(feature = "test-triggers")]
         crate::trigger::check();
         self.serve(vcpu, vm);
-        if let Phase::Departed { epoch } = self.phase {
-            if vm.state() == VmState::Running && vm.exits.epoch() != epoch {
+        if let Phase::Departed { generation } = self.phase {
+            if vm.generation() != generation {
                 self.phase = Phase::Off;
                 return Step::Again;
             }
@@ -314,7 +335,7 @@ impl Run {
                 }
             }
             Phase::HostWaits => self.host_waits(vcpu, interface),
-            Phase::Departed { .. } => Step::Again,
+            Phase::Forwards { .. } | Phase::Departed { .. } => Step::Again,
         }
     }
 
@@ -358,11 +379,13 @@ impl Run {
 
     /// Held: the lock is free until the VM goes on.
     fn hold(&mut self, vcpu: &Vcpu) {
-        if self.guard.take().is_some() {
+        if self.guard.is_some() {
             vcpu.count(Counter::Stops);
             if self.was_in_guest {
                 vcpu.count(Counter::Bystanders);
             }
+            // Counted first: who waits for the lock reads the count next.
+            self.guard = None;
         }
         self.was_in_guest = false;
     }
@@ -380,7 +403,7 @@ impl Run {
             }
         }
         self.guard = None;
-        self.phase = Phase::Departed { epoch: vm.exits.epoch() };
+        self.phase = Phase::Departed { generation: vm.generation() };
         vm.depart(self.pcpu);
         Step::Again
     }

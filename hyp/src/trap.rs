@@ -35,7 +35,7 @@ use crate::{
     ask::{self, Ask},
     console, fatal, host, percpu,
     run::{self, Phase, Resident},
-    system, vm,
+    vm,
 };
 
 global_asm!(
@@ -282,7 +282,6 @@ fn end(exit: &Exit<'_>, how: VmState) -> Leave {
 
 /// The host decides. The target of a `CPU_ON` is claimed before the host hears of it; the calling vCPU alone waits.
 fn forward(exit: &mut Exit<'_>, forwarded: Forwarded, conduit: Conduit) -> Leave {
-    let [x0, x1, x2, x3, ..] = exit.frame.x;
     match Waiting::begin(forwarded, exit.vm.power) {
         Err(refused) => {
             exit.frame.x[0] = refused.to_ret(exit.vm.desc.on_pending);
@@ -290,10 +289,8 @@ fn forward(exit: &mut Exit<'_>, forwarded: Forwarded, conduit: Conduit) -> Leave
         }
         Ok(waiting) => {
             let deadline = timer::now() + timer::ticks(u64::from(exit.vm.desc.forward_deadline_ms));
-            *exit.phase = Phase::Forwarded { waiting: Some(waiting), deadline };
+            *exit.phase = Phase::Forwards { waiting: Some(waiting), conduit, deadline };
             exit.vcpu.count(Counter::Forwards);
-            exit.vm.exits.post(exit.vcpu.index, conduit, &[x0, x1, x2, x3]);
-            system::wake_host();
             Leave::Go
         }
     }

@@ -76,6 +76,8 @@ pub(crate) struct Vm {
     state: AtomicU8,
     held: AtomicBool,
     departed: AtomicU32,
+    /// How often it was started anew.
+    generation: AtomicU32,
     has_run: AtomicBool,
 }
 
@@ -326,6 +328,7 @@ fn make(
         state: AtomicU8::new(VmState::Built as u8),
         held: AtomicBool::new(false),
         departed: AtomicU32::new(0),
+        generation: AtomicU32::new(0),
         has_run: AtomicBool::new(false),
         desc,
     })
@@ -378,13 +381,13 @@ impl Vm {
     /// # Errors
     /// KVM's: `EBUSY` once it ran, `EINVAL`, `EEXIST`, `E2BIG`.
     pub(crate) fn edit_filter(&self, base: u64, count: u64, action: u64) -> Result<(), Errno> {
-        let has_run = self.has_run.load(Ordering::Acquire);
-        if has_run {
+        Filter::check(base, count, action)?;
+        if self.has_run.load(Ordering::Acquire) {
             return Err(Errno::Busy);
         }
         // SAFETY: Only the host partition's vCPU 0, on its own pCPU, gets here (`host.rs`), the VM's vCPUs have never
         // run, and the VM is started by that same vCPU.
-        unsafe { (*self.filter.0.get()).insert_before_run(has_run, base, count, action) }
+        unsafe { (*self.filter.0.get()).insert_before_run(false, base, count, action) }
     }
 
     /// Initialises the vGIC: every vCPU's reset template is published, and reading becomes possible.
@@ -434,6 +437,11 @@ impl Vm {
         }
     }
 
+    /// Changes with each restart, after everything of it is in place.
+    pub(crate) fn generation(&self) -> u32 {
+        self.generation.load(Ordering::Acquire)
+    }
+
     /// Whether its vCPUs are to leave their pCPUs for good.
     pub(crate) fn ending(&self) -> bool {
         self.state() != VmState::Running
@@ -469,6 +477,8 @@ impl Vm {
         self.exits.reset();
         self.init_vgic();
         self.state.store(VmState::Running as u8, Ordering::Release);
+        // Now, and not before, those who departed take part again: none of them can miss the next reset.
+        self.generation.fetch_add(1, Ordering::Release);
         info!("VM {} ({}) was reset", self.id, self.name);
         self.start_boot_vcpu();
         for vcpu in self.vcpus {

@@ -19,7 +19,7 @@ pub const ATTR_HAS: u32 = 0xC600_0005;
 pub const FILTER_SET: u32 = 0xC600_0006;
 /// Starts a VM that waits for its host. `x1` VM. `EEXIST`: it runs already.
 pub const VM_START: u32 = 0xC600_0007;
-/// Stops every vCPU of a VM and waits until each has left its pCPU. `x1` VM. Returns how many vCPUs were stopped.
+/// Stops every vCPU of a VM and waits until each has left its pCPU. `x1` VM. `x1` returns how many vCPUs were stopped.
 pub const VM_STOP: u32 = 0xC600_0008;
 /// Lets a stopped VM go on. `x1` VM.
 pub const VM_RESUME: u32 = 0xC600_0009;
@@ -86,13 +86,15 @@ pub const fn exit_parts(info: u64) -> (Option<ExitKind>, u16, u16) {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
 pub enum Verdict {
-    /// Do it, as PSCI says.
+    /// Do it, as PSCI says; a call that is not one of the power calls (`CPU_ON`, `CPU_OFF`, `SYSTEM_OFF`, `SYSTEM_RESET`)
+    /// is handled as if it had not been forwarded.
     Allow = 0,
-    /// Refuse it: `DENIED`.
+    /// Refuse it: `DENIED` for a power call, `NOT_SUPPORTED` for any other.
     Deny = 1,
-    /// It failed: `INTERNAL_FAILURE`.
+    /// It failed: `INTERNAL_FAILURE` (for `CPU_OFF`, whose only error it is, `DENIED`); `NOT_SUPPORTED` for any other call.
     Fail = 2,
-    /// Not a PSCI power call, or not to be treated as one: these are `x0` to `x3`.
+    /// Not a power call, or not to be treated as one: these are `x0` to `x3`, and nothing else is done. For a power call
+    /// `x0` = `SUCCESS` means allow: no guest is told `SUCCESS` for what was not done.
     Values = 3,
 }
 

@@ -478,6 +478,9 @@ fn modules_of_several_vms_keep_apart_and_those_of_refused_ones_do_not_count() {
         vms.iter().map(|vm| vm.description.is_ok()).collect::<Vec<_>>(),
         [false, true, false, true]
     );
+    // Initrds count too.
+    let vms = read(&tree(vec![full(), least("a", 0x5801_2000)]));
+    assert_eq!(vms.iter().map(|vm| vm.description.is_ok()).collect::<Vec<_>>(), [true, false]);
 }
 
 #[test]

@@ -8,6 +8,19 @@ fn four(bin: &'static str, bootargs: &'static str) -> Guest {
     Guest::new(bin, bootargs).vcpus(4)
 }
 
+/// A guest of four vCPUs, forwarding what the host partition's test `host` is to answer.
+fn with_host(name: &'static str, guest: Guest, host: &'static str) -> Case {
+    Case::new(name, guest.forward().oem()).host("hosttest", host).seconds(60)
+}
+
+/// Umbra itself fails on a pCPU: a readable report that names it, and a failing verdict.
+fn umbra_fails(name: &'static str, host: &'static str, expect: super::Expect) -> Case {
+    with_host(name, four("hello", ""), host)
+        .features(&["test-triggers"])
+        .seconds(30)
+        .expect(expect)
+}
+
 /// The demo, shortened.
 fn short_demo(name: &'static str) -> Case {
     Case::new(name, four("demo", "cycles=50 races=10").forward().oem())
@@ -73,6 +86,49 @@ pub(super) fn all() -> Vec<Case> {
             .foreign()
             .seconds(30)
             .expect(|seen| seen.verdict_is(1, "crashed")),
+        Case::new("off-by-smc", four("psci", "test=off_by_smc"))
+            .seconds(30)
+            .expect(|seen| seen.verdict_is(0, "powered off")),
+        with_host(
+            "host-never-answers",
+            four("psci", "test=unanswered").forward_deadline(300),
+            "test=never",
+        ),
+        with_host(
+            "host-answers-late",
+            four("psci", "test=unanswered").forward_deadline(300),
+            "test=late",
+        ),
+        with_host("host-answers-twice", four("psci", "test=answered"), "test=twice"),
+        with_host("host-forges-a-cookie", four("psci", "test=answered"), "test=forged"),
+        with_host("host-verdicts", four("psci", "test=verdicts"), "test=verdicts"),
+        with_host("host-makes-bad-calls", four("contended", ""), "test=badcalls"),
+        with_host("contended-mode", four("contended", ""), "test=contended"),
+        with_host("staleness", four("staleness", ""), "test=staleness"),
+        Case::new("filter-set-by-the-host", four("psci", "test=filtered")).host("hosttest", "test=filter"),
+        with_host("ready-and-reset-template", four("vgic", "test=template,narrowed"), "test=ready"),
+        with_host("reset-finds-pristine-copies", four("reset", ""), "test=serve"),
+        with_host("answers-from-before-a-reset", four("reset", "test=outstanding"), "test=epoch"),
+        umbra_fails("panic-on-the-boot-pcpu", "test=trigger_panic pcpu=0", |seen| {
+            seen.verdict_is(1, "panicked")?;
+            seen.umbra_says(&["pCPU 0"])
+        }),
+        umbra_fails("panic-on-a-secondary", "test=trigger_panic pcpu=2", |seen| {
+            seen.verdict_is(1, "panicked")?;
+            seen.umbra_says(&["pCPU 2"])
+        }),
+        umbra_fails("stack-overflow-on-the-boot-pcpu", "test=trigger_stack pcpu=0", |seen| {
+            seen.verdict_is(1, "fault at EL2")?;
+            seen.umbra_says(&["pCPU 0", "guard page"])
+        }),
+        umbra_fails("stack-overflow-on-a-secondary", "test=trigger_stack pcpu=2", |seen| {
+            seen.verdict_is(1, "fault at EL2")?;
+            seen.umbra_says(&["pCPU 2", "guard page"])
+        }),
+        umbra_fails("bad-access-at-el2", "test=trigger_access pcpu=1", |seen| {
+            seen.verdict_is(1, "fault at EL2")?;
+            seen.umbra_says(&["pCPU 1"])
+        }),
         Case::new("demo", four("demo", "").forward().oem())
             .seconds(120)
             .expect(|seen| seen.demo_passed()),
