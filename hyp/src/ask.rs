@@ -110,10 +110,12 @@ fn cpuif<H: Ich>(state: &VcpuState, interface: &H, resident: bool) -> CpuIf {
 
 /// On the vCPU's own pCPU: serves what is asked of it. `resident`: it is in the registers, and goes on in the guest.
 pub(crate) fn serve<H: Ich>(vcpu: &Vcpu, vm: &Vm, state: &mut VcpuState, interface: &mut H, resident: bool) {
-    vcpu.request.serve(|words| match Ask::from_words(words).and_then(|ask| ask.perform(vcpu, vm, state, interface, resident)) {
-        Ok(value) => [0, value],
-        Err(errno) => [errno.to_ret(), 0],
-    });
+    vcpu.request.serve(
+        |words| match Ask::from_words(words).and_then(|ask| ask.perform(vcpu, vm, state, interface, resident)) {
+            Ok(value) => [0, value],
+            Err(errno) => [errno.to_ret(), 0],
+        },
+    );
     if vcpu.kick.pending() {
         vcpu.kick.answer(|| state.publish(vcpu, resident));
     }

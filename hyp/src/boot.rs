@@ -120,11 +120,15 @@ extern "C" fn primary(dtb: usize, _base: usize, el: u64) -> ! {
     let blob = device_tree(dtb);
     early_console(blob);
     if el != 2 {
-        console::line(format_args!("Umbra was entered at EL{el}; it needs EL2 (QEMU: -M virt,virtualization=on). Parked."));
+        console::line(format_args!(
+            "Umbra was entered at EL{el}; it needs EL2 (QEMU: -M virt,virtualization=on). Parked."
+        ));
         park();
     }
     if !cpu::leave_vhe(HCR_BOOT) {
-        console::line(format_args!("HCR_EL2.E2H cannot be cleared on this CPU; Umbra needs non-VHE EL2. Parked."));
+        console::line(format_args!(
+            "HCR_EL2.E2H cannot be cleared on this CPU; Umbra needs non-VHE EL2. Parked."
+        ));
         park();
     }
     let board = match Board::discover(blob) {
@@ -137,9 +141,15 @@ extern "C" fn primary(dtb: usize, _base: usize, el: u64) -> ! {
     let boot_index = board.cpus.iter().position(|cpu| cpu.affinity == cpu::affinity()).unwrap_or(0);
     introduce(board, el);
 
-    let Some(mut memory) = free_memory(board, blob) else { fail(TOO_MANY) };
-    let Ok(plan) = vm::plan(board, blob, &mut memory) else { fail(TOO_MANY) };
-    let Some(areas) = memory.alloc(AREA * board.cpus.len() as u64, GUARD) else { fail("no RAM is left for the pCPUs' stacks") };
+    let Some(mut memory) = free_memory(board, blob) else {
+        fail(TOO_MANY)
+    };
+    let Ok(plan) = vm::plan(board, blob, &mut memory) else {
+        fail(TOO_MANY)
+    };
+    let Some(areas) = memory.alloc(AREA * board.cpus.len() as u64, GUARD) else {
+        fail("no RAM is left for the pCPUs' stacks")
+    };
     let registers = match translate(board, blob, areas, &plan, &mut memory) {
         Ok(registers) => registers,
         Err(range) => {
@@ -148,7 +158,10 @@ extern "C" fn primary(dtb: usize, _base: usize, el: u64) -> ! {
         }
     };
     console::lockable();
-    power::init(power::Ending { nonce: &board.chosen.nonce, semihosting: board.chosen.semihosting });
+    power::init(power::Ending {
+        nonce: &board.chosen.nonce,
+        semihosting: board.chosen.semihosting,
+    });
 
     // SAFETY: The distributor's frame as the device tree gives it, mapped by `translate`.
     Distributor::new(unsafe { Mmio::new(board.gic.gicd.start() as usize) }).enable();
@@ -223,7 +236,11 @@ fn early_console(blob: &[u8]) {
         let mmio = unsafe { Mmio::new(found.base.get() as usize) };
         match found.kind {
             UartKind::Pl011 => Uart::Pl011(mmio),
-            UartKind::Uart8250 { reg_shift, io_width } => Uart::Uart8250 { mmio, shift: u32::from(reg_shift), wide: io_width == 4 },
+            UartKind::Uart8250 { reg_shift, io_width } => Uart::Uart8250 {
+                mmio,
+                shift: u32::from(reg_shift),
+                wide: io_width == 4,
+            },
             UartKind::Imx => Uart::Imx(mmio),
         }
     });
@@ -232,13 +249,21 @@ fn early_console(blob: &[u8]) {
 
 /// The boot lines: what was found.
 fn introduce(board: &Board, el: u64) {
-    info!("Umbra {} at EL{el}, loaded at {:#x}", env!("CARGO_PKG_VERSION"), at(&raw const __image_start));
+    info!(
+        "Umbra {} at EL{el}, loaded at {:#x}",
+        env!("CARGO_PKG_VERSION"),
+        at(&raw const __image_start)
+    );
     info!("CPU     MIDR {:#x}, {} pCPUs", cpu::midr(), board.cpus.len());
     for (index, cpu) in board.cpus.iter().enumerate() {
         info!("        pCPU {index}: affinity {:#x}", cpu.affinity);
     }
     let lrs = (gic::vtr() & 0x1F) + 1;
-    info!("GICv3   distributor {:#x}, {lrs} list registers, ICH_VTR_EL2 {:#x}", board.gic.gicd.start(), gic::vtr());
+    info!(
+        "GICv3   distributor {:#x}, {lrs} list registers, ICH_VTR_EL2 {:#x}",
+        board.gic.gicd.start(),
+        gic::vtr()
+    );
     for region in &board.gic.gicr {
         info!("        redistributors {:#x}..{:#x}", region.start(), region.end());
     }
@@ -307,7 +332,10 @@ fn translate(board: &Board, blob: &[u8], areas: Range, plan: &vm::Plan, memory: 
         let (guard, _, end) = area_stack(areas, index);
         identity(Range::new(guard.end(), end - guard.end()).unwrap_or(Range::EMPTY), Access::Write)?;
     }
-    identity(Range::new(blob.as_ptr() as u64, blob.len() as u64).unwrap_or(Range::EMPTY), Access::Read)?;
+    identity(
+        Range::new(blob.as_ptr() as u64, blob.len() as u64).unwrap_or(Range::EMPTY),
+        Access::Read,
+    )?;
     identity(board.gic.gicd, Access::Device)?;
     for region in &board.gic.gicr {
         identity(*region, Access::Device)?;
@@ -329,7 +357,11 @@ fn pcpu(board: &Board, index: usize, (guard, stack, emergency): (Range, Range, u
 /// This pCPU takes part: its interrupts, its vCPU.
 fn join(board: &'static Board, cpu: &'static PerCpu, maintenance: u32) {
     let Some(redistributor) = redistributor_of(board, cpu::affinity()) else {
-        error!("pCPU {}: no redistributor serves affinity {:#x}; parked", cpu.index, cpu::affinity());
+        error!(
+            "pCPU {}: no redistributor serves affinity {:#x}; parked",
+            cpu.index,
+            cpu::affinity()
+        );
         park();
     };
     redistributor.enable(maintenance);
@@ -337,7 +369,12 @@ fn join(board: &'static Board, cpu: &'static PerCpu, maintenance: u32) {
     timer::disarm();
     let run = Run::new(cpu.index);
     // SAFETY: This pCPU, once, before it takes an exit.
-    unsafe { cpu.set_local(Local { interface: Interface::new(redistributor), run }) };
+    unsafe {
+        cpu.set_local(Local {
+            interface: Interface::new(redistributor),
+            run,
+        })
+    };
 }
 
 /// The redistributor of a PE is found by the affinity in its GICR_TYPER, never by a PE's number.
@@ -354,7 +391,11 @@ fn redistributor_of(board: &Board, affinity: u64) -> Option<Redistributor> {
             if last {
                 break;
             }
-            base += board.gic.stride.unwrap_or(if candidate.has_vlpi_frames() { 0x4_0000 } else { 0x2_0000 }).max(0x2_0000);
+            base += board
+                .gic
+                .stride
+                .unwrap_or(if candidate.has_vlpi_frames() { 0x4_0000 } else { 0x2_0000 })
+                .max(0x2_0000);
         }
     }
     None
@@ -382,7 +423,12 @@ fn bring_up(board: &'static Board, boot_index: usize, areas: Range, registers: &
         }));
         memory::clean_to_poc(core::ptr::from_ref(boot) as usize, size_of::<SecondaryBoot>());
         let before = ONLINE.load(Ordering::Acquire);
-        let result = smc::smc(psci::CPU_ON_64, described.affinity, secondary_entry as *const () as u64, core::ptr::from_ref(boot) as u64);
+        let result = smc::smc(
+            psci::CPU_ON_64,
+            described.affinity,
+            secondary_entry as *const () as u64,
+            core::ptr::from_ref(boot) as u64,
+        );
         if result != 0 {
             warning!("pCPU {index}: the firmware's CPU_ON returned {}", result as i64);
             continue;
@@ -396,4 +442,3 @@ fn bring_up(board: &'static Board, boot_index: usize, areas: Range, registers: &
         }
     }
 }
-

@@ -32,8 +32,13 @@ struct Console {
     names: [&'static str; hyp_abi::layout::MAX_VMS],
 }
 
-static CONSOLE: Mutex<Console> =
-    Mutex::new(Console { uart: Uart::None, mux: false, channel: UMBRA, fresh_line: true, names: [""; hyp_abi::layout::MAX_VMS] });
+static CONSOLE: Mutex<Console> = Mutex::new(Console {
+    uart: Uart::None,
+    mux: false,
+    channel: UMBRA,
+    fresh_line: true,
+    names: [""; hyp_abi::layout::MAX_VMS],
+});
 /// Locks need the MMU: exclusives on memory that is not cacheable are not guaranteed to work.
 static LOCKABLE: AtomicBool = AtomicBool::new(false);
 static LEVEL: AtomicU8 = AtomicU8::new(Level::Info as u8);

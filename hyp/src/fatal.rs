@@ -32,7 +32,14 @@ fn die(page: &El2Crash<'_>, status: u32) -> ! {
 fn panic(info: &PanicInfo<'_>) -> ! {
     let message = info.message();
     let location = info.location().map(|at| (at.file(), at.line()));
-    let page = El2Crash { failure: El2Failure::Panic { message: &message, location }, pcpu: percpu::this().index as u32, state: None };
+    let page = El2Crash {
+        failure: El2Failure::Panic {
+            message: &message,
+            location,
+        },
+        pcpu: percpu::this().index as u32,
+        state: None,
+    };
     die(&page, PANIC)
 }
 
@@ -51,6 +58,17 @@ pub(crate) extern "C" fn el2_fault(vector: u64, frame: &Frame, sp: u64) -> ! {
         x: Some(&frame.x),
     };
     // The vectors' lower half are EL2's own synchronous exceptions, IRQ, FIQ and SError, in this order, on either stack.
-    let failure = if overflow && vector & 3 == 0 { El2Failure::GuardPage } else { El2Failure::Exception };
-    die(&El2Crash { failure, pcpu: cpu.index as u32, state: Some(state) }, FAULT)
+    let failure = if overflow && vector & 3 == 0 {
+        El2Failure::GuardPage
+    } else {
+        El2Failure::Exception
+    };
+    die(
+        &El2Crash {
+            failure,
+            pcpu: cpu.index as u32,
+            state: Some(state),
+        },
+        FAULT,
+    )
 }

@@ -28,7 +28,10 @@ struct BootHeap {
 }
 
 #[global_allocator]
-static HEAP: BootHeap = BootHeap { heap: BootCell::new(Heap::empty()), sealed: BootCell::new(false) };
+static HEAP: BootHeap = BootHeap {
+    heap: BootCell::new(Heap::empty()),
+    sealed: BootCell::new(false),
+};
 
 /// Gives the heap its memory.
 ///

@@ -95,9 +95,12 @@ pub(crate) fn next_exit() -> Option<[u64; 7]> {
         let pending = vm.exits.deliver()?;
         let kind = pending.kind();
         Some(match pending {
-            Pending::Call { cookie, vcpu, regs: [a, b, c, d], .. } => {
-                [0, cookie.get(), call::exit_info(kind, vm.id as u16, vcpu as u16), a, b, c, d]
-            }
+            Pending::Call {
+                cookie,
+                vcpu,
+                regs: [a, b, c, d],
+                ..
+            } => [0, cookie.get(), call::exit_info(kind, vm.id as u16, vcpu as u16), a, b, c, d],
             Pending::Ended { crashed } => [0, 0, call::exit_info(ExitKind::Ended, vm.id as u16, 0), u64::from(crashed), 0, 0, 0],
             Pending::Reset => [0, 0, call::exit_info(ExitKind::Reset, vm.id as u16, 0), 0, 0, 0, 0],
         })
@@ -109,7 +112,13 @@ fn complete_exit(exit: &Exit<'_>, cookie: u64, verdict: u64) -> Result1 {
     let verdict = Verdict::from_u64(verdict).ok_or(Errno::Invalid)?;
     let [_, _, _, a, b, c, d, ..] = exit.frame.x;
     let vm = vm::find(cookie.vm() as u64).filter(|vm| vm.id != 0).ok_or(Errno::NoDevice)?;
-    match vm.exits.answer(cookie, &Answer { verdict, values: [a, b, c, d] }) {
+    match vm.exits.answer(
+        cookie,
+        &Answer {
+            verdict,
+            values: [a, b, c, d],
+        },
+    ) {
         Ok(index) => {
             if let Some(vcpu) = vm.vcpus.get(index) {
                 vcpu.wake();
@@ -176,9 +185,7 @@ fn exact(exit: &mut Exit<'_>, vm: &'static Vm, vcpu: usize, register: Register, 
         return register.get(&state.cpuif);
     }
     let result = match register {
-        Register::Ap0r(_) | Register::Ap1r(_) | Register::Sre => {
-            ask::ask(exit, target, Counter::KicksExact, Ask::Get(register), deadline)
-        }
+        Register::Ap0r(_) | Register::Ap1r(_) | Register::Sre => ask::ask(exit, target, Counter::KicksExact, Ask::Get(register), deadline),
         Register::Ctlr | Register::Pmr | Register::Bpr0 | Register::Bpr1 | Register::Igrpen0 | Register::Igrpen1 => {
             ask::freshen(exit, target, deadline).and_then(|()| published(target, register))
         }
@@ -205,7 +212,9 @@ fn published(target: &crate::vcpu::Vcpu, register: Register) -> Result1 {
 
 /// KVM's way: every vCPU's lock must be free, whichever is asked about.
 fn contended_read(vm: &'static Vm, attribute: u64) -> Result1 {
-    let Attribute::CpuSysreg { vcpu: wanted, register } = find(vm, CPU_SYSREGS, attribute)? else { return Err(Errno::NoDevice) };
+    let Attribute::CpuSysreg { vcpu: wanted, register } = find(vm, CPU_SYSREGS, attribute)? else {
+        return Err(Errno::NoDevice);
+    };
     let mut value = Err(Errno::Invalid);
     let mut guards = [const { None }; hyp_abi::layout::MAX_VCPUS];
     for (vcpu, held) in vm.vcpus.iter().zip(guards.iter_mut()) {
@@ -249,6 +258,9 @@ fn counter(vm: &Vm, vcpu: u64, counter: u64) -> Result1 {
     if vcpu == call::ALL_VCPUS {
         return Ok(vm.sum(counter));
     }
-    usize::try_from(vcpu).ok().and_then(|index| vm.vcpus.get(index)).map(|vcpu| vcpu.counter(counter)).ok_or(Errno::Invalid)
+    usize::try_from(vcpu)
+        .ok()
+        .and_then(|index| vm.vcpus.get(index))
+        .map(|vcpu| vcpu.counter(counter))
+        .ok_or(Errno::Invalid)
 }
-

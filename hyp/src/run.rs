@@ -26,8 +26,7 @@ use crate::{
         gic::{self, HYP_TIMER_PPI, Interface, KICK_SGI, VTIMER_PPI},
         memory, timer,
     },
-    ask, host, percpu,
-    system,
+    ask, host, percpu, system,
     trap::Frame,
     vcpu::{Vcpu, VcpuState},
     vm::{self, View, Vm},
@@ -134,7 +133,9 @@ pub(crate) fn enter(stack_top: u64) -> ! {
 /// vCPU that is to run.
 pub(crate) extern "C" fn run_loop(frame: &mut Frame) {
     // SAFETY: The outermost function of this exit.
-    let Some(local) = (unsafe { percpu::local() }) else { system::idle_forever() };
+    let Some(local) = (unsafe { percpu::local() }) else {
+        system::idle_forever()
+    };
     let (run, interface) = (&mut local.run, &mut local.interface);
     run.leave(frame, interface);
     loop {
@@ -212,7 +213,12 @@ impl Run {
             state.context.save();
             state.publish(vcpu, false);
         }
-        if let Phase::Forwards { waiting, conduit, deadline } = &mut self.phase {
+        if let Phase::Forwards {
+            waiting,
+            conduit,
+            deadline,
+        } = &mut self.phase
+        {
             let (waiting, conduit, deadline) = (waiting.take(), *conduit, *deadline);
             // The lock first: who hears of the call can look at the caller at once.
             self.guard = None;
@@ -235,7 +241,9 @@ impl Run {
 
     /// Puts the vCPU into the registers.
     fn load(&mut self, frame: &mut Frame, interface: &mut Interface) -> bool {
-        let Some((vcpu, vm)) = self.vcpu.and_then(|vcpu| Some((vcpu, vcpu.vm()?))) else { return false };
+        let Some((vcpu, vm)) = self.vcpu.and_then(|vcpu| Some((vcpu, vcpu.vm()?))) else {
+            return false;
+        };
         self.world(vm, vcpu).enter();
         if self.last != Some((vm.id, vcpu.index)) {
             self.last = Some((vm.id, vcpu.index));
@@ -259,7 +267,13 @@ impl Run {
 
     fn world(&self, vm: &Vm, vcpu: &Vcpu) -> World {
         World {
-            hcr: policy::hcr(&self.host, Options { pauth: false, shared_pcpu: false }),
+            hcr: policy::hcr(
+                &self.host,
+                Options {
+                    pauth: false,
+                    shared_pcpu: false,
+                },
+            ),
             vttbr: vm.vttbr,
             vtcr: policy::vtcr(&self.host),
             vmpidr: policy::vmpidr(hyp_abi::layout::affinity_of(vcpu.index)),
@@ -293,7 +307,9 @@ impl Run {
 
     /// What to do next with this pCPU's vCPU.
     fn step(&mut self, interface: &mut Interface) -> Step {
-        let Some((vcpu, vm)) = self.own() else { return Step::Wait(system::finish_if_over()) };
+        let Some((vcpu, vm)) = self.own() else {
+            return Step::Wait(system::finish_if_over());
+        };
         #[cfg(feature = "test-triggers")]
         crate::trigger::check();
         self.serve(vcpu, vm);
@@ -366,7 +382,9 @@ impl Run {
 
     fn off(&mut self, vcpu: &'static Vcpu) -> Step {
         self.take(vcpu);
-        let Some(start) = vcpu.power().and_then(psci::Power::take_start) else { return Step::Wait(None) };
+        let Some(start) = vcpu.power().and_then(psci::Power::take_start) else {
+            return Step::Wait(None);
+        };
         if let Some(state) = self.guard.as_mut() {
             state.power_up(start);
             let trapping = state.trapping(true);
@@ -403,7 +421,9 @@ impl Run {
             }
         }
         self.guard = None;
-        self.phase = Phase::Departed { generation: vm.generation() };
+        self.phase = Phase::Departed {
+            generation: vm.generation(),
+        };
         vm.depart(self.pcpu);
         Step::Again
     }
@@ -452,12 +472,13 @@ impl Run {
 
     fn host_waits(&mut self, vcpu: &'static Vcpu, _: &mut Interface) -> Step {
         self.take(vcpu);
-        let Some(state) = self.guard.as_mut() else { return Step::Wait(None) };
+        let Some(state) = self.guard.as_mut() else {
+            return Step::Wait(None);
+        };
         let running = running_priority(&state.cpuif.view, &state.cpuif.ap0r, &state.cpuif.ap1r);
         let due = state.context.timer_due();
-        let wakes = !vcpu.inbox.is_empty()
-            || state.gic.wakes(&Absent, state.cpuif.vmcr, running)
-            || due.is_some_and(|at| timer::now() >= at);
+        let wakes =
+            !vcpu.inbox.is_empty() || state.gic.wakes(&Absent, state.cpuif.vmcr, running) || due.is_some_and(|at| timer::now() >= at);
         if let Some(values) = host::next_exit() {
             for (x, value) in state.x.iter_mut().zip(values) {
                 *x = value;

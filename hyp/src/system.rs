@@ -87,9 +87,16 @@ fn report() -> ! {
     for vm in vm::all() {
         counts(vm);
     }
-    let (off, crashed, refused) = (OFF.load(Ordering::Acquire), CRASHED.load(Ordering::Acquire), REFUSED.load(Ordering::Relaxed));
+    let (off, crashed, refused) = (
+        OFF.load(Ordering::Acquire),
+        CRASHED.load(Ordering::Acquire),
+        REFUSED.load(Ordering::Relaxed),
+    );
     let status = u32::from(crashed + refused > 0);
-    power::end_of_run(status, format_args!("vms={} off={off} crashed={crashed} refused={refused}", off + crashed + refused))
+    power::end_of_run(
+        status,
+        format_args!("vms={} off={off} crashed={crashed} refused={refused}", off + crashed + refused),
+    )
 }
 
 /// Prints every vCPU's counters.

@@ -161,8 +161,12 @@ extern "C" fn guest_serror(frame: &mut Frame) -> Leave {
 /// What every exit through Rust does: count, refresh the shadow, act.
 fn ordinary(frame: &mut Frame, act: impl FnOnce(&mut Exit<'_>) -> Leave) -> Leave {
     // SAFETY: The outermost function of this exit.
-    let Some(local) = (unsafe { percpu::local() }) else { return Leave::Go };
-    let Some(resident) = local.run.resident(&mut local.interface) else { return Leave::Go };
+    let Some(local) = (unsafe { percpu::local() }) else {
+        return Leave::Go;
+    };
+    let Some(resident) = local.run.resident(&mut local.interface) else {
+        return Leave::Go;
+    };
     let mut exit = Exit { resident, frame };
     exit.vcpu.count(Counter::Exits);
     #[cfg(feature = "panic-canary")]
@@ -183,7 +187,11 @@ impl Exit<'_> {
 
     /// The vCPU goes on unless its VM is ending or held.
     fn may_stay(&self) -> Leave {
-        if self.vm.ending() || self.vm.held() { Leave::Go } else { Leave::Stay }
+        if self.vm.ending() || self.vm.held() {
+            Leave::Go
+        } else {
+            Leave::Stay
+        }
     }
 
     fn x(&self, index: u8) -> u64 {
@@ -197,7 +205,11 @@ impl Exit<'_> {
     }
 
     fn target(&self) -> Target {
-        Target { vbar: context::guest_vectors(), sctlr: context::guest_sctlr(), features: self.features }
+        Target {
+            vbar: context::guest_vectors(),
+            sctlr: context::guest_sctlr(),
+            features: self.features,
+        }
     }
 }
 
@@ -242,7 +254,9 @@ fn call(exit: &mut Exit<'_>, conduit: Conduit) -> Leave {
 }
 
 fn cpu_on(exit: &mut Exit<'_>, on: CpuOn) -> Leave {
-    let Some(power) = exit.vm.power.get(on.target) else { return Leave::Stay };
+    let Some(power) = exit.vm.power.get(on.target) else {
+        return Leave::Stay;
+    };
     exit.frame.x[0] = match power.turn_on(on.start) {
         Ok(()) => {
             exit.vm.wake_started(on.target);
@@ -289,7 +303,11 @@ fn forward(exit: &mut Exit<'_>, forwarded: Forwarded, conduit: Conduit) -> Leave
         }
         Ok(waiting) => {
             let deadline = timer::now() + timer::ticks(u64::from(exit.vm.desc.forward_deadline_ms));
-            *exit.phase = Phase::Forwards { waiting: Some(waiting), conduit, deadline };
+            *exit.phase = Phase::Forwards {
+                waiting: Some(waiting),
+                conduit,
+                deadline,
+            };
             exit.vcpu.count(Counter::Forwards);
             Leave::Go
         }
@@ -374,7 +392,9 @@ fn send_sgi(exit: &mut Exit<'_>, register: SgiRegister, value: u64) {
 /// A data access outside the guest's RAM: a device of its machine, or nothing.
 fn data_abort(exit: &mut Exit<'_>, abort: Abort) -> Leave {
     let far = cpu::far();
-    let ipa = abort.ipa(cpu::hpfar(), far).or_else(|| memory::ipa_page_of(far).map(|page| Ipa::new(page | far & 0xFFF)));
+    let ipa = abort
+        .ipa(cpu::hpfar(), far)
+        .or_else(|| memory::ipa_page_of(far).map(|page| Ipa::new(page | far & 0xFFF)));
     match (ipa.map(Ipa::get), abort.access()) {
         (Some(ipa), Some(access)) if !abort.on_stage1_walk() => match device(exit, ipa, access) {
             Some(leave) => leave,
@@ -464,13 +484,19 @@ fn refresh_all(exit: &mut Exit<'_>) {
 
 fn inst_abort(exit: &mut Exit<'_>, abort: Abort) -> Leave {
     let far = cpu::far();
-    let from = Interrupted { pc: cpu::elr(), pstate: cpu::spsr() };
+    let from = Interrupted {
+        pc: cpu::elr(),
+        pstate: cpu::spsr(),
+    };
     let exception = inject::inst_abort(abort, far, from, exit.target());
     give(exit, exception)
 }
 
 fn external_abort(exit: &mut Exit<'_>, abort: Abort, far: u64) -> Leave {
-    let from = Interrupted { pc: cpu::elr(), pstate: cpu::spsr() };
+    let from = Interrupted {
+        pc: cpu::elr(),
+        pstate: cpu::spsr(),
+    };
     let exception = inject::data_abort(abort, far, from, exit.target());
     give(exit, exception)
 }

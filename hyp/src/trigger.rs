@@ -21,7 +21,11 @@ pub(crate) fn pull(what: u64, pcpu: u64) -> Result<u64, Errno> {
     if what > Trigger::BadAccess as u64 {
         return Err(Errno::Invalid);
     }
-    let vcpu = vm::all().iter().flat_map(|vm| vm.vcpus).find(|vcpu| vcpu.pcpu as u64 == pcpu).ok_or(Errno::Invalid)?;
+    let vcpu = vm::all()
+        .iter()
+        .flat_map(|vm| vm.vcpus)
+        .find(|vcpu| vcpu.pcpu as u64 == pcpu)
+        .ok_or(Errno::Invalid)?;
     ARMED.store((what + 1) << 32 | pcpu, Ordering::Release);
     if percpu::this().index as u64 == pcpu {
         check();
@@ -57,5 +61,9 @@ fn boom() {
 #[inline(never)]
 fn overflow(depth: u64) -> u64 {
     let page = black_box([depth; 64]);
-    if black_box(depth) == u64::MAX { 0 } else { overflow(depth + 1) + page[(depth % 64) as usize] }
+    if black_box(depth) == u64::MAX {
+        0
+    } else {
+        overflow(depth + 1) + page[(depth % 64) as usize]
+    }
 }

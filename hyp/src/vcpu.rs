@@ -80,7 +80,11 @@ pub(crate) struct VcpuState {
 impl Vcpu {
     /// vCPU `index` of a VM with `vcpus` of them.
     pub(crate) fn new(index: usize, pcpu: usize, pcpu_affinity: u64, vcpus: usize, view: CtlrView, strict: bool) -> Self {
-        let identity = Identity { index, last: index + 1 == vcpus, affinity: layout::affinity_of(index) };
+        let identity = Identity {
+            index,
+            last: index + 1 == vcpus,
+            affinity: layout::affinity_of(index),
+        };
         let template = CpuIf::new(view);
         Self {
             index,
@@ -139,7 +143,9 @@ impl Vcpu {
 
     /// A counter's value.
     pub(crate) fn counter(&self, counter: Counter) -> u64 {
-        self.counters.get(counter as usize).map_or(0, |counter| counter.load(Ordering::Relaxed))
+        self.counters
+            .get(counter as usize)
+            .map_or(0, |counter| counter.load(Ordering::Relaxed))
     }
 
     /// Counts what happens on the vCPU's own pCPU, which alone writes these counters: no read-modify-write.
@@ -196,13 +202,20 @@ impl VcpuState {
         self.x[0] = start.context;
         self.pc = start.entry;
         self.pstate = policy::ENTRY_SPSR;
-        self.cpuif = CpuIf { has_run: true, ..self.template };
+        self.cpuif = CpuIf {
+            has_run: true,
+            ..self.template
+        };
         self.aborts = AbortHistory::new();
     }
 
     /// Why the vCPU's common registers trap while it comes up.
     pub(crate) fn trapping(&self, coming_up: bool) -> Trapping {
-        Trapping { coming_up, strict: self.strict, narrowed: self.cpuif.view.narrowed() }
+        Trapping {
+            coming_up,
+            strict: self.strict,
+            narrowed: self.cpuif.view.narrowed(),
+        }
     }
 
     fn sample(&self, vcpu: &Vcpu) -> Sample {
@@ -258,7 +271,13 @@ impl VcpuState {
         self.cpuif.vmcr = vmcr;
         let trapping = self.gic.trapping();
         if trapping.coming_up && window_closed(vmcr) {
-            self.gic.set_trapping(interface, Trapping { coming_up: false, ..trapping });
+            self.gic.set_trapping(
+                interface,
+                Trapping {
+                    coming_up: false,
+                    ..trapping
+                },
+            );
         }
         self.publish(vcpu, true);
     }

@@ -21,8 +21,8 @@ use hyp_core::{
         vms::{self, Placement, Surroundings, VmDesc},
     },
     filter::Filter,
-    idreg::HostId,
     forward::Exits,
+    idreg::HostId,
     image, physmem, policy,
     psci::{Power, Start, State, VmView},
     shadow::Ready,
@@ -32,11 +32,7 @@ use hyp_core::{
 };
 
 use crate::{
-    arch::{
-        barrier::Once,
-        gic, memory,
-        mmu::Window,
-    },
+    arch::{barrier::Once, gic, memory, mmu::Window},
     boot,
     console::{self, error, info, record},
     percpu::BootCell,
@@ -144,7 +140,10 @@ pub(crate) struct Plan {
 /// # Errors
 /// [`physmem::Full`]: more modules than can be remembered.
 pub(crate) fn plan(board: &Board, blob: &[u8], memory: &mut physmem::PhysMem) -> Result<Plan, physmem::Full> {
-    let mut plan = Plan { vms: Vec::new(), placements: Vec::new() };
+    let mut plan = Plan {
+        vms: Vec::new(),
+        placements: Vec::new(),
+    };
     let Ok(tree) = Tree::new(blob) else { return Ok(plan) };
     let dtb = Range::new(blob.as_ptr() as u64, blob.len() as u64).unwrap_or(Range::EMPTY);
     plan.vms = vms::describe(
@@ -195,7 +194,12 @@ pub(crate) fn reserve_pool(plan: &Plan, memory: &mut physmem::PhysMem) -> Option
     let pages = POOL_PAGES_PER_VM * plan.vms.len().max(1) as u64;
     let pool = memory.alloc(pages * stage2::PAGE, stage2::PAGE)?;
     // SAFETY: The boot CPU, before any other runs.
-    unsafe { *POOL.get_mut() = Pool { next: pool.start(), end: pool.end() } };
+    unsafe {
+        *POOL.get_mut() = Pool {
+            next: pool.start(),
+            end: pool.end(),
+        }
+    };
     Some(pool)
 }
 
@@ -220,7 +224,12 @@ pub(crate) fn build(board: &'static Board, plan: Plan, memory: &mut physmem::Phy
     BOARD.call_once(|| board);
     // SAFETY: The boot CPU, before any other runs.
     let pool = unsafe { POOL.get_mut() };
-    let host_page_users: Vec<u64> = plan.vms.iter().filter(|vm| vm.description.is_ok() && vm.id != 0).map(|vm| vm.id as u64).collect();
+    let host_page_users: Vec<u64> = plan
+        .vms
+        .iter()
+        .filter(|vm| vm.description.is_ok() && vm.id != 0)
+        .map(|vm| vm.id as u64)
+        .collect();
     let mut built: Vec<Vm> = Vec::with_capacity(plan.vms.len());
     let mut shadows: Vec<(u64, u64)> = Vec::new();
     for id in host_page_users {
@@ -231,7 +240,9 @@ pub(crate) fn build(board: &'static Board, plan: Plan, memory: &mut physmem::Phy
     // The host partition comes first: its number is 0.
     let (host, guests): (Vec<_>, Vec<_>) = plan.vms.into_iter().zip(plan.placements).partition(|(vm, _)| vm.id == 0);
     for (vm, placement) in host.into_iter().chain(guests) {
-        let (Ok(desc), Some(placement)) = (vm.description, placement) else { continue };
+        let (Ok(desc), Some(placement)) = (vm.description, placement) else {
+            continue;
+        };
         let name: &'static str = Box::leak(vm.name.into_boxed_str());
         match make(vm.id, name, desc, placement, memory, pool, &shadows) {
             Ok(made) => {
@@ -247,8 +258,22 @@ pub(crate) fn build(board: &'static Board, plan: Plan, memory: &mut physmem::Phy
             vcpu.adopt(vm);
         }
         vm.contents(false);
-        record!("vm vm={} name={} vcpus={} ram={:#x} pa={:#x}", vm.id, vm.name, vm.vcpus.len(), vm.ram.size(), vm.ram.start());
-        info!("VM {}    {}: {} vCPUs, {} MiB at {:#x}", vm.id, vm.name, vm.vcpus.len(), vm.ram.size() >> 20, vm.desc.ram.start());
+        record!(
+            "vm vm={} name={} vcpus={} ram={:#x} pa={:#x}",
+            vm.id,
+            vm.name,
+            vm.vcpus.len(),
+            vm.ram.size(),
+            vm.ram.start()
+        );
+        info!(
+            "VM {}    {}: {} vCPUs, {} MiB at {:#x}",
+            vm.id,
+            vm.name,
+            vm.vcpus.len(),
+            vm.ram.size() >> 20,
+            vm.desc.ram.start()
+        );
     }
     VMS.call_once(|| vms);
     system::built(vms.iter().filter(|vm| vm.id != 0).count(), vms.iter().any(|vm| vm.id == 0));
@@ -265,14 +290,18 @@ fn make(
 ) -> Result<Vm, &'static str> {
     const BLOCK: u64 = stage2::BLOCK_2M;
     const NO_TABLES: &str = "no memory is left for its stage-2 tables";
-    let ram = memory.alloc(desc.ram.size(), BLOCK).ok_or("the machine has not enough free RAM in one piece")?;
+    let ram = memory
+        .alloc(desc.ram.size(), BLOCK)
+        .ok_or("the machine has not enough free RAM in one piece")?;
     let host = HostId::read(run::hardware_value);
     let (ipa_bits, pa_bits) = (policy::ipa_bits(&host), host.pa_bits());
     let roots = stage2::root_tables(ipa_bits) as u64;
     let root = pool.take(roots, roots * stage2::PAGE).ok_or(NO_TABLES)?;
     let tables = Stage2::new(Pa::new(root), ipa_bits, pa_bits).ok_or("its stage-2 tables cannot be made on this CPU")?;
     let mut map = |ipa: u64, pa: u64, size: u64, attrs: Attrs| {
-        tables.map(pool, Ipa::new(ipa), Pa::new(pa), size, attrs).map_err(|_| "its RAM cannot be mapped")
+        tables
+            .map(pool, Ipa::new(ipa), Pa::new(pa), size, attrs)
+            .map_err(|_| "its RAM cannot be mapped")
     };
     map(desc.ram.start(), ram.start(), desc.ram.size(), Attrs::Ram)?;
     if id == 0 {
@@ -289,14 +318,21 @@ fn make(
     let shadow: &'static ShadowPage = unsafe { &*(page as *const ShadowPage) };
     let mut filter = Filter::new();
     for entry in &desc.filter {
-        filter.insert(entry.base, entry.count, entry.action as u64).map_err(|errno| match errno {
-            Errno::Exists => "umbra,smccc-filter: an entry overlaps another or the reserved ranges",
-            _ => "umbra,smccc-filter: a bad entry",
-        })?;
+        filter
+            .insert(entry.base, entry.count, entry.action as u64)
+            .map_err(|errno| match errno {
+                Errno::Exists => "umbra,smccc-filter: an entry overlaps another or the reserved ranges",
+                _ => "umbra,smccc-filter: a bad entry",
+            })?;
     }
-    let tree = GuestTree { ram: desc.ram, vcpus: desc.vcpus(), bootargs: &desc.bootargs, initrd: placement.initrd }
-        .write()
-        .map_err(|_| "its device tree cannot be written")?;
+    let tree = GuestTree {
+        ram: desc.ram,
+        vcpus: desc.vcpus(),
+        bootargs: &desc.bootargs,
+        initrd: placement.initrd,
+    }
+    .write()
+    .map_err(|_| "its device tree cannot be written")?;
     if tree.len() as u64 > vms::DTB_SIZE {
         return Err("its device tree is too large");
     }
@@ -366,7 +402,9 @@ impl Vm {
     }
 
     fn change(&self, from: VmState, to: VmState) -> bool {
-        self.state.compare_exchange(from as u8, to as u8, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        self.state
+            .compare_exchange(from as u8, to as u8, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
     }
 
     /// The filter.
@@ -419,7 +457,11 @@ impl Vm {
     }
 
     fn start_boot_vcpu(&self) {
-        let start = Start { entry: self.placement.entry, context: self.placement.dtb.unwrap_or(0), big_endian: false };
+        let start = Start {
+            entry: self.placement.entry,
+            context: self.placement.dtb.unwrap_or(0),
+            big_endian: false,
+        };
         if let (Some(power), Some(vcpu)) = (self.power.first(), self.vcpus.first()) {
             let _ = power.turn_on(start);
             vcpu.count_remote(Counter::Starts);
@@ -506,7 +548,11 @@ impl Vm {
             self.write(0, self.ram.size(), &Source::Zero);
         }
         let offset = |ipa: u64| ipa - self.desc.ram.start();
-        self.write(offset(self.placement.image.start()), self.desc.image.size(), &Source::Memory(self.desc.image.start()));
+        self.write(
+            offset(self.placement.image.start()),
+            self.desc.image.size(),
+            &Source::Memory(self.desc.image.start()),
+        );
         if self.placement.image.size() > self.desc.image.size() {
             let bss = self.placement.image.size() - self.desc.image.size();
             self.write(offset(self.placement.image.start()) + self.desc.image.size(), bss, &Source::Zero);
@@ -616,4 +662,3 @@ impl VmView for View {
         run::guest_is_big_endian()
     }
 }
-

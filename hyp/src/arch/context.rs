@@ -4,8 +4,6 @@ use core::arch::global_asm;
 
 use hyp_core::{crash::El1, inject::Injected, policy::El1State};
 
-
-
 global_asm!(include_str!("fp.s"));
 
 unsafe extern "C" {
@@ -76,13 +74,22 @@ pub(crate) struct Context {
 impl Context {
     /// As a vCPU finds it at its first instruction.
     pub(crate) const fn new() -> Self {
-        Self { el1: El1State::at_entry(false), fp: Fp { q: [0; 32], control: [0; 2] } }
+        Self {
+            el1: El1State::at_entry(false),
+            fp: Fp {
+                q: [0; 32],
+                control: [0; 2],
+            },
+        }
     }
 
     /// Every register as a vCPU finds it at its first instruction.
     pub(crate) fn reset(&mut self, big_endian: bool) {
         self.el1 = El1State::at_entry(big_endian);
-        self.fp = Fp { q: [0; 32], control: [0; 2] };
+        self.fp = Fp {
+            q: [0; 32],
+            control: [0; 2],
+        };
     }
 
     /// Takes the state out of the registers, and turns the virtual timer off: it is the next vCPU's.
@@ -97,7 +104,11 @@ impl Context {
     pub(crate) const fn timer_due(&self) -> Option<u64> {
         const ENABLE: u64 = 1;
         const IMASK: u64 = 2;
-        if self.el1.cntv_ctl_el0 & (ENABLE | IMASK) == ENABLE { Some(self.el1.cntv_cval_el0) } else { None }
+        if self.el1.cntv_ctl_el0 & (ENABLE | IMASK) == ENABLE {
+            Some(self.el1.cntv_cval_el0)
+        } else {
+            None
+        }
     }
 
     /// Puts the state into the registers.

@@ -1,8 +1,8 @@
 //! The PE: who it is, what it can do, and the registers that a trap brings.
 
 use aarch64_cpu::registers::{
-    CNTHCTL_EL2, CPTR_EL2, ELR_EL2, ESR_EL2, FAR_EL2, HCR_EL2, HPFAR_EL2, MDCR_EL2, MIDR_EL1, MPIDR_EL1, Readable, SPSR_EL2,
-    TPIDR_EL2, VMPIDR_EL2, VTCR_EL2, VTTBR_EL2, Writeable,
+    CNTHCTL_EL2, CPTR_EL2, ELR_EL2, ESR_EL2, FAR_EL2, HCR_EL2, HPFAR_EL2, MDCR_EL2, MIDR_EL1, MPIDR_EL1, Readable, SPSR_EL2, TPIDR_EL2,
+    VMPIDR_EL2, VTCR_EL2, VTTBR_EL2, Writeable,
 };
 
 use hyp_core::policy;

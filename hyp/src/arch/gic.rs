@@ -84,7 +84,10 @@ impl Redistributor {
         for word in 0..8 {
             self.0.write32(GICR_IPRIORITYR + 4 * word, 0xA0A0_A0A0);
         }
-        self.0.write32(GICR_ISENABLER0, 1 << KICK_SGI | 1 << HYP_TIMER_PPI | 1 << VTIMER_PPI | 1 << (maintenance & 31));
+        self.0.write32(
+            GICR_ISENABLER0,
+            1 << KICK_SGI | 1 << HYP_TIMER_PPI | 1 << VTIMER_PPI | 1 << (maintenance & 31),
+        );
         for _ in 0..RWP_PATIENCE {
             if self.0.read32(GICR_CTLR) & 1 << 3 == 0 {
                 break;
@@ -184,7 +187,10 @@ pub(crate) struct Interface {
 impl Interface {
     /// This pCPU's, whose redistributor is `redistributor`.
     pub(crate) fn new(redistributor: Redistributor) -> Self {
-        Self { redistributor, list_registers: (vtr() & 0x1F) as usize + 1 }
+        Self {
+            redistributor,
+            list_registers: (vtr() & 0x1F) as usize + 1,
+        }
     }
 }
 

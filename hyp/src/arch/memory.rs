@@ -2,8 +2,6 @@
 
 use core::arch::asm;
 
-
-
 fn line() -> usize {
     4 << ((mrs!("ctr_el0") >> 16) & 0xF)
 }

@@ -89,14 +89,21 @@ unsafe extern "C" {
 impl Map {
     /// An empty map.
     pub(crate) fn new() -> Self {
-        Self { tables: Mapping::new(IdTranslation::new(), 1, El2) }
+        Self {
+            tables: Mapping::new(IdTranslation::new(), 1, El2),
+        }
     }
 
     /// Maps `range` to itself, rounded out to pages.
     pub(crate) fn identity(&mut self, range: Range, access: Access) -> Result<(), MapFailed> {
         let region = MemoryRegion::new(range.start() as usize, range.end() as usize);
         self.tables
-            .map_range(&region, PhysicalAddress(region.start().0), access.attributes(), Constraints::NO_CONTIGUOUS_HINT)
+            .map_range(
+                &region,
+                PhysicalAddress(region.start().0),
+                access.attributes(),
+                Constraints::NO_CONTIGUOUS_HINT,
+            )
             .map_err(|_| MapFailed(range))
     }
 
@@ -177,7 +184,10 @@ impl Window {
     /// # Safety
     /// The memory must be RAM that no Rust object lives in; the window of this number must not be open already.
     pub(crate) unsafe fn open(pcpu: usize, which: usize, pa: u64) -> Self {
-        let window = Self { number: (2 * pcpu + (which & 1)) & 0x1FF, offset: pa as usize & (WINDOW_SIZE - 1) };
+        let window = Self {
+            number: (2 * pcpu + (which & 1)) & 0x1FF,
+            offset: pa as usize & (WINDOW_SIZE - 1),
+        };
         window.set((pa & !(WINDOW_SIZE as u64 - 1)) | Access::Write.attributes().bits() as u64);
         barrier::dsb_ishst();
         barrier::isb();
@@ -209,7 +219,13 @@ impl Window {
     /// Copies the first `size` bytes from `from`'s, at most as many as both show.
     pub(crate) fn copy(&mut self, from: &Self, size: usize) {
         // SAFETY: As for `zero`; the windows are two, and so is the memory: a module and a VM's RAM never overlap.
-        unsafe { ptr::copy(from.base() as *const u8, self.base() as *mut u8, size.min(self.size()).min(from.size())) };
+        unsafe {
+            ptr::copy(
+                from.base() as *const u8,
+                self.base() as *mut u8,
+                size.min(self.size()).min(from.size()),
+            )
+        };
     }
 
     /// Copies the first bytes from `from`, at most as many as the window shows.

@@ -21,8 +21,6 @@ macro_rules! msr {
     }};
 }
 
-
-
 pub(crate) mod barrier;
 pub(crate) mod context;
 pub(crate) mod cpu;

@@ -1,7 +1,5 @@
 //! Time: the counter that host and guests share, and EL2's own timer for deadlines.
 
-
-
 /// The physical counter, in ticks of [`frequency`]; equal to every VM's virtual counter, as `CNTVOFF_EL2` is 0.
 pub(crate) fn now() -> u64 {
     mrs!("cntpct_el0")

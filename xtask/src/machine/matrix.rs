@@ -5,7 +5,7 @@
 
 use super::{Case, Guest};
 
-/// CPU, pCPUs, MiB of RAM, whether the guest is given as a raw binary.
+/// CPU, pCPUs, MiB of RAM, whether the guest is given as an arm64 `Image` (else as an ELF).
 const MACHINES: [(&str, &str, u32, u64, bool); 12] = [
     ("matrix-a53-1-256", "cortex-a53", 1, 256, false),
     ("matrix-a53-4-1024", "cortex-a53", 4, 1024, true),
@@ -23,14 +23,14 @@ const MACHINES: [(&str, &str, u32, u64, bool); 12] = [
 
 /// All of them.
 pub(super) fn all() -> Vec<Case> {
-    let boot = |(name, cpu, smp, mib, raw): (&'static str, &'static str, u32, u64, bool)| {
+    let boot = |(name, cpu, smp, mib, image): (&'static str, &'static str, u32, u64, bool)| {
         // One pCPU has no room for a host partition; eight have room for the demo.
         let guest = match smp {
             1 => Guest::new("hello", ""),
             2..5 => Guest::new("hello", "").vcpus(smp - 1).forward(),
             _ => Guest::new("demo", "cycles=20 races=3").vcpus(4).forward().oem(),
         };
-        let guest = if raw { guest.raw() } else { guest };
+        let guest = if image { guest.as_image() } else { guest };
         Case::new(name, guest).cpu(cpu).smp(smp).memory_mib(mib).seconds(60)
     };
     MACHINES.into_iter().map(boot).collect()

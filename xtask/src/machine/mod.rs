@@ -103,8 +103,8 @@ impl Guest {
         self.ram = Some((base, size));
         self
     }
-    /// Gives its image as an ELF to the tool's flattener (the default) or as a raw binary.
-    pub(crate) fn raw(mut self) -> Self {
+    /// Gives its image as an arm64 `Image`, not as an ELF for the tool to make flat.
+    pub(crate) fn as_image(mut self) -> Self {
         self.flat = true;
         self
     }
@@ -382,7 +382,7 @@ impl Bench {
             let elf = self.program(guest.bin)?;
             let mut vm = own_vm(guest.name, guest.vcpus, elf, folder)?;
             if guest.flat {
-                // The same bytes, but found as a raw binary would be.
+                // The same bytes, but found by their own header.
                 let bin = vm.image.module.file.clone();
                 vm.image = crate::vmfile::load_image(&bin, None, None, vm.ram, folder, guest.name)
                     .map_err(|(field, e)| anyhow::anyhow!("{field}: {e}"))?;

@@ -758,6 +758,32 @@ mod tests {
     }
 
     #[test]
+    fn pending_behind_its_own_active_state_does_not_overtake_what_is_spilled() {
+        let (mut gic, mut h, dist) = loaded(3);
+        for (intid, priority) in [(2, 0x50), (0, 0), (5, 0x48), (6, 0x40)] {
+            set_priority(&mut gic, &mut h, &dist, intid, priority);
+        }
+        // 0x48 does not preempt 0x50, so the running one keeps its list register.
+        h.vmcr = h.vmcr.with_bpr1(&h.view, 5);
+        gic.inject(&mut h, &dist, 2);
+        assert_eq!(h.ack(), Some(2));
+        // Active by a write, it takes a list register and is never ended.
+        gic.write(&mut h, &dist, crate::vgic::redist::ISACTIVER0, 4, 1 << 6);
+        for intid in [2, 0] {
+            gic.inject(&mut h, &dist, intid);
+        }
+        gic.inject(&mut h, &dist, 5);
+        assert_ne!(gic.spill().pending & 1 << 5, 0);
+        h.eoi(2);
+        settle(&mut gic, &mut h, &dist);
+        assert_eq!(h.ack(), Some(0));
+        settle(&mut gic, &mut h, &dist);
+        h.eoi(0);
+        settle(&mut gic, &mut h, &dist);
+        assert_eq!(h.ack(), Some(5), "0x48 comes before 0x50");
+    }
+
+    #[test]
     fn an_eoi_of_the_timer_reaches_the_physical_interrupt_without_an_exit() {
         let (mut gic, mut h, dist) = loaded(4);
         fire_timer(&mut gic, &mut h, &dist);

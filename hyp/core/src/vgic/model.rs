@@ -317,7 +317,7 @@ impl Machine {
                 return;
             }
         }
-        panic!("EL2 never gets back to the guest: MISR {:#x} HCR {:#x}", self.h.misr(), self.h.hcr);
+        assert_eq!(self.h.misr(), 0, "EL2 never gets back to the guest: HCR {:#x}", self.h.hcr);
     }
 
     fn check(&self) {
