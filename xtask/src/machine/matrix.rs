@@ -30,7 +30,7 @@ pub(super) fn all() -> Vec<Case> {
             2..5 => Guest::new("hello", "").vcpus(smp - 1).forward(),
             _ => Guest::new("demo", "cycles=20 races=3").vcpus(4).forward().oem(),
         };
-        let guest = if image { guest.as_image() } else { guest };
+        let guest = if image { guest.given_as_image() } else { guest };
         Case::new(name, guest).cpu(cpu).smp(smp).memory_mib(mib).seconds(60)
     };
     MACHINES.into_iter().map(boot).collect()

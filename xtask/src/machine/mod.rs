@@ -104,7 +104,7 @@ impl Guest {
         self
     }
     /// Gives its image as an arm64 `Image`, not as an ELF for the tool to make flat.
-    pub(crate) fn as_image(mut self) -> Self {
+    pub(crate) fn given_as_image(mut self) -> Self {
         self.flat = true;
         self
     }

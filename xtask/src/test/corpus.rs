@@ -1,9 +1,9 @@
 //! The corpus: device trees of real boards, from Debian's arm64 kernel package, fetched without touching this machine's
 //! package state.
 
-use super::{Context, Outcome};
+use super::{Context, Outcome, suites};
 use crate::setup;
-use crate::ui::{self, Step};
+use crate::ui::Step;
 use anyhow::{Context as _, Result, ensure};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -17,54 +17,17 @@ const VARIABLE: &str = "UMBRA_DTB_CORPUS";
 
 /// Runs the tests that read the corpus.
 pub(super) fn run(context: &Context<'_>) -> Result<Vec<Outcome>> {
-    const NAME: &str = "board-trees";
-    if !context.wants(NAME) {
-        return Ok(Vec::new());
-    }
-    let log = context.log("corpus");
-    let failure = match fetch().and_then(|folder| read_all(&folder, &log)) {
-        Ok(()) => None,
-        Err(error) => {
-            if !log.exists() {
-                std::fs::write(&log, format!("{error:#}\n"))?;
-            }
-            Some(format!("{error:#}"))
-        }
-    };
-    eprintln!(
-        "  {} {NAME}",
-        if failure.is_none() {
-            ui::err(ui::Style::Good, "ok    ")
-        } else {
-            ui::err(ui::Style::Bad, "FAILED")
-        }
-    );
-    Ok(vec![Outcome {
-        name: NAME.to_owned(),
-        failure,
-        log,
-    }])
+    let folder = fetch()?;
+    let mut command = command();
+    command.env(VARIABLE, folder);
+    suites::run_cargo(command, context, "corpus")
 }
 
-fn read_all(folder: &Path, log: &Path) -> Result<()> {
-    let step = Step::begin("Testing", "corpus");
-    let file = std::fs::File::create(log)?;
-    let status = setup::cargo()
-        .args(["test", "-p", "hyp-core", "--", "corpus"])
-        .env(VARIABLE, folder)
-        .stdout(file.try_clone()?)
-        .stderr(file)
-        .status()
-        .context("cannot start cargo")?;
-    drop(step);
-    let text = std::fs::read_to_string(log)?;
-    let ran = text
-        .lines()
-        .filter(|l| l.starts_with("test ") && l.contains("corpus") && l.ends_with("... ok"))
-        .count();
-    ensure!(status.success(), "cargo test ended with {status}");
-    ensure!(ran > 0, "hyp-core has no test with \"corpus\" in its name");
-    Ok(())
+/// The cargo command that runs them.
+pub(super) fn command() -> Command {
+    let mut command = setup::cargo();
+    command.args(["test", "-p", "hyp-core", "--test", "fdt_corpus"]);
+    command
 }
 
 fn count(folder: &Path) -> usize {

@@ -41,7 +41,7 @@ pub(super) fn list(suite: Suite, context: &Context<'_>) -> Result<Vec<String>> {
         }
         Suite::Loom => list_cargo(loom_command())?,
         Suite::Miri => list_cargo(miri_command(context)?)?,
-        Suite::Corpus => vec!["board-trees".to_owned()],
+        Suite::Corpus => list_cargo(corpus::command())?,
         Suite::PanicPath => vec!["release-image".to_owned(), "canary-is-caught".to_owned()],
         Suite::Machine => machine::all().iter().map(|case| case.name.to_owned()).collect(),
     };
@@ -162,7 +162,7 @@ fn parse_line(line: &str) -> Option<(String, bool)> {
 }
 
 /// Runs `cargo test` and reads its results. Everything it says goes to the suite's log.
-fn run_cargo(mut command: Command, context: &Context<'_>, suite: &str) -> Result<Vec<Outcome>> {
+pub(super) fn run_cargo(mut command: Command, context: &Context<'_>, suite: &str) -> Result<Vec<Outcome>> {
     if let Some(filter) = &context.args.filter {
         command.arg(filter);
     }
