@@ -3,6 +3,8 @@
 //! Who asks sends a kick and waits, at most until a deadline, and serves meanwhile what is asked of its own vCPU, so two
 //! that ask each other both get their answer. A vCPU that is resident nowhere and whose lock is free is looked at directly.
 
+use core::sync::atomic::Ordering;
+
 use hyp_abi::{call::Counter, errno::Errno};
 use hyp_core::{
     kick::{self, Withdrawn},
@@ -30,15 +32,12 @@ pub(crate) enum Ask {
     Read(u64, u64),
     /// Write to it: offset, size and value.
     Write(u64, u64, u64),
-    /// Fill its list registers anew: the distributor changed.
-    Refresh,
 }
 
 const GET: u64 = 0;
 const SET: u64 = 1;
 const READ: u64 = 2;
 const WRITE: u64 = 3;
-const REFRESH: u64 = 4;
 
 impl Ask {
     /// As the request slot carries it.
@@ -48,7 +47,6 @@ impl Ask {
             Self::Set(register, value) => [SET, u64::from(register.id()), value],
             Self::Read(offset, size) => [READ | size << 8, offset, 0],
             Self::Write(offset, size, value) => [WRITE | size << 8, offset, value],
-            Self::Refresh => [REFRESH, 0, 0],
         }
     }
 
@@ -59,8 +57,7 @@ impl Ask {
             GET => Self::Get(register()?),
             SET => Self::Set(register()?, b),
             READ => Self::Read(a, size),
-            WRITE => Self::Write(a, size, b),
-            _ => Self::Refresh,
+            _ => Self::Write(a, size, b),
         })
     }
 
@@ -80,18 +77,16 @@ impl Ask {
                 if first_run {
                     state.template = wanted;
                     state.republish_template(vcpu);
+                } else if resident {
+                    state.changed(vcpu, interface, wanted.vmcr);
                 } else {
-                    state.publish(vcpu, resident);
+                    state.publish(vcpu, false);
                 }
                 Ok(0)
             }
             Self::Read(offset, size) => Ok(state.gic.read(interface, offset, size)),
             Self::Write(offset, size, value) => {
                 state.gic.write(interface, &vm.dist, offset, size, value);
-                Ok(0)
-            }
-            Self::Refresh => {
-                state.gic.refresh(interface, &vm.dist);
                 Ok(0)
             }
         }
@@ -110,6 +105,13 @@ fn cpuif<H: Ich>(state: &VcpuState, interface: &H, resident: bool) -> CpuIf {
 
 /// On the vCPU's own pCPU: serves what is asked of it. `resident`: it is in the registers, and goes on in the guest.
 pub(crate) fn serve<H: Ich>(vcpu: &Vcpu, vm: &Vm, state: &mut VcpuState, interface: &mut H, resident: bool) {
+    let word = vcpu.inbox.drain();
+    if word != 0 {
+        state.gic.receive(interface, &vm.dist, word);
+    }
+    if vcpu.refill.swap(false, Ordering::AcqRel) {
+        state.gic.refresh(interface, &vm.dist);
+    }
     vcpu.request.serve(
         |words| match Ask::from_words(words).and_then(|ask| ask.perform(vcpu, vm, state, interface, resident)) {
             Ok(value) => [0, value],

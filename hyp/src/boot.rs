@@ -6,7 +6,7 @@ use core::{
     arch::global_asm,
     mem::size_of,
     slice,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use hyp_abi::psci;
@@ -83,7 +83,10 @@ struct SecondaryBoot {
     percpu: u64,
 }
 
-static ONLINE: AtomicUsize = AtomicUsize::new(0);
+/// Which pCPUs are up, a bit each.
+static ONLINE: AtomicU64 = AtomicU64::new(0);
+/// `ICH_VTR_EL2` of the boot CPU: the others must be like it.
+static BOOT_VTR: AtomicU64 = AtomicU64::new(0);
 
 /// The sizes of the running image, in bytes.
 pub(crate) struct Sizes {
@@ -138,6 +141,7 @@ extern "C" fn primary(dtb: usize, _base: usize, el: u64) -> ! {
             park();
         }
     };
+    gic::use_system_registers();
     let boot_index = board.cpus.iter().position(|cpu| cpu.affinity == cpu::affinity()).unwrap_or(0);
     introduce(board, el);
 
@@ -171,7 +175,9 @@ extern "C" fn primary(dtb: usize, _base: usize, el: u64) -> ! {
     join(board, boot_cpu, maintenance);
 
     vm::build(board, plan, &mut memory);
+    ONLINE.store(1 << (boot_index & 63), Ordering::Release);
     bring_up(board, boot_index, areas, &registers);
+    vm::refuse_without_pcpus(online);
     let (used, size) = heap::usage();
     let sizes = sizes();
     record!(
@@ -191,7 +197,7 @@ extern "C" fn primary(dtb: usize, _base: usize, el: u64) -> ! {
 extern "C" fn secondary(cpu: &'static PerCpu) -> ! {
     let Some(board) = vm::board() else { park() };
     join(board, cpu, board.gic.maintenance.unwrap_or(25));
-    ONLINE.fetch_add(1, Ordering::Release);
+    ONLINE.fetch_or(1 << (cpu.index & 63), Ordering::Release);
     run::enter(cpu.stack.end())
 }
 
@@ -364,6 +370,20 @@ fn join(board: &'static Board, cpu: &'static PerCpu, maintenance: u32) {
         );
         park();
     };
+    gic::use_system_registers();
+    // Priority and preemption bits are what EL2 saves by: a PE that has others would not keep a vCPU's state.
+    const BITS: u64 = 0x3F << 26;
+    let boot_vtr = BOOT_VTR.load(Ordering::Acquire);
+    if boot_vtr == 0 {
+        BOOT_VTR.store(gic::vtr(), Ordering::Release);
+    } else if (boot_vtr ^ gic::vtr()) & BITS != 0 {
+        error!(
+            "pCPU {}: its GIC CPU interface differs from the boot CPU's (ICH_VTR_EL2 {:#x}); parked",
+            cpu.index,
+            gic::vtr()
+        );
+        park();
+    }
     redistributor.enable(maintenance);
     gic::enable_cpu_interface();
     timer::disarm();
@@ -401,6 +421,10 @@ fn redistributor_of(board: &Board, affinity: u64) -> Option<Redistributor> {
     None
 }
 
+fn online(index: usize) -> bool {
+    ONLINE.load(Ordering::Acquire) >> (index & 63) & 1 != 0
+}
+
 /// Starts every other pCPU, one after the other, from this one alone.
 fn bring_up(board: &'static Board, boot_index: usize, areas: Range, registers: &Registers) {
     if board.psci.is_none_or(|psci| psci.method != PsciMethod::Smc) {
@@ -422,7 +446,6 @@ fn bring_up(board: &'static Board, boot_index: usize, areas: Range, registers: &
             percpu: core::ptr::from_ref(cpu) as u64,
         }));
         memory::clean_to_poc(core::ptr::from_ref(boot) as usize, size_of::<SecondaryBoot>());
-        let before = ONLINE.load(Ordering::Acquire);
         let result = smc::smc(
             psci::CPU_ON_64,
             described.affinity,
@@ -434,10 +457,10 @@ fn bring_up(board: &'static Board, boot_index: usize, areas: Range, registers: &
             continue;
         }
         let deadline = timer::now() + timer::ticks(SECONDARY_MS);
-        while ONLINE.load(Ordering::Acquire) == before && timer::now() < deadline {
+        while !online(index) && timer::now() < deadline {
             barrier::relax();
         }
-        if ONLINE.load(Ordering::Acquire) == before {
+        if !online(index) {
             warning!("pCPU {index}: did not come up in {SECONDARY_MS} ms");
         }
     }

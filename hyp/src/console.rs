@@ -10,7 +10,7 @@ use core::{
 
 use hyp_abi::console::{CHANNEL_BASE, ESCAPE, RECORD_TAG, UMBRA};
 
-use crate::arch::{barrier::Mutex, uart::Uart};
+use crate::arch::{barrier::FairMutex, uart::Uart};
 
 /// How much Umbra says. Records and reports are always printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,7 +32,7 @@ struct Console {
     names: [&'static str; hyp_abi::layout::MAX_VMS],
 }
 
-static CONSOLE: Mutex<Console> = Mutex::new(Console {
+static CONSOLE: FairMutex<Console> = FairMutex::new(Console {
     uart: Uart::None,
     mux: false,
     channel: UMBRA,

@@ -1,8 +1,10 @@
 //! The host partition's calls (`hyp_abi::call`), in the order of their numbers.
 
+use core::sync::atomic::Ordering;
+
 use hyp_abi::{
     attr::CPU_SYSREGS,
-    call::{self, Counter, ExitKind, Verdict},
+    call::{self, Counter, ExitKind, Verdict, VmState},
     errno::Errno,
 };
 use hyp_core::{
@@ -35,7 +37,7 @@ pub(crate) fn call(exit: &mut Exit<'_>, function: u32) -> Option<Leave> {
         call::VM_START => with_vm(x1, |vm| guest(vm)?.start().map(|()| 0)),
         call::VM_STOP => with_vm(x1, |vm| stop(exit, guest(vm)?)),
         call::VM_RESUME => with_vm(x1, |vm| {
-            guest(vm)?.hold(false);
+            running(guest(vm)?)?.hold(false);
             Ok(0)
         }),
         call::COUNTER => with_vm(x1, |vm| counter(vm, x2, x3)),
@@ -70,6 +72,10 @@ fn with_vm(id: u64, action: impl FnOnce(&'static Vm) -> Result1) -> Result1 {
 /// The host partition does not start, stop or filter itself.
 fn guest(vm: &'static Vm) -> Result<&'static Vm, Errno> {
     if vm.id == 0 { Err(Errno::Invalid) } else { Ok(vm) }
+}
+
+fn running(vm: &'static Vm) -> Result<&'static Vm, Errno> {
+    if vm.is_running() { Ok(vm) } else { Err(Errno::Invalid) }
 }
 
 /// The first wait starts every guest that the host has not started itself.
@@ -147,10 +153,14 @@ fn attr_set(exit: &mut Exit<'_>, vm: &'static Vm, group: u64, attr: u64, value: 
             let target = vm.vcpus.get(vcpu).ok_or(Errno::Invalid)?;
             ask::ask(exit, target, Counter::KicksRequest, Ask::Set(register, value), patience())
         }
-        Attribute::Init => {
-            vm.init_vgic();
-            Ok(0)
-        }
+        Attribute::Init => match vm.state() {
+            VmState::Built => {
+                vm.init_vgic();
+                Ok(0)
+            }
+            VmState::Resetting => Err(Errno::Busy),
+            _ => Ok(0),
+        },
     }
 }
 
@@ -238,14 +248,14 @@ fn contended_read(vm: &'static Vm, attribute: u64) -> Result1 {
 
 /// Holds every vCPU and waits until each lock is free.
 fn stop(exit: &mut Exit<'_>, vm: &'static Vm) -> Result1 {
-    if !vm.is_running() {
-        return Err(Errno::Invalid);
-    }
+    running(vm)?;
     let before = vm.sum(Counter::Stops);
-    vm.hold(true);
+    let word = vm.hold(true);
     let deadline = patience();
     for vcpu in vm.vcpus {
-        if let Err(errno) = ask::wait(exit, deadline, || !vcpu.state.is_locked()) {
+        if let Err(errno) = ask::wait(exit, deadline, || {
+            vm.ending() || (vcpu.held.load(Ordering::Acquire) == word && !vcpu.state.is_locked())
+        }) {
             vm.hold(false);
             return Err(errno);
         }

@@ -1,6 +1,8 @@
 //! What a pCPU does when it runs no guest code: it takes its vCPU out of the registers, waits until the vCPU is to run,
 //! and puts it back.
 
+use core::sync::atomic::Ordering;
+
 use hyp_abi::{
     call::{Counter, VmState},
     errno::Errno,
@@ -8,6 +10,7 @@ use hyp_abi::{
 };
 use hyp_core::{
     esr,
+    filter::Action,
     forward::{Cut, End, Resolution, Waiting},
     idreg::{HostId, IdTable, Shown},
     inject::PstateFeatures,
@@ -231,11 +234,11 @@ impl Run {
         }
         if let (true, Some(power)) = (off, vcpu.power()) {
             // Nothing of it is left here: from now on AFFINITY_INFO says OFF, and CPU_ON can have it.
-            power.finish_off();
             self.was_in_guest = false;
             if let Some(state) = self.guard.as_mut() {
-                state.publish(vcpu, false);
+                state.power_down(vcpu);
             }
+            power.finish_off();
         }
     }
 
@@ -366,7 +369,8 @@ impl Run {
 
     /// Serves what others ask of the vCPU while it does not run.
     fn serve(&mut self, vcpu: &'static Vcpu, vm: &'static Vm) {
-        if vcpu.kick.pending() || vcpu.request.pending() {
+        let asked = vcpu.kick.pending() || vcpu.request.pending() || vcpu.refill.load(Ordering::Relaxed);
+        if asked {
             match self.guard.as_mut() {
                 Some(state) => ask::serve(vcpu, vm, state, &mut Absent, false),
                 None => ask::serve(vcpu, vm, &mut vcpu.state.lock(), &mut Absent, false),
@@ -406,6 +410,9 @@ impl Run {
             self.guard = None;
         }
         self.was_in_guest = false;
+        if let Some(vm) = vcpu.vm() {
+            vcpu.held.store(vm.hold_word(), Ordering::Release);
+        }
     }
 
     /// The VM is ending: the vCPU leaves for good.
@@ -421,6 +428,8 @@ impl Run {
             }
         }
         self.guard = None;
+        self.last = None;
+        vcpu.held.store(vm.hold_word(), Ordering::Release);
         self.phase = Phase::Departed {
             generation: vm.generation(),
         };
@@ -450,9 +459,10 @@ impl Run {
                     && power.begin_off()
                 {
                     state.gic.park(&mut Absent);
+                    state.power_down(vcpu);
                     self.phase = Phase::Off;
+                    self.was_in_guest = false;
                     power.finish_off();
-                    state.publish(vcpu, false);
                 }
             }
             Resolution::SystemOff => vm.end(VmState::Off),
@@ -460,8 +470,14 @@ impl Run {
             Resolution::Handle => {
                 let [x0, x1, x2, x3] = [state.x[0], state.x[1], state.x[2], state.x[3]];
                 let view = View { vm };
-                state.x[0] = match psci::decode(x0 as u32, [x1, x2, x3], &view, |_| false) {
+                state.x[0] = match psci::decode(x0 as u32, [x1, x2, x3], &view, |id| vm.filter().lookup(id) == Action::Deny) {
                     Outcome::Return(value) => value,
+                    Outcome::Values([value, x1, x2, x3]) => {
+                        state.x[1] = x1;
+                        state.x[2] = x2;
+                        state.x[3] = x3;
+                        value
+                    }
                     Outcome::Suspend => 0,
                     _ => hyp_abi::smccc::NOT_SUPPORTED,
                 };
@@ -476,7 +492,7 @@ impl Run {
             return Step::Wait(None);
         };
         let running = running_priority(&state.cpuif.view, &state.cpuif.ap0r, &state.cpuif.ap1r);
-        let due = state.context.timer_due();
+        let due = state.context.timer_due().filter(|_| state.timer_matters());
         let wakes =
             !vcpu.inbox.is_empty() || state.gic.wakes(&Absent, state.cpuif.vmcr, running) || due.is_some_and(|at| timer::now() >= at);
         if let Some(values) = host::next_exit() {

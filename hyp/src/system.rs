@@ -25,13 +25,32 @@ static GRACE: AtomicU64 = AtomicU64::new(0);
 
 /// A VM description was refused.
 pub(crate) fn refused() {
-    REFUSED.fetch_add(1, Ordering::Relaxed);
+    // The boot CPU alone, and its MMU may be off: no exclusives.
+    REFUSED.store(REFUSED.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+}
+
+/// A VM that was counted by [`built`] is refused after all.
+pub(crate) fn never_built(vm: usize) {
+    if vm == 0 {
+        HAS_HOST.store(false, Ordering::Relaxed);
+    } else {
+        GUESTS.fetch_sub(1, Ordering::AcqRel);
+    }
+    note_grace();
+}
+
+/// Starts the host's grace when no guest is left.
+fn note_grace() {
+    if guests_ended() {
+        GRACE.store(timer::now() + timer::ticks(HOST_GRACE_MS), Ordering::Release);
+    }
 }
 
 /// So many guests were built.
 pub(crate) fn built(guests: usize, host: bool) {
     GUESTS.store(guests as u32, Ordering::Relaxed);
     HAS_HOST.store(host, Ordering::Relaxed);
+    note_grace();
 }
 
 /// A VM has ended: no vCPU of it runs.
@@ -41,6 +60,8 @@ pub(crate) fn ended(vm: usize, crashed: bool) {
         if crashed {
             CRASHED.fetch_add(1, Ordering::AcqRel);
         }
+        // Nobody is left to start them, and their calls have deadlines.
+        vm::start_guests();
     } else if crashed {
         CRASHED.fetch_add(1, Ordering::AcqRel);
         GUESTS.fetch_sub(1, Ordering::AcqRel);
@@ -48,9 +69,7 @@ pub(crate) fn ended(vm: usize, crashed: bool) {
         OFF.fetch_add(1, Ordering::AcqRel);
         GUESTS.fetch_sub(1, Ordering::AcqRel);
     }
-    if guests_ended() {
-        GRACE.store(timer::now() + timer::ticks(HOST_GRACE_MS), Ordering::Release);
-    }
+    note_grace();
     wake_host();
 }
 
@@ -72,7 +91,11 @@ pub(crate) fn finish_if_over() -> Option<u64> {
         return None;
     }
     let host_done = !HAS_HOST.load(Ordering::Relaxed) || HOST_ENDED.load(Ordering::Acquire);
-    let grace = GRACE.load(Ordering::Acquire);
+    let grace = match GRACE.load(Ordering::Acquire) {
+        // The last guest's end is being counted.
+        0 => timer::now() + timer::ticks(1),
+        grace => grace,
+    };
     if !host_done && timer::now() < grace {
         return Some(grace);
     }

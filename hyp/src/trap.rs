@@ -1,7 +1,7 @@
 //! From a guest's exception to the guest's next instruction, in reading order. `trap.s` saves what a Rust function may
 //! clobber, and calls one of [`guest_sync`], [`guest_irq`], [`guest_serror`].
 
-use core::arch::global_asm;
+use core::{arch::global_asm, sync::atomic::Ordering};
 
 use hyp_abi::{
     call::{Counter, VmState},
@@ -10,7 +10,7 @@ use hyp_abi::{
 };
 use hyp_core::{
     crash::GuestCrash,
-    esr::{Abort, MemAccess, SysRegAccess, Trap},
+    esr::{Abort, Esr, MemAccess, SysRegAccess, Trap},
     forward::Waiting,
     idreg::{self, IccRegister, SysRegAction},
     inject::{self, CrashReason, Injected, Interrupted, Target},
@@ -142,6 +142,7 @@ extern "C" fn guest_irq(frame: &mut Frame) -> Leave {
             }
             1020.. => {}
             _ => {
+                // The maintenance interrupt: the only other one that is enabled.
                 let (_, vm, state, interface) = exit.parts();
                 state.gic.maintenance(interface, &vm.dist);
                 gic::drop_priority(intid);
@@ -213,18 +214,23 @@ impl Exit<'_> {
     }
 }
 
+/// Past the instruction that trapped: 2 bytes of it if it is a short Thumb one. As after any instruction that was executed,
+/// PSTATE.BTYPE and PSTATE.SS are 0.
 fn step_over() {
-    cpu::set_elr(cpu::elr().wrapping_add(4));
+    const AARCH32: u64 = 1 << 4;
+    const BTYPE_AND_SS: u64 = 3 << 10 | 1 << 21;
+    let length = if Esr::new(cpu::esr()).il() { 4 } else { 2 };
+    cpu::set_elr(cpu::elr().wrapping_add(length));
+    let pstate = cpu::spsr();
+    if pstate & AARCH32 == 0 && pstate & BTYPE_AND_SS != 0 {
+        cpu::set_spsr(pstate & !BTYPE_AND_SS);
+    }
 }
 
 /// Somebody asks something of this vCPU, or has an interrupt for it, or its VM is ending or held.
 fn kicked(exit: &mut Exit<'_>) {
     let (vcpu, vm, state, interface) = exit.parts();
     ask::serve(vcpu, vm, state, interface, true);
-    let word = vcpu.inbox.drain();
-    if word != 0 {
-        state.gic.receive(interface, &vm.dist, word);
-    }
 }
 
 /// HVC or SMC: an SMCCC call.
@@ -334,7 +340,14 @@ fn sysreg(exit: &mut Exit<'_>, access: SysRegAccess) -> Leave {
         SysRegAction::Value(value) => exit.set_x(access.rt, value),
         SysRegAction::Ignore => {}
         SysRegAction::Icc(register) => icc(exit, register, access),
-        SysRegAction::SetWay(_) => exit.vm.clean_by_set_way(exit.x(access.rt)),
+        SysRegAction::SetWay(_) => {
+            let (operand, done) = (exit.x(access.rt), exit.state.cleaned);
+            let more = exit.vm.clean_by_set_way(operand, done);
+            exit.state.cleaned = more.unwrap_or(0);
+            if more.is_some() {
+                return Leave::Stay;
+            }
+        }
         SysRegAction::Undef => return undefined(exit, cpu::elr()),
     }
     step_over();
@@ -392,6 +405,11 @@ fn send_sgi(exit: &mut Exit<'_>, register: SgiRegister, value: u64) {
 /// A data access outside the guest's RAM: a device of its machine, or nothing.
 fn data_abort(exit: &mut Exit<'_>, abort: Abort) -> Leave {
     let far = cpu::far();
+    if abort.cache_maintenance() && !abort.on_stage1_walk() {
+        // By address, outside RAM: there is nothing that a cache could hold.
+        step_over();
+        return Leave::Stay;
+    }
     let ipa = abort
         .ipa(cpu::hpfar(), far)
         .or_else(|| memory::ipa_page_of(far).map(|page| Ipa::new(page | far & 0xFFF)));
@@ -476,10 +494,14 @@ fn distributor(exit: &mut Exit<'_>, offset: u64, size: u64, value: Option<u64>) 
 
 /// `GICD_CTLR` changed: what every vCPU may be shown follows. The one register write that concerns all of them.
 fn refresh_all(exit: &mut Exit<'_>) {
-    let deadline = timer::now() + timer::ticks(ask::PATIENCE_MS);
     for target in exit.vm.vcpus {
-        let _ = ask::ask(exit, target, Counter::KicksRequest, Ask::Refresh, deadline);
+        if target.index != exit.vcpu.index {
+            target.refill.store(true, Ordering::Release);
+            target.kick_for(Counter::KicksRequest);
+        }
     }
+    let (_, vm, state, interface) = exit.parts();
+    state.gic.refresh(interface, &vm.dist);
 }
 
 fn inst_abort(exit: &mut Exit<'_>, abort: Abort) -> Leave {

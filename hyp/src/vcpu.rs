@@ -1,6 +1,6 @@
 //! A vCPU: what its lock guards, and what other pCPUs may touch without it.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use hyp_abi::{call::Counter, layout, shadow::ShadowSlot};
 use hyp_core::{
@@ -10,11 +10,11 @@ use hyp_core::{
     psci::{Power, Start, State},
     shadow::{Flags, Sample, ShadowWriter},
     vgic::{
-        Ich,
+        Absent, Ich,
         cpuif::{CpuIf, Trapping, window_closed},
         ctlr::CtlrView,
         lr::VcpuGic,
-        redist::Identity,
+        redist::{ISENABLER0, Identity},
         sgi::Inbox,
         vmcr::Vmcr,
     },
@@ -49,6 +49,10 @@ pub(crate) struct Vcpu {
     pub(crate) kick: Kick,
     /// Requests to do something to it.
     pub(crate) request: Request,
+    /// The last [`Vm::hold_word`] that its pCPU acted on.
+    pub(crate) held: AtomicU32,
+    /// Its list registers are to be filled anew: the distributor changed.
+    pub(crate) refill: AtomicBool,
     /// SGIs from other pCPUs.
     pub(crate) inbox: Inbox,
     counters: [AtomicU64; Counter::ALL.len()],
@@ -74,6 +78,8 @@ pub(crate) struct VcpuState {
     writer: ShadowWriter,
     /// The abort it was last given.
     pub(crate) aborts: AbortHistory,
+    /// How far cache maintenance by set and way has got.
+    pub(crate) cleaned: u64,
     strict: bool,
 }
 
@@ -101,10 +107,13 @@ impl Vcpu {
                 gic: VcpuGic::new(identity, HARDWARE_BACKED),
                 writer: ShadowWriter::new(),
                 aborts: AbortHistory::new(),
+                cleaned: 0,
                 strict,
             }),
             kick: Kick::new(),
             request: Request::new(),
+            held: AtomicU32::new(0),
+            refill: AtomicBool::new(false),
             inbox: Inbox::new(),
             counters: [const { AtomicU64::new(0) }; Counter::ALL.len()],
         }
@@ -209,6 +218,20 @@ impl VcpuState {
         self.aborts = AbortHistory::new();
     }
 
+    /// Off: from here on its CPU interface is the reset template's, for whoever asks, and for its next `CPU_ON`.
+    pub(crate) fn power_down(&mut self, vcpu: &Vcpu) {
+        self.cpuif = CpuIf {
+            has_run: true,
+            ..self.template
+        };
+        self.publish(vcpu, false);
+    }
+
+    /// Whether the virtual timer of a vCPU that is not resident would interrupt it when it fires.
+    pub(crate) fn timer_matters(&self) -> bool {
+        self.gic.read(&Absent, ISENABLER0, 4) >> layout::VTIMER_INTID & 1 != 0
+    }
+
     /// Why the vCPU's common registers trap while it comes up.
     pub(crate) fn trapping(&self, coming_up: bool) -> Trapping {
         Trapping {
@@ -267,7 +290,7 @@ impl VcpuState {
     }
 
     /// The resident vCPU's `ICH_VMCR_EL2` has become `vmcr`.
-    pub(crate) fn changed(&mut self, vcpu: &Vcpu, interface: &mut Interface, vmcr: Vmcr) {
+    pub(crate) fn changed<H: Ich>(&mut self, vcpu: &Vcpu, interface: &mut H, vmcr: Vmcr) {
         self.cpuif.vmcr = vmcr;
         let trapping = self.gic.trapping();
         if trapping.coming_up && window_closed(vmcr) {
@@ -298,6 +321,7 @@ impl VcpuState {
 
     /// Puts the CPU interface into the registers.
     pub(crate) fn load_interface(&mut self, vm: &Vm, interface: &mut Interface) {
+        gic::set_system_registers();
         gic::set_vmcr(self.cpuif.vmcr.get());
         gic::set_active_priorities(self.cpuif.view.apr_count(), self.cpuif.ap0r, self.cpuif.ap1r);
         self.gic.load(interface, &vm.dist);

@@ -32,7 +32,7 @@ use hyp_core::{
 };
 
 use crate::{
-    arch::{barrier::Once, gic, memory, mmu::Window},
+    arch::{barrier::Once, cpu, gic, memory, mmu::Window},
     boot,
     console::{self, error, info, record},
     percpu::BootCell,
@@ -70,7 +70,8 @@ pub(crate) struct Vm {
     pub(crate) shadow: &'static ShadowPage,
     filter: Setup<Filter>,
     state: AtomicU8,
-    held: AtomicBool,
+    /// See [`Vm::hold_word`].
+    held: AtomicU32,
     departed: AtomicU32,
     /// How often it was started anew.
     generation: AtomicU32,
@@ -230,6 +231,7 @@ pub(crate) fn build(board: &'static Board, plan: Plan, memory: &mut physmem::Phy
         .filter(|vm| vm.description.is_ok() && vm.id != 0)
         .map(|vm| vm.id as u64)
         .collect();
+    let fresh = board.chosen.fresh_ram;
     let mut built: Vec<Vm> = Vec::with_capacity(plan.vms.len());
     let mut shadows: Vec<(u64, u64)> = Vec::new();
     for id in host_page_users {
@@ -257,7 +259,7 @@ pub(crate) fn build(board: &'static Board, plan: Plan, memory: &mut physmem::Phy
         for vcpu in vm.vcpus {
             vcpu.adopt(vm);
         }
-        vm.contents(false);
+        vm.contents(!fresh);
         record!(
             "vm vm={} name={} vcpus={} ram={:#x} pa={:#x}",
             vm.id,
@@ -362,7 +364,7 @@ fn make(
         shadow,
         filter: Setup(UnsafeCell::new(filter)),
         state: AtomicU8::new(VmState::Built as u8),
-        held: AtomicBool::new(false),
+        held: AtomicU32::new(0),
         departed: AtomicU32::new(0),
         generation: AtomicU32::new(0),
         has_run: AtomicBool::new(false),
@@ -377,6 +379,18 @@ pub(crate) fn start_all() {
             let _ = host.start();
         }
         None => start_guests(),
+    }
+}
+
+/// Refuses each VM one of whose pCPUs did not come up.
+pub(crate) fn refuse_without_pcpus(online: impl Fn(usize) -> bool) {
+    for vm in all() {
+        if let Some(vcpu) = vm.vcpus.iter().find(|vcpu| !online(vcpu.pcpu))
+            && vm.change(VmState::Built, VmState::Off)
+        {
+            refuse(vm.id, vm.name, format_args!("umbra,pcpus: pCPU {} did not come up", vcpu.pcpu));
+            system::never_built(vm.id);
+        }
     }
 }
 
@@ -443,11 +457,15 @@ impl Vm {
     /// # Errors
     /// `EEXIST`: it was started before.
     pub(crate) fn start(&self) -> Result<(), Errno> {
+        if self.state() != VmState::Built {
+            return Err(Errno::Exists);
+        }
+        // First: until the state changes no pCPU takes a vCPU's lock.
+        self.init_vgic();
+        self.has_run.store(true, Ordering::Release);
         if !self.change(VmState::Built, VmState::Running) {
             return Err(Errno::Exists);
         }
-        self.has_run.store(true, Ordering::Release);
-        self.init_vgic();
         self.start_boot_vcpu();
         // The others take their locks and wait for their starts.
         for vcpu in self.vcpus {
@@ -517,7 +535,10 @@ impl Vm {
         self.dist.reset();
         self.departed.store(0, Ordering::Relaxed);
         self.exits.reset();
-        self.init_vgic();
+        for vcpu in self.vcpus {
+            vcpu.publish_template();
+        }
+        self.ready.publish();
         self.state.store(VmState::Running as u8, Ordering::Release);
         // Now, and not before, those who departed take part again: none of them can miss the next reset.
         self.generation.fetch_add(1, Ordering::Release);
@@ -529,16 +550,25 @@ impl Vm {
         system::wake_host();
     }
 
-    /// Holds every vCPU, or lets them go on.
-    pub(crate) fn hold(&self, held: bool) {
-        self.held.store(held, Ordering::Release);
+    /// Holds every vCPU, or lets them go on. Returns the word that each pCPU acknowledges once it has let go. Only the
+    /// host partition's one vCPU calls this.
+    pub(crate) fn hold(&self, held: bool) -> u32 {
+        let word = self.hold_word();
+        let next = if held == (word & 1 == 1) { word } else { word.wrapping_add(1) };
+        self.held.store(next, Ordering::Release);
         for vcpu in self.vcpus {
             vcpu.wake();
         }
+        next
     }
 
     /// Whether its vCPUs are held.
     pub(crate) fn held(&self) -> bool {
+        self.hold_word() & 1 == 1
+    }
+
+    /// Changes with each hold and each resume; odd while held.
+    pub(crate) fn hold_word(&self) -> u32 {
         self.held.load(Ordering::Acquire)
     }
 
@@ -602,18 +632,24 @@ impl Vm {
     /// A guest's cache maintenance by set and way, answered by VA over the VM's RAM (DDI 0487: set/way operations reach one
     /// PE's caches, and lines of any VM). A guest goes through every set and way; the whole RAM is cleaned once in a pass,
     /// when level 1, set 0, way 0 comes by.
-    pub(crate) fn clean_by_set_way(&self, operand: u64) {
+    ///
+    /// Starts `done` bytes into the RAM. `Some`: an interrupt is pending, and so much is done; the instruction is to be run
+    /// again.
+    pub(crate) fn clean_by_set_way(&self, operand: u64, mut done: u64) -> Option<u64> {
         if operand & 0xFFFF_FFFF != 0 {
-            return;
+            return None;
         }
         let pcpu = crate::percpu::this().index;
-        let mut done = 0;
         while done < self.ram.size() {
             // SAFETY: This VM's own RAM, where no Rust object lives; only cache maintenance is done through the window.
             let window = unsafe { Window::open(pcpu, 0, self.ram.start() + done) };
             window.clean(window.size());
             done += window.size() as u64;
+            if cpu::interrupt_pending() {
+                return Some(done);
+            }
         }
+        None
     }
 
     /// Whether it runs, held or not.

@@ -156,7 +156,10 @@ impl Plan {
         let mut tree = machine_tree.clone();
         let chosen = tree.root.child_mut("chosen");
         chosen.cells("#address-cells", &[2]).cells("#size-cells", &[2]);
-        chosen.strings("umbra,nonce", &[&self.nonce]).flag("umbra,console-mux");
+        chosen
+            .strings("umbra,nonce", &[&self.nonce])
+            .flag("umbra,console-mux")
+            .flag("umbra,fresh-ram");
         if self.own {
             chosen.flag("umbra,semihosting");
         }

@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn affinities_round_trip() {
-        for affinity in [0, 3, 0x0102_03, 0xFF_0011_2233, 0xAB_0000_0000] {
+        for affinity in [0, 3, 0x0001_0203, 0xFF_0011_2233, 0xAB_0000_0000] {
             assert_eq!(affinity_of(cpu_sysreg(affinity, ICC_CTLR)), affinity);
         }
     }

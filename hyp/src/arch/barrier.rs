@@ -44,6 +44,8 @@ impl spin::RelaxStrategy for Yield {
 
 /// EL2's lock: a spin lock that waits with [`relax`].
 pub(crate) type Mutex<T> = spin::mutex::SpinMutex<T, Yield>;
+/// A lock for what every pCPU wants again and again: first come, first served.
+pub(crate) type FairMutex<T> = spin::mutex::TicketMutex<T, Yield>;
 /// The proof that a [`Mutex`] is held.
 pub(crate) type Guard<'a, T> = spin::mutex::SpinMutexGuard<'a, T, Yield>;
 /// What is made once, at boot, and read without a lock ever after.

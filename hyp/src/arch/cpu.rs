@@ -126,6 +126,11 @@ impl World {
     }
 }
 
+/// Whether a physical interrupt waits for this pCPU, masked or not (`ISR_EL1`).
+pub(crate) fn interrupt_pending() -> bool {
+    mrs!("isr_el1") != 0
+}
+
 /// `PMCR_EL0`, on a machine that `has` performance monitors.
 pub(crate) fn pmcr(has: bool) -> u64 {
     if has { mrs!("pmcr_el0") } else { 0 }

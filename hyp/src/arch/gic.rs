@@ -12,6 +12,9 @@ pub(crate) const HYP_TIMER_PPI: u32 = 26;
 pub(crate) const VTIMER_PPI: u32 = 27;
 
 const GICD_CTLR: usize = 0x0000;
+const GICD_TYPER: usize = 0x0004;
+const GICD_ICENABLER: usize = 0x0180;
+const GICD_ICACTIVER: usize = 0x0380;
 const GICR_CTLR: usize = 0x0000;
 const GICR_TYPER: usize = 0x0008;
 const GICR_WAKER: usize = 0x0014;
@@ -37,8 +40,23 @@ impl Distributor {
 
     /// Turns affinity routing and group 1 on. With two security states these are the non-secure view's `EnableGrp1A` and
     /// `ARE_NS`, with one `EnableGrp1` and `ARE`: the same bits (IHI 0069 GICD_CTLR).
+    ///
+    /// What a boot loader left enabled or active is turned off first: nobody here would handle it.
     pub(crate) fn enable(self) {
+        self.0.write32(GICD_CTLR, 0);
+        self.settle();
+        let words = (self.0.read32(GICD_TYPER) & 0x1F) as usize;
+        for word in 1..=words {
+            self.0.write32(GICD_ICENABLER + 4 * word, u32::MAX);
+            self.0.write32(GICD_ICACTIVER + 4 * word, u32::MAX);
+        }
+        self.settle();
         self.0.write32(GICD_CTLR, 1 << 4 | 1 << 1);
+        self.settle();
+    }
+
+    /// Waits until writes have taken effect (RWP).
+    fn settle(self) {
         for _ in 0..RWP_PATIENCE {
             if self.0.read32(GICD_CTLR) & 1 << 31 == 0 {
                 break;
@@ -102,11 +120,23 @@ impl Redistributor {
     }
 }
 
+/// Turns the GIC's system registers on, which may be off after reset. Before any `ICC_*` or `ICH_*` access.
+pub(crate) fn use_system_registers() {
+    msr!("S3_4_C12_C9_5", hyp_core::policy::ICC_SRE); // ICC_SRE_EL2
+    barrier::isb();
+}
+
+/// The guest's own system-register enable, which it may have cleared where legacy virtual interrupts exist.
+pub(crate) fn set_system_registers() {
+    msr!("S3_0_C12_C12_5", 7); // ICC_SRE_EL1
+    barrier::isb();
+}
+
 /// Turns this pCPU's physical CPU interface on for group 1, with `EOImode` 1: EL2's EOI drops the priority, a guest's own
 /// EOI deactivates a hardware-backed interrupt.
 pub(crate) fn enable_cpu_interface() {
-    msr!("S3_4_C12_C9_5", 0xF); // ICC_SRE_EL2: SRE, DFB, DIB, Enable
-    barrier::isb();
+    use_system_registers();
+    msr!("S3_0_C12_C9_0", 0); // ICC_AP1R0_EL1
     msr!("S3_0_C4_C6_0", 0xFF); // ICC_PMR_EL1
     msr!("S3_0_C12_C12_3", 0); // ICC_BPR1_EL1
     msr!("S3_0_C12_C12_4", 1 << 1); // ICC_CTLR_EL1.EOImode
@@ -233,10 +263,13 @@ impl Ich for Interface {
     }
 
     fn elrsr(&self) -> u64 {
+        // What was written to list registers before shows here only after this.
+        barrier::isb();
         mrs!("S3_4_C12_C11_5")
     }
 
     fn eisr(&self) -> u64 {
+        barrier::isb();
         mrs!("S3_4_C12_C11_3")
     }
 

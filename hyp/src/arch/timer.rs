@@ -1,5 +1,7 @@
 //! Time: the counter that host and guests share, and EL2's own timer for deadlines.
 
+use super::barrier;
+
 /// The physical counter, in ticks of [`frequency`]; equal to every VM's virtual counter, as `CNTVOFF_EL2` is 0.
 pub(crate) fn now() -> u64 {
     mrs!("cntpct_el0")
@@ -19,9 +21,11 @@ pub(crate) fn ticks(milliseconds: u64) -> u64 {
 pub(crate) fn arm(deadline: u64) {
     msr!("cnthp_cval_el2", deadline);
     msr!("cnthp_ctl_el2", 1);
+    barrier::isb();
 }
 
 /// Turns the EL2 physical timer off.
 pub(crate) fn disarm() {
     msr!("cnthp_ctl_el2", 0);
+    barrier::isb();
 }

@@ -1,5 +1,7 @@
 //! The physical console: polled transmission on the UART that `/chosen/stdout-path` names.
 
+use core::sync::atomic::{AtomicBool, Ordering};
+
 use super::mmio::Mmio;
 
 /// A UART that EL2 can print on.
@@ -50,10 +52,18 @@ impl Uart {
     }
 }
 
+/// The FIFO did not drain once: from then on a byte gets one look.
+static DEAD: AtomicBool = AtomicBool::new(false);
+
 fn wait_until(mut ready: impl FnMut() -> bool) {
-    for _ in 0..PATIENCE {
+    let tries = if DEAD.load(Ordering::Relaxed) { 1 } else { PATIENCE };
+    for _ in 0..tries {
         if ready() {
+            if tries == 1 {
+                DEAD.store(false, Ordering::Relaxed);
+            }
             return;
         }
     }
+    DEAD.store(true, Ordering::Relaxed);
 }

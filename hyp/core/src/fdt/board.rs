@@ -149,6 +149,8 @@ pub struct Chosen {
     pub semihosting: bool,
     /// `umbra,console-mux`: consoles are multiplexed on the wire.
     pub console_mux: bool,
+    /// `umbra,fresh-ram`: RAM holds zeroes, so that VMs' RAM need not be scrubbed before their first start.
+    pub fresh_ram: bool,
     /// `loglevel=N` in `bootargs`, at most [`MAX_LOGLEVEL`].
     pub loglevel: Option<u8>,
 }
@@ -521,6 +523,7 @@ pub fn chosen(tree: &Tree<'_>) -> Chosen {
             .unwrap_or_default(),
         semihosting: node.property("umbra,semihosting").is_some(),
         console_mux: node.property("umbra,console-mux").is_some(),
+        fresh_ram: node.property("umbra,fresh-ram").is_some(),
         loglevel: node.string("bootargs").and_then(loglevel),
     });
     found.unwrap_or_default()
