@@ -393,7 +393,7 @@ fn join(board: &'static Board, cpu: &'static PerCpu, maintenance: u32) {
         cpu.set_local(Local {
             interface: Interface::new(redistributor),
             run,
-        })
+        });
     };
 }
 

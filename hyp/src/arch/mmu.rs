@@ -224,7 +224,7 @@ impl Window {
                 from.base() as *const u8,
                 self.base() as *mut u8,
                 size.min(self.size()).min(from.size()),
-            )
+            );
         };
     }
 

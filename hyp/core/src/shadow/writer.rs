@@ -167,7 +167,7 @@ impl Default for ShadowWriter {
 #[inline]
 fn linger() {
     #[cfg(feature = "broken-writer")]
-    for turn in 0..256 {
+    for turn in 0..4096 {
         core::hint::black_box(turn);
     }
 }
