@@ -8,11 +8,12 @@ use core::sync::atomic::Ordering;
 use hyp_abi::{call::Counter, errno::Errno};
 use hyp_core::{
     kick::{self, Withdrawn},
-    vgic::{Ich, attr::Register, cpuif::CpuIf},
+    vgic::{Ich, attr::Register, cpuif::CpuIf, dist::SpiAsk},
 };
 
 use crate::{
     arch::{barrier, gic, timer},
+    console,
     trap::Exit,
     vcpu::{Vcpu, VcpuState},
     vm::Vm,
@@ -32,12 +33,15 @@ pub(crate) enum Ask {
     Read(u64, u64),
     /// Write to it: offset, size and value.
     Write(u64, u64, u64),
+    /// About the SPIs it holds.
+    Spis(SpiAsk),
 }
 
 const GET: u64 = 0;
 const SET: u64 = 1;
 const READ: u64 = 2;
 const WRITE: u64 = 3;
+const SPIS: u64 = 4;
 
 impl Ask {
     /// As the request slot carries it.
@@ -47,6 +51,7 @@ impl Ask {
             Self::Set(register, value) => [SET, u64::from(register.id()), value],
             Self::Read(offset, size) => [READ | size << 8, offset, 0],
             Self::Write(offset, size, value) => [WRITE | size << 8, offset, value],
+            Self::Spis(what) => [SPIS, what.to_word(), 0],
         }
     }
 
@@ -57,6 +62,7 @@ impl Ask {
             GET => Self::Get(register()?),
             SET => Self::Set(register()?, b),
             READ => Self::Read(a, size),
+            SPIS => Self::Spis(SpiAsk::from_word(a)),
             _ => Self::Write(a, size, b),
         })
     }
@@ -87,7 +93,13 @@ impl Ask {
             Self::Read(offset, size) => Ok(state.gic.read(interface, offset, size)),
             Self::Write(offset, size, value) => {
                 state.gic.write(interface, &vm.dist, offset, size, value);
+                vm.kick_spis(state.gic.take_kicks());
                 Ok(0)
+            }
+            Self::Spis(what) => {
+                let answer = state.gic.spi(interface, &vm.dist, what);
+                vm.kick_spis(state.gic.take_kicks());
+                Ok(u64::from(answer))
             }
         }
     }
@@ -112,6 +124,11 @@ pub(crate) fn serve<H: Ich>(vcpu: &Vcpu, vm: &Vm, state: &mut VcpuState, interfa
     if vcpu.refill.swap(false, Ordering::AcqRel) {
         state.gic.refresh(interface, &vm.dist);
     }
+    state.gic.receive_spis(interface, &vm.dist);
+    vm.kick_spis(state.gic.take_kicks());
+    if vcpu.show.swap(false, Ordering::AcqRel) {
+        show(vcpu, vm, interface);
+    }
     vcpu.request.serve(
         |words| match Ask::from_words(words).and_then(|ask| ask.perform(vcpu, vm, state, interface, resident)) {
             Ok(value) => [0, value],
@@ -123,6 +140,17 @@ pub(crate) fn serve<H: Ich>(vcpu: &Vcpu, vm: &Vm, state: &mut VcpuState, interfa
     }
 }
 
+/// Prints the vCPU's list registers, for the monitor. One that is not resident has none.
+fn show<H: Ich>(vcpu: &Vcpu, vm: &Vm, interface: &H) {
+    console::page(|out| {
+        write!(out, "VM {} vCPU {}:", vm.id, vcpu.index)?;
+        for index in 0..interface.count().min(16) {
+            write!(out, " LR{index}={:#x}", interface.lr(index))?;
+        }
+        writeln!(out, "{}", if interface.count() == 0 { " not resident" } else { "" })
+    });
+}
+
 /// Asks for something to be done to `target`, which may be running anywhere.
 ///
 /// # Errors
@@ -132,6 +160,9 @@ pub(crate) fn ask(exit: &mut Exit<'_>, target: &'static Vcpu, reason: Counter, w
     if core::ptr::eq(target, exit.vcpu) {
         let (_, _, state, interface) = exit.parts();
         return what.perform(target, vm, state, interface, true);
+    }
+    if let Some(state) = exit.neighbours.state_of(target) {
+        return what.perform(target, vm, state, &mut hyp_core::vgic::Absent, false);
     }
     if let Some(mut state) = target.state.try_lock() {
         return what.perform(target, vm, &mut state, &mut hyp_core::vgic::Absent, false);
@@ -175,7 +206,10 @@ pub(crate) fn wait(exit: &mut Exit<'_>, deadline: u64, done: impl FnMut() -> boo
         barrier::relax();
         timer::now() >= deadline
     };
-    let (vcpu, vm, state, interface) = exit.parts();
-    let own = || serve(vcpu, vm, state, interface, true);
+    let own = || {
+        let (vcpu, vm, state, interface) = exit.parts();
+        serve(vcpu, vm, state, interface, true);
+        exit.neighbours.serve();
+    };
     kick::wait(done, own, expired).map_err(|_| Errno::TimedOut)
 }

@@ -189,6 +189,12 @@ extern "C" fn primary(dtb: usize, _base: usize, el: u64) -> ! {
     );
     heap::seal();
     memory::drop_all_guest_tlb();
+    if let Some(intid) = board.console.and_then(|console| console.interrupt) {
+        // SAFETY: As above.
+        let distributor = Distributor::new(unsafe { Mmio::new(board.gic.gicd.start() as usize) });
+        distributor.route(intid, boot_cpu.affinity);
+        console::listen(intid);
+    }
     vm::start_all();
     run::enter(boot_cpu.stack.end())
 }

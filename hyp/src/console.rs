@@ -5,7 +5,7 @@
 
 use core::{
     fmt::{self, Write},
-    sync::atomic::{AtomicBool, AtomicU8, Ordering},
+    sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering},
 };
 
 use hyp_abi::console::{CHANNEL_BASE, ESCAPE, RECORD_TAG, UMBRA};
@@ -50,6 +50,25 @@ pub(crate) fn init(uart: Uart, mux: bool, level: u8) {
         console.mux = mux;
     });
     LEVEL.store(level, Ordering::Relaxed);
+}
+
+/// The physical UART.
+pub(crate) fn uart() -> Uart {
+    with(|console| console.uart)
+}
+
+/// The INTID of the physical UART's interrupt; 0 while nobody listens.
+static INTERRUPT: AtomicU32 = AtomicU32::new(0);
+
+/// What is typed interrupts with `intid` from now on.
+pub(crate) fn listen(intid: u32) {
+    INTERRUPT.store(intid, Ordering::Release);
+    uart().listen(true);
+}
+
+/// Whether `intid` is the console's.
+pub(crate) fn is_console(intid: u32) -> bool {
+    intid != 0 && intid == INTERRUPT.load(Ordering::Relaxed)
 }
 
 /// The MMU is on: from here on the console is locked.

@@ -191,6 +191,9 @@ fn exact_read(exit: &mut Exit<'_>, vm: &'static Vm, attribute: u64, microseconds
 /// record it publishes; active priorities are asked for.
 fn exact(exit: &mut Exit<'_>, vm: &'static Vm, vcpu: usize, register: Register, deadline: u64) -> Result1 {
     let target = vm.vcpus.get(vcpu).ok_or(Errno::Invalid)?;
+    if let Some(state) = exit.neighbours.state_of(target) {
+        return register.get(&state.cpuif);
+    }
     if let Some(state) = target.state.try_lock() {
         return register.get(&state.cpuif);
     }
@@ -251,6 +254,7 @@ fn stop(exit: &mut Exit<'_>, vm: &'static Vm) -> Result1 {
     running(vm)?;
     let before = vm.sum(Counter::Stops);
     let word = vm.hold(true);
+    exit.neighbours.hold(vm);
     let deadline = patience();
     for vcpu in vm.vcpus {
         if let Err(errno) = ask::wait(exit, deadline, || {

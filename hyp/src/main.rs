@@ -22,6 +22,9 @@ mod fatal;
 #[allow(unsafe_code, reason = "the global allocator")]
 mod heap;
 mod host;
+mod input;
+#[allow(unsafe_code, reason = "the distributor's registers")]
+mod passed;
 #[allow(unsafe_code, reason = "data that belongs to one pCPU")]
 mod percpu;
 mod power;

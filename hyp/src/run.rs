@@ -15,10 +15,10 @@ use hyp_core::{
     idreg::{HostId, IdTable, Shown},
     inject::PstateFeatures,
     policy::{self, Options},
-    psci::{self, Outcome},
+    psci::{self, Outcome, Start},
     regs::cpu::SysReg,
     types::Pa,
-    vgic::{Absent, cpuif::running_priority},
+    vgic::{Absent, cpuif::running_priority, redist},
 };
 
 use crate::{
@@ -29,16 +29,21 @@ use crate::{
         gic::{self, HYP_TIMER_PPI, Interface, KICK_SGI, VTIMER_PPI},
         memory, timer,
     },
-    ask, host, percpu, system,
+    ask, console, host, input, passed, percpu, system,
     trap::Frame,
     vcpu::{Vcpu, VcpuState},
     vm::{self, View, Vm},
 };
 
+/// The running priority of a CPU interface on which nothing is active.
+const IDLE_PRIORITY: u64 = 0xFF;
+
 /// Where a vCPU is between two stretches of guest code.
 pub(crate) enum Phase {
     /// Off: its pCPU holds its lock and waits for a start.
     Off,
+    /// In WFI, on a pCPU that it shares: until something would wake it.
+    Sleeps,
     /// To be put into the registers.
     Ready,
     /// A call of its is to be shown to the host, once its lock is free.
@@ -57,6 +62,11 @@ pub(crate) enum Phase {
         /// When it ends without an answer.
         deadline: u64,
     },
+    /// The last vCPU of a suspended system: its pCPU holds its lock and waits for an interrupt that wakes it.
+    Suspended {
+        /// Where it goes on.
+        start: Start,
+    },
     /// The host partition's vCPU, waiting for something to be told.
     HostWaits,
     /// Its VM is ending or being reset, and it has left. The generation tells a restart.
@@ -66,19 +76,35 @@ pub(crate) enum Phase {
     },
 }
 
-/// What one pCPU runs.
-pub(crate) struct Run {
-    pcpu: usize,
-    /// The one vCPU of this pCPU.
-    vcpu: Option<&'static Vcpu>,
-    /// That vCPU's lock, held from load to leave, and while it is off.
+/// The most vCPUs that share one pCPU.
+const MOST_PLACES: usize = hyp_abi::layout::MAX_VCPUS;
+/// How long a vCPU runs while another of its pCPU is ready.
+const SLICE_MS: u64 = 4;
+
+/// One vCPU's place on this pCPU.
+pub(crate) struct Place {
+    vcpu: &'static Vcpu,
+    /// Its lock: held while the vCPU is off, ready, asleep or resident; free while it waits for a verdict or is held.
     guard: Option<Guard<'static, VcpuState>>,
-    /// Where that vCPU is.
-    pub(crate) phase: Phase,
-    /// Its state is in the registers.
-    resident: bool,
+    /// Where it is.
+    phase: Phase,
     /// It left guest code since its lock was last given up.
     was_in_guest: bool,
+}
+
+/// What one pCPU runs: one vCPU or several, in turn.
+pub(crate) struct Run {
+    pcpu: usize,
+    /// The vCPUs of this pCPU; found once the VMs are built.
+    places: [Option<Place>; MOST_PLACES],
+    /// How many there are.
+    count: usize,
+    /// Which of them is in the registers, or was last.
+    current: usize,
+    /// Its state is in the registers.
+    resident: bool,
+    /// When this pCPU is to look again while it runs.
+    alarm: Option<u64>,
     /// Whose translations this pCPU's TLB may hold: the last VM and vCPU that ran here.
     last: Option<(usize, usize)>,
     /// What this pCPU's hardware is, and what its guests see of it.
@@ -100,10 +126,35 @@ pub(crate) struct Resident<'a> {
     pub(crate) interface: &'a mut Interface,
     /// Where it goes when it leaves.
     pub(crate) phase: &'a mut Phase,
+    /// Whether other vCPUs share this pCPU.
+    pub(crate) shared: bool,
+    /// When the pCPU is to look again, whatever the vCPU does.
+    pub(crate) alarm: Option<u64>,
+    /// Those.
+    pub(crate) neighbours: Neighbours<'a>,
     /// What this pCPU's PSTATE has.
     pub(crate) features: PstateFeatures,
     /// The ID registers as guests see them.
     pub(crate) ids: &'a IdTable,
+}
+
+/// The other vCPUs of a pCPU, during an exit of one.
+pub(crate) struct Neighbours<'a> {
+    before: &'a mut [Option<Place>],
+    after: &'a mut [Option<Place>],
+}
+
+/// What a pCPU does next.
+enum Next {
+    /// Put this vCPU into the registers and go.
+    Enter {
+        /// Its place.
+        index: usize,
+        /// When to look again.
+        alarm: Option<u64>,
+    },
+    /// Sleep until an interrupt, or until this moment.
+    Idle(Option<u64>),
 }
 
 impl Resident<'_> {
@@ -120,6 +171,8 @@ enum Step {
     Enter,
     /// Nothing to do until an interrupt, or until this moment.
     Wait(Option<u64>),
+    /// There is more to do, after the others have had their turn.
+    Busy,
 }
 
 unsafe extern "C" {
@@ -142,15 +195,14 @@ pub(crate) extern "C" fn run_loop(frame: &mut Frame) {
     let (run, interface) = (&mut local.run, &mut local.interface);
     run.leave(frame, interface);
     loop {
-        run.interrupts();
-        match run.step(interface) {
-            Step::Again => {}
-            Step::Enter => {
-                if run.load(frame, interface) {
+        interrupts();
+        match run.next() {
+            Next::Enter { index, alarm } => {
+                if run.load(index, alarm, frame, interface) {
                     return;
                 }
             }
-            Step::Wait(deadline) => idle(deadline),
+            Next::Idle(deadline) => idle(deadline),
         }
     }
 }
@@ -164,9 +216,39 @@ fn idle(deadline: Option<u64>) {
     timer::disarm();
 }
 
+/// Takes the physical interrupts that are pending while no guest runs. What they announce is looked for by [`Place::step`].
+/// Bounded: a few at a time.
+fn interrupts() {
+    for _ in 0..4 {
+        let intid = gic::acknowledge();
+        if intid >= 1020 {
+            return;
+        }
+        if intid == HYP_TIMER_PPI {
+            timer::disarm();
+        }
+        if console::is_console(intid) {
+            input::arrived();
+        }
+        gic::drop_priority(intid);
+        if !passed::take(intid) && intid != VTIMER_PPI {
+            gic::deactivate(intid);
+        }
+        debug_assert!(intid == KICK_SGI || intid >= 16, "EL2 sends one SGI only");
+    }
+}
+
 /// What the hardware says in an ID register.
 pub(crate) fn hardware_value(register: SysReg) -> u64 {
     cpu::id_register(u64::from(register.crm()), u64::from(register.op2()))
+}
+
+/// The earlier of two deadlines.
+pub(crate) fn earlier(a: Option<u64>, b: Option<u64>) -> Option<u64> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (one, other) => one.or(other),
+    }
 }
 
 impl Run {
@@ -175,11 +257,11 @@ impl Run {
         let host = HostId::read(hardware_value);
         Self {
             pcpu,
-            vcpu: None,
-            guard: None,
-            phase: Phase::Off,
+            places: [const { None }; MOST_PLACES],
+            count: 0,
+            current: 0,
             resident: false,
-            was_in_guest: false,
+            alarm: None,
             last: None,
             features: PstateFeatures::of(&host),
             ids: IdTable::build(hardware_value, Shown { pauth: false }),
@@ -189,13 +271,18 @@ impl Run {
 
     /// The vCPU whose state is in the registers.
     pub(crate) fn resident<'a>(&'a mut self, interface: &'a mut Interface) -> Option<Resident<'a>> {
-        let vcpu = self.vcpu?;
+        let (before, rest) = self.places.split_at_mut_checked(self.current)?;
+        let (place, after) = rest.split_first_mut()?;
+        let Place { vcpu, guard, phase, .. } = place.as_mut()?;
         Some(Resident {
             vcpu,
             vm: vcpu.vm()?,
-            state: self.guard.as_mut()?,
+            state: guard.as_mut()?,
             interface,
-            phase: &mut self.phase,
+            phase,
+            shared: self.count > 1,
+            alarm: self.alarm,
+            neighbours: Neighbours { before, after },
             features: self.features,
             ids: &self.ids,
         })
@@ -203,16 +290,151 @@ impl Run {
 
     /// Takes the vCPU out of the registers. From here on its shadow is exact.
     fn leave(&mut self, frame: &Frame, interface: &mut Interface) {
-        let (Some(vcpu), true) = (self.vcpu, self.resident) else { return };
-        self.resident = false;
+        if !core::mem::take(&mut self.resident) {
+            return;
+        }
+        timer::disarm();
+        if let Some(place) = self.places.get_mut(self.current).and_then(Option::as_mut) {
+            place.leave(frame, interface);
+        }
+    }
+
+    /// Which vCPU is to run: the next one in turn that can. Otherwise, until when there is nothing to do.
+    fn next(&mut self) -> Next {
+        self.find_places();
+        if self.count == 0 {
+            return Next::Idle(system::finish_if_over());
+        }
+        let (mut alarm, mut chosen, mut busy) = (None, None, false);
+        for turn in 1..=self.count {
+            let after = self.current + turn;
+            let index = if after >= self.count { after - self.count } else { after };
+            let Some(place) = self.places.get_mut(index).and_then(Option::as_mut) else {
+                continue;
+            };
+            if chosen.is_some() {
+                // Its turn is another time; what is asked of it is served now, and its own deadlines are kept.
+                alarm = earlier(alarm, place.look());
+                continue;
+            }
+            match place.settle() {
+                Step::Enter => chosen = Some(index),
+                Step::Wait(deadline) => alarm = earlier(alarm, deadline),
+                Step::Again | Step::Busy => busy = true,
+            }
+        }
+        match chosen {
+            Some(index) => {
+                if self.count > 1 {
+                    alarm = earlier(alarm, Some(timer::now() + timer::ticks(SLICE_MS)));
+                }
+                Next::Enter { index, alarm }
+            }
+            None if busy => Next::Idle(Some(timer::now())),
+            None => Next::Idle(alarm),
+        }
+    }
+
+    /// Puts a vCPU into the registers. At `alarm` the pCPU looks again.
+    fn load(&mut self, index: usize, alarm: Option<u64>, frame: &mut Frame, interface: &mut Interface) -> bool {
+        let shared = self.count > 1;
+        let Some(place) = self.places.get_mut(index).and_then(Option::as_mut) else {
+            return false;
+        };
+        let vcpu = place.vcpu;
+        let Some(vm) = vcpu.vm() else { return false };
+        world(&self.host, vm, vcpu, shared).enter();
+        if self.last != Some((vm.id, vcpu.index)) {
+            self.last = Some((vm.id, vcpu.index));
+            memory::drop_local_guest_tlb();
+        }
+        let Some(due) = place.load(vm, frame, interface) else {
+            return false;
+        };
+        self.alarm = alarm;
+        if let Some(first) = earlier(due, alarm) {
+            timer::arm(first);
+        }
+        self.current = index;
+        self.resident = true;
+        true
+    }
+
+    /// This pCPU's vCPUs: found once the VMs are built.
+    fn find_places(&mut self) {
+        if self.count > 0 {
+            return;
+        }
+        let mine = vm::all().iter().flat_map(|vm| vm.vcpus).filter(|vcpu| vcpu.pcpu == self.pcpu);
+        for (vcpu, place) in mine.zip(self.places.iter_mut()) {
+            *place = Some(Place {
+                vcpu,
+                guard: None,
+                phase: Phase::Off,
+                was_in_guest: false,
+            });
+            self.count += 1;
+        }
+    }
+}
+
+/// What traps from a vCPU, and which memory it has.
+fn world(host: &HostId, vm: &Vm, vcpu: &Vcpu, shared_pcpu: bool) -> World {
+    World {
+        hcr: policy::hcr(host, Options { pauth: false, shared_pcpu }),
+        vttbr: vm.vttbr,
+        vtcr: policy::vtcr(host),
+        vmpidr: policy::vmpidr(hyp_abi::layout::affinity_of(vcpu.index)),
+        cptr: policy::cptr(host),
+        mdcr: policy::mdcr(host, cpu::pmcr(host.pmu())),
+        cntvoff: vm.cntvoff(),
+        cnthctl: policy::cnthctl(false),
+        hcrx: host.hcrx(),
+        fine_grained_traps: host.fine_grained_traps(),
+        mpam: host.mpam(),
+    }
+}
+
+impl Neighbours<'_> {
+    fn places(&mut self) -> impl Iterator<Item = &mut Place> {
+        self.before.iter_mut().chain(self.after.iter_mut()).flatten()
+    }
+
+    /// What the lock of `vcpu` guards, if it has its place on this pCPU and its lock is held here.
+    pub(crate) fn state_of(&mut self, vcpu: &Vcpu) -> Option<&mut VcpuState> {
+        self.places()
+            .find(|place| core::ptr::eq(place.vcpu, vcpu))
+            .and_then(|place| place.guard.as_deref_mut())
+    }
+
+    /// Serves what others ask of the vCPUs that share this pCPU.
+    pub(crate) fn serve(&mut self) {
+        self.places().for_each(Place::serve);
+    }
+
+    /// Frees the locks of `vm`'s vCPUs here: the VM is held.
+    pub(crate) fn hold(&mut self, vm: &Vm) {
+        self.places()
+            .filter(|place| place.vcpu.vm().is_some_and(|own| own.id == vm.id))
+            .for_each(Place::hold);
+    }
+}
+
+impl Place {
+    /// Takes the vCPU out of the registers.
+    fn leave(&mut self, frame: &Frame, interface: &mut Interface) {
+        let vcpu = self.vcpu;
         self.was_in_guest = true;
         let off = matches!(self.phase, Phase::Off);
-        let for_good = off || vcpu.vm().is_some_and(Vm::ending);
+        let suspended = matches!(self.phase, Phase::Suspended { .. });
+        let for_good = off || suspended || vcpu.vm().is_some_and(Vm::ending);
         if let Some(state) = self.guard.as_mut() {
             state.x = frame.x;
             state.pc = cpu::elr();
             state.pstate = cpu::spsr();
-            state.save_interface(interface, for_good);
+            if let Some(vm) = vcpu.vm() {
+                state.save_interface(vm, interface, for_good);
+            }
             state.context.save();
             state.publish(vcpu, false);
         }
@@ -243,16 +465,10 @@ impl Run {
     }
 
     /// Puts the vCPU into the registers.
-    fn load(&mut self, frame: &mut Frame, interface: &mut Interface) -> bool {
-        let Some((vcpu, vm)) = self.vcpu.and_then(|vcpu| Some((vcpu, vcpu.vm()?))) else {
-            return false;
-        };
-        self.world(vm, vcpu).enter();
-        if self.last != Some((vm.id, vcpu.index)) {
-            self.last = Some((vm.id, vcpu.index));
-            memory::drop_local_guest_tlb();
-        }
-        let Some(state) = self.guard.as_mut() else { return false };
+    /// `None`: its lock is not held. Otherwise, when its physical timer is due.
+    fn load(&mut self, vm: &Vm, frame: &mut Frame, interface: &mut Interface) -> Option<Option<u64>> {
+        let vcpu = self.vcpu;
+        let state = self.guard.as_mut()?;
         state.context.load();
         state.load_interface(vm, interface);
         let word = vcpu.inbox.drain();
@@ -262,64 +478,48 @@ impl Run {
         frame.x = state.x;
         cpu::set_elr(state.pc);
         cpu::set_spsr(state.pstate);
+        let due = state.sample_timer(interface, vm);
         state.enter(vcpu);
-        self.resident = true;
         self.was_in_guest = true;
-        true
+        Some(due)
     }
 
-    fn world(&self, vm: &Vm, vcpu: &Vcpu) -> World {
-        World {
-            hcr: policy::hcr(
-                &self.host,
-                Options {
-                    pauth: false,
-                    shared_pcpu: false,
-                },
-            ),
-            vttbr: vm.vttbr,
-            vtcr: policy::vtcr(&self.host),
-            vmpidr: policy::vmpidr(hyp_abi::layout::affinity_of(vcpu.index)),
-            cptr: policy::cptr(&self.host),
-            mdcr: policy::mdcr(&self.host, cpu::pmcr(self.host.pmu())),
-            cnthctl: policy::cnthctl(false),
-            hcrx: self.host.hcrx(),
-            fine_grained_traps: self.host.fine_grained_traps(),
-            mpam: self.host.mpam(),
+    /// [`Place::step`] until it says something definite; a few times at most.
+    fn settle(&mut self) -> Step {
+        for _ in 0..8 {
+            match self.step() {
+                Step::Again => {}
+                definite => return definite,
+            }
+        }
+        Step::Again
+    }
+
+    /// What is to be done for a vCPU whose turn it is not: until when nothing.
+    fn look(&mut self) -> Option<u64> {
+        match self.settle() {
+            Step::Wait(deadline) => deadline,
+            Step::Again | Step::Busy | Step::Enter => None,
         }
     }
 
-    /// Takes the physical interrupts that are pending while no guest runs. What they announce is looked for by
-    /// [`Run::step`]. Bounded: a few at a time.
-    fn interrupts(&mut self) {
-        for _ in 0..4 {
-            let intid = gic::acknowledge();
-            if intid >= 1020 {
-                return;
-            }
-            if intid == HYP_TIMER_PPI {
-                timer::disarm();
-            }
-            gic::drop_priority(intid);
-            if intid != VTIMER_PPI {
-                gic::deactivate(intid);
-            }
-            debug_assert!(intid == KICK_SGI || intid >= 16, "EL2 sends one SGI only");
-        }
-    }
-
-    /// What to do next with this pCPU's vCPU.
-    fn step(&mut self, interface: &mut Interface) -> Step {
-        let Some((vcpu, vm)) = self.own() else {
-            return Step::Wait(system::finish_if_over());
-        };
+    /// What to do next with this vCPU.
+    fn step(&mut self) -> Step {
+        let vcpu = self.vcpu;
+        let Some(vm) = vcpu.vm() else { return Step::Wait(None) };
         #[cfg(feature = "test-triggers")]
         crate::trigger::check();
-        self.serve(vcpu, vm);
+        self.serve();
         if let Phase::Departed { generation } = self.phase {
             if vm.generation() != generation {
                 self.phase = Phase::Off;
                 return Step::Again;
+            }
+            if vcpu.index == 0 {
+                vm.revive_if_asked();
+            }
+            if vm.state() == VmState::Resetting && vm.rebuild(vcpu.pcpu).is_some() {
+                return Step::Busy;
             }
             return Step::Wait(system::finish_if_over());
         }
@@ -330,7 +530,7 @@ impl Run {
             return self.depart(vcpu, vm);
         }
         if vm.held() {
-            self.hold(vcpu);
+            self.hold();
             return Step::Wait(None);
         }
         match &mut self.phase {
@@ -353,23 +553,22 @@ impl Run {
                     }
                 }
             }
-            Phase::HostWaits => self.host_waits(vcpu, interface),
+            Phase::Suspended { start } => {
+                let start = *start;
+                self.suspended(vcpu, vm, start)
+            }
+            Phase::HostWaits => self.host_waits(vcpu),
+            Phase::Sleeps => self.sleeps(vcpu),
             Phase::Forwards { .. } | Phase::Departed { .. } => Step::Again,
         }
     }
 
-    /// This pCPU's vCPU: found once the VMs are built.
-    fn own(&mut self) -> Option<(&'static Vcpu, &'static Vm)> {
-        if self.vcpu.is_none() {
-            self.vcpu = vm::all().iter().flat_map(|vm| vm.vcpus).find(|vcpu| vcpu.pcpu == self.pcpu);
-        }
-        let vcpu = self.vcpu?;
-        Some((vcpu, vcpu.vm()?))
-    }
-
     /// Serves what others ask of the vCPU while it does not run.
-    fn serve(&mut self, vcpu: &'static Vcpu, vm: &'static Vm) {
-        let asked = vcpu.kick.pending() || vcpu.request.pending() || vcpu.refill.load(Ordering::Relaxed);
+    fn serve(&mut self) {
+        let vcpu = self.vcpu;
+        let Some(vm) = vcpu.vm() else { return };
+        let asked =
+            vcpu.kick.pending() || vcpu.request.pending() || vcpu.refill.load(Ordering::Relaxed) || vcpu.show.load(Ordering::Relaxed);
         if asked {
             match self.guard.as_mut() {
                 Some(state) => ask::serve(vcpu, vm, state, &mut Absent, false),
@@ -389,6 +588,11 @@ impl Run {
         let Some(start) = vcpu.power().and_then(psci::Power::take_start) else {
             return Step::Wait(None);
         };
+        self.come_up(vcpu, start)
+    }
+
+    /// The vCPU, whose lock is held, is to run from `start`, with everything as `CPU_ON` gives it.
+    fn come_up(&mut self, vcpu: &Vcpu, start: Start) -> Step {
         if let Some(state) = self.guard.as_mut() {
             state.power_up(start);
             let trapping = state.trapping(true);
@@ -400,7 +604,8 @@ impl Run {
     }
 
     /// Held: the lock is free until the VM goes on.
-    fn hold(&mut self, vcpu: &Vcpu) {
+    fn hold(&mut self) {
+        let vcpu = self.vcpu;
         if self.guard.is_some() {
             vcpu.count(Counter::Stops);
             if self.was_in_guest {
@@ -428,12 +633,11 @@ impl Run {
             }
         }
         self.guard = None;
-        self.last = None;
         vcpu.held.store(vm.hold_word(), Ordering::Release);
         self.phase = Phase::Departed {
             generation: vm.generation(),
         };
-        vm.depart(self.pcpu);
+        vm.depart(vcpu.pcpu);
         Step::Again
     }
 
@@ -458,7 +662,8 @@ impl Run {
                 if let Some(power) = vcpu.power()
                     && power.begin_off()
                 {
-                    state.gic.park(&mut Absent);
+                    state.gic.park(&mut Absent, &vm.dist);
+                    vm.kick_spis(state.gic.take_kicks());
                     state.power_down(vcpu);
                     self.phase = Phase::Off;
                     self.was_in_guest = false;
@@ -467,6 +672,11 @@ impl Run {
             }
             Resolution::SystemOff => vm.end(VmState::Off),
             Resolution::SystemReset => vm.end(VmState::Resetting),
+            Resolution::SystemSuspend(start) => {
+                state.gic.park(&mut Absent, &vm.dist);
+                vm.kick_spis(state.gic.take_kicks());
+                self.phase = Phase::Suspended { start };
+            }
             Resolution::Handle => {
                 let [x0, x1, x2, x3] = [state.x[0], state.x[1], state.x[2], state.x[3]];
                 let view = View { vm };
@@ -486,15 +696,67 @@ impl Run {
         }
     }
 
-    fn host_waits(&mut self, vcpu: &'static Vcpu, _: &mut Interface) -> Step {
+    /// `SYSTEM_SUSPEND`: what wakes is an interrupt that distributor and redistributor would forward. The CPU interface has
+    /// no say, as it has no power: software disables its groups before it suspends.
+    fn suspended(&mut self, vcpu: &'static Vcpu, vm: &'static Vm, start: Start) -> Step {
         self.take(vcpu);
         let Some(state) = self.guard.as_mut() else {
             return Step::Wait(None);
         };
+        state.gic.stand_by(&vm.dist);
+        let word = vcpu.inbox.drain();
+        if word != 0 {
+            state.gic.receive(&mut Absent, &vm.dist, word);
+        }
+        let view = state.cpuif.view;
+        let open = state.cpuif.vmcr.with_pmr(&view, 0xFF).with_igrpen0(1).with_igrpen1(1);
+        let enabled = state.gic.read(&Absent, redist::ISENABLER0, 4) >> VTIMER_PPI & 1 != 0;
+        let due = state
+            .context
+            .timer_due()
+            .map(|at| at.wrapping_add(vm.cntvoff()))
+            .filter(|_| enabled);
+        if state.gic.wakes(&Absent, &vm.dist, open, IDLE_PRIORITY) || due.is_some_and(|at| timer::now() >= at) {
+            return self.come_up(vcpu, start);
+        }
+        Step::Wait(due)
+    }
+
+    /// Whether something would wake the vCPU, whose lock is held, from WFI; and when its timer will.
+    fn wakes(&mut self, vcpu: &'static Vcpu) -> (bool, Option<u64>) {
+        self.take(vcpu);
+        let Some(state) = self.guard.as_mut() else { return (false, None) };
         let running = running_priority(&state.cpuif.view, &state.cpuif.ap0r, &state.cpuif.ap1r);
-        let due = state.context.timer_due().filter(|_| state.timer_matters());
-        let wakes =
-            !vcpu.inbox.is_empty() || state.gic.wakes(&Absent, state.cpuif.vmcr, running) || due.is_some_and(|at| timer::now() >= at);
+        let physical = vcpu.vm().and_then(|vm| state.sample_timer(&mut Absent, vm));
+        let offset = vcpu.vm().map_or(0, Vm::cntvoff);
+        let due = state
+            .context
+            .timer_due()
+            .map(|at| at.wrapping_add(offset))
+            .filter(|_| state.timer_matters());
+        let wakes = !vcpu.inbox.is_empty()
+            || vcpu
+                .vm()
+                .is_some_and(|vm| state.gic.wakes(&Absent, &vm.dist, state.cpuif.vmcr, running))
+            || due.is_some_and(|at| timer::now() >= at);
+        (wakes, earlier(due, physical))
+    }
+
+    /// In WFI on a pCPU that it shares.
+    fn sleeps(&mut self, vcpu: &'static Vcpu) -> Step {
+        let (wakes, due) = self.wakes(vcpu);
+        if !wakes {
+            return Step::Wait(due);
+        }
+        self.phase = Phase::Ready;
+        Step::Again
+    }
+
+    fn host_waits(&mut self, vcpu: &'static Vcpu) -> Step {
+        let (wakes, due) = self.wakes(vcpu);
+        let Some(state) = self.guard.as_mut() else {
+            return Step::Wait(None);
+        };
         if let Some(values) = host::next_exit() {
             for (x, value) in state.x.iter_mut().zip(values) {
                 *x = value;

@@ -73,6 +73,20 @@ pub(crate) fn ended(vm: usize, crashed: bool) {
     wake_host();
 }
 
+/// A VM that had ended is started anew.
+pub(crate) fn revived(vm: usize, crashed: bool) {
+    if vm == 0 {
+        HOST_ENDED.store(false, Ordering::Release);
+    } else {
+        GUESTS.fetch_add(1, Ordering::AcqRel);
+    }
+    if crashed {
+        CRASHED.fetch_sub(1, Ordering::AcqRel);
+    } else if vm != 0 {
+        OFF.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 fn guests_ended() -> bool {
     GUESTS.load(Ordering::Acquire) == 0
 }

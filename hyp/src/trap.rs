@@ -14,13 +14,13 @@ use hyp_core::{
     forward::Waiting,
     idreg::{self, IccRegister, SysRegAction},
     inject::{self, CrashReason, Injected, Interrupted, Target},
-    pl011,
     psci::{self, CpuOn, Forwarded, Outcome},
+    timer::Register,
     types::Ipa,
     vgic::{
         Ich,
         cpuif::running_priority,
-        redist::Effect,
+        dist::Effect,
         sgi::{self, SgiRegister},
         vmcr::Vmcr,
     },
@@ -33,7 +33,7 @@ use crate::{
         memory, timer,
     },
     ask::{self, Ask},
-    console, fatal, host, percpu,
+    console, fatal, host, input, passed, percpu,
     run::{self, Phase, Resident},
     vm,
 };
@@ -104,10 +104,7 @@ extern "C" fn guest_sync(frame: &mut Frame) -> Leave {
             Trap::SysReg(access) => sysreg(exit, access),
             Trap::DataAbort(abort) => data_abort(exit, abort),
             Trap::InstAbort(abort) => inst_abort(exit, abort),
-            Trap::Wfx(_) => {
-                step_over();
-                Leave::Stay
-            }
+            Trap::Wfx(_) => wait_for_interrupt(exit),
             Trap::Smc { .. } | Trap::Hidden { .. } => undefined(exit, cpu::elr()),
             Trap::SError => crash(exit, CrashReason::SError),
             Trap::Svc { .. } | Trap::IllegalState | Trap::PcAlign | Trap::SpAlign | Trap::Other { .. } => {
@@ -121,6 +118,7 @@ extern "C" fn guest_sync(frame: &mut Frame) -> Leave {
 extern "C" fn guest_irq(frame: &mut Frame) -> Leave {
     let intid = gic::acknowledge();
     ordinary(frame, |exit| {
+        exit.vcpu.count(Counter::Interrupts);
         match intid {
             KICK_SGI => {
                 gic::drop_priority(intid);
@@ -128,6 +126,11 @@ extern "C" fn guest_irq(frame: &mut Frame) -> Leave {
                 #[cfg(feature = "test-triggers")]
                 crate::trigger::check();
                 kicked(exit);
+                if exit.shared {
+                    // It may have been for another vCPU of this pCPU.
+                    *exit.phase = Phase::Ready;
+                    return Leave::Go;
+                }
             }
             VTIMER_PPI => {
                 // It stays active until the guest ends it: the list register is hardware-backed.
@@ -139,12 +142,35 @@ extern "C" fn guest_irq(frame: &mut Frame) -> Leave {
                 timer::disarm();
                 gic::drop_priority(intid);
                 gic::deactivate(intid);
+                exit.sample_timer();
+                if exit.shared {
+                    *exit.phase = Phase::Ready;
+                    return Leave::Go;
+                }
             }
             1020.. => {}
+            _ if console::is_console(intid) => {
+                input::arrived();
+                gic::drop_priority(intid);
+                gic::deactivate(intid);
+            }
+            32.. => {
+                // It stays active until the guest ends it.
+                gic::drop_priority(intid);
+                if !passed::take(intid) {
+                    gic::deactivate(intid);
+                }
+            }
             _ => {
                 // The maintenance interrupt: the only other one that is enabled.
-                let (_, vm, state, interface) = exit.parts();
+                let (vcpu, vm, state, interface) = exit.parts();
+                // Before: levels are looked at again for what has ended.
+                let looks = vm.passed.sample(&vm.dist);
                 state.gic.maintenance(interface, &vm.dist);
+                if looks >> vcpu.index & 1 != 0 {
+                    state.gic.receive_spis(interface, &vm.dist);
+                }
+                vm.kick_spis(looks & !(1 << vcpu.index) | state.gic.take_kicks());
                 gic::drop_priority(intid);
                 gic::deactivate(intid);
             }
@@ -186,6 +212,17 @@ impl Exit<'_> {
         }
     }
 
+    /// The physical timer's line follows the time, and EL2's timer rings when it rises or when the pCPU is to look.
+    fn sample_timer(&mut self) {
+        let (_, vm, state, interface) = self.parts();
+        let due = state.sample_timer(interface, vm);
+        // A moment that has passed rings at once: it is never dropped.
+        match run::earlier(due, self.alarm) {
+            Some(alarm) => timer::arm(alarm),
+            None => timer::disarm(),
+        }
+    }
+
     /// The vCPU goes on unless its VM is ending or held.
     fn may_stay(&self) -> Leave {
         if self.vm.ending() || self.vm.held() {
@@ -214,16 +251,32 @@ impl Exit<'_> {
     }
 }
 
+/// WFI of a vCPU that shares its pCPU: the next one's turn, unless something is there already.
+fn wait_for_interrupt(exit: &mut Exit<'_>) -> Leave {
+    exit.vcpu.count(Counter::Waits);
+    step_over();
+    let cpuif = &exit.state.cpuif;
+    let (group0, group1) = gic::active_priorities(cpuif.view.apr_count());
+    let running = running_priority(&cpuif.view, &group0, &group1);
+    if exit.state.gic.wakes(&*exit.interface, &exit.vm.dist, cpuif.vmcr, running) || !exit.vcpu.inbox.is_empty() {
+        return Leave::Stay;
+    }
+    *exit.phase = Phase::Sleeps;
+    Leave::Go
+}
+
 /// Past the instruction that trapped: 2 bytes of it if it is a short Thumb one. As after any instruction that was executed,
 /// PSTATE.BTYPE and PSTATE.SS are 0.
 fn step_over() {
     const AARCH32: u64 = 1 << 4;
-    const BTYPE_AND_SS: u64 = 3 << 10 | 1 << 21;
+    const SS: u64 = 1 << 21;
+    const BTYPE: u64 = 3 << 10;
     let length = if Esr::new(cpu::esr()).il() { 4 } else { 2 };
     cpu::set_elr(cpu::elr().wrapping_add(length));
     let pstate = cpu::spsr();
-    if pstate & AARCH32 == 0 && pstate & BTYPE_AND_SS != 0 {
-        cpu::set_spsr(pstate & !BTYPE_AND_SS);
+    let done = if pstate & AARCH32 == 0 { SS | BTYPE } else { SS };
+    if pstate & done != 0 {
+        cpu::set_spsr(pstate & !done);
     }
 }
 
@@ -254,6 +307,10 @@ fn call(exit: &mut Exit<'_>, conduit: Conduit) -> Leave {
         Outcome::Suspend => suspend(exit),
         Outcome::SystemOff => end(exit, VmState::Off),
         Outcome::SystemReset => end(exit, VmState::Resetting),
+        Outcome::SystemSuspend(start) => {
+            *exit.phase = Phase::Suspended { start };
+            Leave::Go
+        }
         Outcome::Forward(forwarded) => forward(exit, forwarded, conduit),
         Outcome::NotMine => not_psci(exit, x0 as u32),
     }
@@ -289,7 +346,7 @@ fn suspend(exit: &mut Exit<'_>) -> Leave {
     let cpuif = &exit.state.cpuif;
     let (group0, group1) = gic::active_priorities(cpuif.view.apr_count());
     let running = running_priority(&cpuif.view, &group0, &group1);
-    if !exit.state.gic.wakes(&*exit.interface, cpuif.vmcr, running) {
+    if !exit.state.gic.wakes(&*exit.interface, &exit.vm.dist, cpuif.vmcr, running) {
         barrier::wfi();
     }
     Leave::Stay
@@ -332,6 +389,7 @@ fn not_psci(exit: &mut Exit<'_>, function: u32) -> Leave {
 
 /// A trapped system register.
 fn sysreg(exit: &mut Exit<'_>, access: SysRegAccess) -> Leave {
+    exit.vcpu.count(Counter::Sysregs);
     match idreg::classify(access.register, access.read) {
         SysRegAction::Id => {
             let value = exit.ids.get(access.register).unwrap_or(0);
@@ -340,6 +398,7 @@ fn sysreg(exit: &mut Exit<'_>, access: SysRegAccess) -> Leave {
         SysRegAction::Value(value) => exit.set_x(access.rt, value),
         SysRegAction::Ignore => {}
         SysRegAction::Icc(register) => icc(exit, register, access),
+        SysRegAction::PhysicalTimer(register) => physical_timer(exit, register, access),
         SysRegAction::SetWay(_) => {
             let (operand, done) = (exit.x(access.rt), exit.state.cleaned);
             let more = exit.vm.clean_by_set_way(operand, done);
@@ -348,10 +407,24 @@ fn sysreg(exit: &mut Exit<'_>, access: SysRegAccess) -> Leave {
                 return Leave::Stay;
             }
         }
-        SysRegAction::Undef => return undefined(exit, cpu::elr()),
+        // Made again, it does not trap; one that does is not there.
+        SysRegAction::Debug if exit.state.context.use_debug() => return Leave::Stay,
+        SysRegAction::Debug | SysRegAction::Undef => return undefined(exit, cpu::elr()),
     }
     step_over();
     Leave::Stay
+}
+
+/// A register of the physical timer. EL2's own timer rings when it is due.
+fn physical_timer(exit: &mut Exit<'_>, register: Register, access: SysRegAccess) {
+    let now = timer::now();
+    if access.read {
+        let value = exit.state.timer.read(register, now);
+        return exit.set_x(access.rt, value);
+    }
+    let value = exit.x(access.rt);
+    exit.state.timer.write(register, value, now);
+    exit.sample_timer();
 }
 
 /// A register of the GIC CPU interface that traps: SGIs always, the rest while the vCPU comes up or in strict mode.
@@ -364,8 +437,12 @@ fn icc(exit: &mut Exit<'_>, register: IccRegister, access: SysRegAccess) {
         IccRegister::Sgi0r => return send_sgi(exit, SgiRegister::Sgi0r, value),
         IccRegister::Asgi1r => return send_sgi(exit, SgiRegister::Asgi1r, value),
         IccRegister::Dir => {
+            sample_passed(exit);
             let (_, vm, state, interface) = exit.parts();
-            return state.gic.deactivate(interface, &vm.dist, value as u32 & 0xFF_FFFF);
+            let effect = state.gic.deactivate(interface, &vm.dist, value as u32 & 0xFF_FFFF);
+            vm.kick_spis(state.gic.take_kicks());
+            let _ = distributed(exit, effect);
+            return;
         }
         IccRegister::Ctlr => (view.apply_write(now, value), view.ctlr(now)),
         IccRegister::Pmr => (now.with_pmr(&view, value), now.pmr()),
@@ -404,6 +481,7 @@ fn send_sgi(exit: &mut Exit<'_>, register: SgiRegister, value: u64) {
 
 /// A data access outside the guest's RAM: a device of its machine, or nothing.
 fn data_abort(exit: &mut Exit<'_>, abort: Abort) -> Leave {
+    exit.vcpu.count(Counter::Mmio);
     let far = cpu::far();
     if abort.cache_maintenance() && !abort.on_stage1_walk() {
         // By address, outside RAM: there is nothing that a cache could hold.
@@ -461,10 +539,14 @@ fn device(exit: &mut Exit<'_>, ipa: u64, access: MemAccess) -> Option<Leave> {
 }
 
 fn uart(exit: &Exit<'_>, offset: u64, size: u8, value: Option<u64>) -> u64 {
-    match pl011::access(offset, size, value) {
-        pl011::Access::Read(value) => return value,
-        pl011::Access::Transmit(byte) => console::guest_byte(exit.vm.id, byte),
-        pl011::Access::Ignored => {}
+    let Some(value) = value else {
+        let value = exit.vm.uart(|uart| uart.read(offset, size));
+        input::room();
+        return value;
+    };
+    let effect = exit.vm.uart(|uart| uart.write(offset, size, value));
+    if let Some(byte) = effect.transmit {
+        console::guest_byte(exit.vm.id, byte);
     }
     0
 }
@@ -484,12 +566,55 @@ fn redistributor(exit: &mut Exit<'_>, offset: u64, size: u64, value: Option<u64>
 
 fn distributor(exit: &mut Exit<'_>, offset: u64, size: u64, value: Option<u64>) -> u64 {
     let vm = exit.vm;
-    let Some(value) = value else { return vm.dist.read(offset, size) };
-    match vm.dist.write(offset, size, value) {
-        Effect::None => {}
-        Effect::RefreshVm => refresh_all(exit),
-    }
+    let Some(value) = value else {
+        let (value, effect) = vm.dist.read(offset, size);
+        if effect.ask.is_none() {
+            return value;
+        }
+        // Some of it is with vCPUs. What changes hands meanwhile is there before or after.
+        return value | distributed(exit, effect) | vm.dist.read(offset, size).0;
+    };
+    // What a guest enables or clears that it has served without taking its interrupt is not to come.
+    sample_passed(exit);
+    let effect = vm.dist.write(offset, size, value);
+    let _ = distributed(exit, effect);
     0
+}
+
+/// The lines of passed devices fall, until they fire again.
+fn sample_passed(exit: &mut Exit<'_>) {
+    let (vcpu, vm, state, interface) = exit.parts();
+    let (looks, own) = (vm.passed.sample(&vm.dist), 1 << vcpu.index);
+    if looks & own != 0 {
+        state.gic.receive_spis(interface, &vm.dist);
+        vm.kick_spis(state.gic.take_kicks());
+    }
+    vm.kick_spis(looks & !own);
+}
+
+/// What an access to the distributor asks of vCPUs. Gives their answers.
+fn distributed(exit: &mut Exit<'_>, effect: Effect) -> u64 {
+    let mut answer = 0;
+    if let Some((mut owners, what)) = effect.ask {
+        let deadline = timer::now() + timer::ticks(ask::PATIENCE_MS);
+        while owners != 0 {
+            if let Some(owner) = exit.vm.vcpus.get(owners.trailing_zeros() as usize) {
+                answer |= ask::ask(exit, owner, Counter::KicksRequest, Ask::Spis(what), deadline).unwrap_or(0);
+            }
+            owners &= owners - 1;
+        }
+    }
+    let own = 1 << exit.vcpu.index;
+    exit.vm.kick_spis(effect.kick & !own);
+    if effect.kick & own != 0 {
+        let (_, vm, state, interface) = exit.parts();
+        state.gic.receive_spis(interface, &vm.dist);
+        vm.kick_spis(state.gic.take_kicks());
+    }
+    if effect.refresh_vm {
+        refresh_all(exit);
+    }
+    answer
 }
 
 /// `GICD_CTLR` changed: what every vCPU may be shown follows. The one register write that concerns all of them.
@@ -502,6 +627,7 @@ fn refresh_all(exit: &mut Exit<'_>) {
     }
     let (_, vm, state, interface) = exit.parts();
     state.gic.refresh(interface, &vm.dist);
+    vm.kick_spis(state.gic.take_kicks());
 }
 
 fn inst_abort(exit: &mut Exit<'_>, abort: Abort) -> Leave {

@@ -9,6 +9,7 @@ use hyp_core::{
     policy,
     psci::{Power, Start, State},
     shadow::{Flags, Sample, ShadowWriter},
+    timer::PhysicalTimer,
     vgic::{
         Absent, Ich,
         cpuif::{CpuIf, Trapping, window_closed},
@@ -53,6 +54,8 @@ pub(crate) struct Vcpu {
     pub(crate) held: AtomicU32,
     /// Its list registers are to be filled anew: the distributor changed.
     pub(crate) refill: AtomicBool,
+    /// Its pCPU is to print its list registers.
+    pub(crate) show: AtomicBool,
     /// SGIs from other pCPUs.
     pub(crate) inbox: Inbox,
     counters: [AtomicU64; Counter::ALL.len()],
@@ -78,6 +81,8 @@ pub(crate) struct VcpuState {
     writer: ShadowWriter,
     /// The abort it was last given.
     pub(crate) aborts: AbortHistory,
+    /// Its physical timer.
+    pub(crate) timer: PhysicalTimer,
     /// How far cache maintenance by set and way has got.
     pub(crate) cleaned: u64,
     strict: bool,
@@ -107,6 +112,7 @@ impl Vcpu {
                 gic: VcpuGic::new(identity, HARDWARE_BACKED),
                 writer: ShadowWriter::new(),
                 aborts: AbortHistory::new(),
+                timer: PhysicalTimer::new(),
                 cleaned: 0,
                 strict,
             }),
@@ -114,6 +120,7 @@ impl Vcpu {
             request: Request::new(),
             held: AtomicU32::new(0),
             refill: AtomicBool::new(false),
+            show: AtomicBool::new(false),
             inbox: Inbox::new(),
             counters: [const { AtomicU64::new(0) }; Counter::ALL.len()],
         }
@@ -216,6 +223,14 @@ impl VcpuState {
             ..self.template
         };
         self.aborts = AbortHistory::new();
+        self.timer = PhysicalTimer::new();
+    }
+
+    /// The physical timer's line is what the time makes it. Returns when it will rise.
+    pub(crate) fn sample_timer<H: Ich>(&mut self, interface: &mut H, vm: &Vm) -> Option<u64> {
+        let now = timer::now();
+        self.gic.set_line(interface, &vm.dist, layout::PTIMER_INTID, self.timer.line(now));
+        self.timer.due(now)
     }
 
     /// Off: from here on its CPU interface is the reset template's, for whoever asks, and for its next `CPU_ON`.
@@ -302,16 +317,21 @@ impl VcpuState {
                 },
             );
         }
+        if let Some(vm) = vcpu.vm() {
+            self.gic.vmcr_changed(interface, &vm.dist, vmcr);
+            vm.kick_spis(self.gic.take_kicks());
+        }
         self.publish(vcpu, true);
     }
 
     /// Takes the CPU interface out of the registers.
-    pub(crate) fn save_interface(&mut self, interface: &mut Interface, for_good: bool) {
+    pub(crate) fn save_interface(&mut self, vm: &Vm, interface: &mut Interface, for_good: bool) {
         if for_good {
-            self.gic.park(interface);
+            self.gic.park(interface, &vm.dist);
         } else {
-            self.gic.put(interface);
+            self.gic.put(interface, &vm.dist);
         }
+        vm.kick_spis(self.gic.take_kicks());
         self.cpuif.vmcr = Vmcr::new(interface.vmcr());
         let (group0, group1) = gic::active_priorities(self.cpuif.view.apr_count());
         self.cpuif.ap0r = group0;
@@ -325,5 +345,6 @@ impl VcpuState {
         gic::set_vmcr(self.cpuif.vmcr.get());
         gic::set_active_priorities(self.cpuif.view.apr_count(), self.cpuif.ap0r, self.cpuif.ap1r);
         self.gic.load(interface, &vm.dist);
+        vm.kick_spis(self.gic.take_kicks());
     }
 }

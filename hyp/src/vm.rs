@@ -4,7 +4,7 @@ use alloc::{boxed::Box, vec::Vec};
 use core::{
     cell::UnsafeCell,
     ptr, slice,
-    sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering},
+    sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
 };
 
 use hyp_abi::{
@@ -18,23 +18,34 @@ use hyp_core::{
         Tree,
         board::Board,
         guest::GuestTree,
-        vms::{self, Placement, Surroundings, VmDesc},
+        vms::{self, Device, Placement, Surroundings, VmDesc},
     },
     filter::Filter,
     forward::Exits,
     idreg::HostId,
-    image, physmem, policy,
+    image, physmem,
+    pl011::Pl011,
+    policy,
     psci::{Power, Start, State, VmView},
     shadow::Ready,
     stage2::{self, Attrs, Stage2, Tables},
     types::{Ipa, Pa, Range},
-    vgic::{ctlr::CtlrView, dist::Dist},
+    vgic::{
+        ctlr::CtlrView,
+        dist::{Dist, Vcpus},
+    },
 };
 
 use crate::{
-    arch::{barrier::Once, cpu, gic, memory, mmu::Window},
+    arch::{
+        barrier::{Mutex, Once},
+        cpu, gic, memory,
+        mmu::Window,
+        timer,
+    },
     boot,
-    console::{self, error, info, record},
+    console::{self, error, info, record, warning},
+    passed::Passed,
     percpu::BootCell,
     run, system,
     vcpu::Vcpu,
@@ -64,6 +75,15 @@ pub(crate) struct Vm {
     pub(crate) exits: Exits,
     /// Its distributor.
     pub(crate) dist: Dist,
+    /// The interrupts of the devices that it is given.
+    pub(crate) passed: Passed,
+    /// Its UART.
+    uart: Mutex<Pl011>,
+    /// It is to be started anew after it has ended.
+    revive: AtomicBool,
+    cntvoff: AtomicU64,
+    /// While it is restarted: the pCPU that does it, and what is next.
+    rebuild: Mutex<Option<(usize, Piece)>>,
     /// Its vGIC is initialised.
     pub(crate) ready: Ready,
     /// Its page of shadows.
@@ -99,6 +119,8 @@ struct Pool {
 /// Pages a VM may need: two at its root, a table for devices and one for the shadow pages, tables for RAM that starts or
 /// ends inside a GiB, the shadow page, and room to align the root.
 const POOL_PAGES_PER_VM: u64 = 12;
+/// Pages that the registers of a passed device may need besides: tables where they begin and end.
+const POOL_PAGES_PER_DEVICE: u64 = 4;
 
 impl Pool {
     fn take(&mut self, pages: u64, align: u64) -> Option<u64> {
@@ -192,7 +214,9 @@ fn place(desc: &VmDesc) -> Result<Placement, vms::VmError> {
 
 /// Takes the memory for stage-2 tables and shadow pages, for EL2 to map.
 pub(crate) fn reserve_pool(plan: &Plan, memory: &mut physmem::PhysMem) -> Option<Range> {
-    let pages = POOL_PAGES_PER_VM * plan.vms.len().max(1) as u64;
+    let vms = plan.vms.iter().filter_map(|vm| vm.description.as_ref().ok());
+    let registers = vms.flat_map(|desc| &desc.devices).flat_map(Device::pages).count() as u64;
+    let pages = POOL_PAGES_PER_VM * plan.vms.len().max(1) as u64 + POOL_PAGES_PER_DEVICE * registers;
     let pool = memory.alloc(pages * stage2::PAGE, stage2::PAGE)?;
     // SAFETY: The boot CPU, before any other runs.
     unsafe {
@@ -233,10 +257,13 @@ pub(crate) fn build(board: &'static Board, plan: Plan, memory: &mut physmem::Phy
         .collect();
     let fresh = board.chosen.fresh_ram;
     let mut built: Vec<Vm> = Vec::with_capacity(plan.vms.len());
-    let mut shadows: Vec<(u64, u64)> = Vec::new();
+    let mut machine = Machine {
+        shadows: Vec::new(),
+        seed: board.chosen.seed,
+    };
     for id in host_page_users {
         if let Some(page) = pool.take(1, stage2::PAGE) {
-            shadows.push((id, page));
+            machine.shadows.push((id, page));
         }
     }
     // The host partition comes first: its number is 0.
@@ -246,7 +273,7 @@ pub(crate) fn build(board: &'static Board, plan: Plan, memory: &mut physmem::Phy
             continue;
         };
         let name: &'static str = Box::leak(vm.name.into_boxed_str());
-        match make(vm.id, name, desc, placement, memory, pool, &shadows) {
+        match make(vm.id, name, desc, placement, memory, pool, &machine) {
             Ok(made) => {
                 console::name(vm.id, name);
                 built.push(made);
@@ -277,8 +304,19 @@ pub(crate) fn build(board: &'static Board, plan: Plan, memory: &mut physmem::Phy
             vm.desc.ram.start()
         );
     }
+    if vms.is_empty() {
+        warning!("no VM to run: describe one below /chosen (docs/devicetree.md)");
+    }
     VMS.call_once(|| vms);
     system::built(vms.iter().filter(|vm| vm.id != 0).count(), vms.iter().any(|vm| vm.id == 0));
+}
+
+/// What every VM is made with.
+struct Machine {
+    /// The shadow pages: VM and physical address.
+    shadows: Vec<(u64, u64)>,
+    /// The boot loader's seed.
+    seed: Option<u64>,
 }
 
 fn make(
@@ -288,7 +326,7 @@ fn make(
     placement: Placement,
     memory: &mut physmem::PhysMem,
     pool: &mut Pool,
-    shadows: &[(u64, u64)],
+    machine: &Machine,
 ) -> Result<Vm, &'static str> {
     const BLOCK: u64 = stage2::BLOCK_2M;
     const NO_TABLES: &str = "no memory is left for its stage-2 tables";
@@ -306,12 +344,16 @@ fn make(
             .map_err(|_| "its RAM cannot be mapped")
     };
     map(desc.ram.start(), ram.start(), desc.ram.size(), Attrs::Ram)?;
+    for page in desc.devices.iter().flat_map(Device::pages) {
+        // The guest has them where the machine has them.
+        map(page.start(), page.start(), page.size(), Attrs::Device).map_err(|_| "a passed device's registers cannot be mapped")?;
+    }
     if id == 0 {
-        for (vm, page) in shadows {
+        for (vm, page) in &machine.shadows {
             map(layout::SHADOW_BASE + vm * layout::SHADOW_STRIDE, *page, stage2::PAGE, Attrs::RoData)?;
         }
     }
-    let page = match shadows.iter().find(|(vm, _)| *vm == id as u64) {
+    let page = match machine.shadows.iter().find(|(vm, _)| *vm == id as u64) {
         Some((_, page)) => *page,
         None => pool.take(1, stage2::PAGE).ok_or("no memory is left for its shadow page")?,
     };
@@ -332,6 +374,9 @@ fn make(
         vcpus: desc.vcpus(),
         bootargs: &desc.bootargs,
         initrd: placement.initrd,
+        // Each VM its own; it has to do for every start of it.
+        seed: machine.seed.map(|seed| seed ^ (id as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+        devices: &desc.devices,
     }
     .write()
     .map_err(|_| "its device tree cannot be written")?;
@@ -339,6 +384,8 @@ fn make(
         return Err("its device tree is too large");
     }
     let view = CtlrView::new(gic::vtr(), gic::physical_ctlr());
+    let first = desc.pcpus.first().and_then(|pcpu| BOARD.get()?.cpus.get(*pcpu));
+    let passed = Passed::new(&desc, first.map_or(0, |cpu| cpu.affinity));
     let power: Vec<Power> = (0..desc.vcpus()).map(|_| Power::new()).collect();
     let vcpus: Vec<Vcpu> = desc
         .pcpus
@@ -360,6 +407,11 @@ fn make(
         power: Box::leak(power.into_boxed_slice()),
         exits: Exits::new(id as u8),
         dist: Dist::new(&view),
+        passed,
+        uart: Mutex::new(Pl011::new()),
+        revive: AtomicBool::new(false),
+        cntvoff: AtomicU64::new(0),
+        rebuild: Mutex::new(None),
         ready: Ready::new(),
         shadow,
         filter: Setup(UnsafeCell::new(filter)),
@@ -474,7 +526,17 @@ impl Vm {
         Ok(())
     }
 
+    /// `CNTVOFF_EL2`: a guest's virtual counter begins at 0 with each start of its VM; the host partition's is the physical
+    /// one, in which the shadow's stamps are.
+    pub(crate) fn cntvoff(&self) -> u64 {
+        self.cntvoff.load(Ordering::Relaxed)
+    }
+
     fn start_boot_vcpu(&self) {
+        if self.id != 0 {
+            self.cntvoff.store(timer::now(), Ordering::Relaxed);
+        }
+        self.passed.open(&self.dist);
         let start = Start {
             entry: self.placement.entry,
             context: self.placement.dtb.unwrap_or(0),
@@ -512,9 +574,10 @@ impl Vm {
         if self.departed.fetch_add(1, Ordering::AcqRel) + 1 < self.vcpus.len() as u32 {
             return;
         }
+        self.passed.close(&self.dist);
         let state = self.state();
         if state == VmState::Resetting {
-            self.restart();
+            self.begin_restart(pcpu);
         } else {
             let reason = if state == VmState::Crashed { "crashed" } else { "off" };
             info!("VM {} ({}) ended on pCPU {pcpu}: {reason}", self.id, self.name);
@@ -524,15 +587,33 @@ impl Vm {
         }
     }
 
-    /// Starts it anew, with everything as at its first start. Every vCPU has left its pCPU.
-    fn restart(&self) {
+    /// Every vCPU has left its pCPU: this one begins to make everything as it was at the first start, a piece at a time.
+    fn begin_restart(&self, pcpu: usize) {
         self.ready.reset();
-        self.contents(true);
+        *self.rebuild.lock() = Some((pcpu, Piece { segment: 0, done: 0 }));
+    }
+
+    /// For the pCPU that restarts it: does one piece. `None`: this pCPU has nothing to do for it.
+    pub(crate) fn rebuild(&self, pcpu: usize) -> Option<()> {
+        // Only while a restart is under way does anyone come here, and then only this pCPU holds the lock for long.
+        let mut rebuild = self.rebuild.try_lock()?;
+        let (_, at) = rebuild.filter(|(own, _)| *own == pcpu)?;
+        *rebuild = self.write_piece(at).map(|next| (pcpu, next));
+        if rebuild.is_none() {
+            drop(rebuild);
+            self.finish_restart();
+        }
+        Some(())
+    }
+
+    /// Its RAM is as at the first start: so is the rest, and it starts.
+    fn finish_restart(&self) {
         for (vcpu, power) in self.vcpus.iter().zip(self.power) {
             power.reset();
             vcpu.reset();
         }
         self.dist.reset();
+        self.uart.lock().reset();
         self.departed.store(0, Ordering::Relaxed);
         self.exits.reset();
         for vcpu in self.vcpus {
@@ -550,12 +631,13 @@ impl Vm {
         system::wake_host();
     }
 
-    /// Holds every vCPU, or lets them go on. Returns the word that each pCPU acknowledges once it has let go. Only the
-    /// host partition's one vCPU calls this.
+    /// Holds every vCPU, or lets them go on. Returns the word that each pCPU acknowledges once it has let go. The host
+    /// partition and the monitor call this.
     pub(crate) fn hold(&self, held: bool) -> u32 {
         let word = self.hold_word();
         let next = if held == (word & 1 == 1) { word } else { word.wrapping_add(1) };
-        self.held.store(next, Ordering::Release);
+        // The monitor and the host at once: one of them has its way, and the other's word is never acknowledged too early.
+        let _ = self.held.compare_exchange(word, next, Ordering::AcqRel, Ordering::Relaxed);
         for vcpu in self.vcpus {
             vcpu.wake();
         }
@@ -572,52 +654,125 @@ impl Vm {
         self.held.load(Ordering::Acquire)
     }
 
-    /// Puts image, initial RAM disk and device tree into its RAM, after scrubbing it if something ran there.
+    /// Puts image, initial RAM disk and device tree into its RAM, after scrubbing it if something may be there.
     fn contents(&self, scrub: bool) {
-        if scrub {
-            self.write(0, self.ram.size(), &Source::Zero);
+        let mut at = Piece {
+            segment: usize::from(!scrub),
+            done: 0,
+        };
+        while let Some(next) = self.write_piece(at) {
+            at = next;
         }
-        let offset = |ipa: u64| ipa - self.desc.ram.start();
-        self.write(
-            offset(self.placement.image.start()),
-            self.desc.image.size(),
-            &Source::Memory(self.desc.image.start()),
-        );
-        if self.placement.image.size() > self.desc.image.size() {
-            let bss = self.placement.image.size() - self.desc.image.size();
-            self.write(offset(self.placement.image.start()) + self.desc.image.size(), bss, &Source::Zero);
-        }
-        if let (Some(at), Some(file)) = (self.placement.initrd, self.desc.initrd) {
-            self.write(offset(at.start()), file.size(), &Source::Memory(file.start()));
-        }
-        if let Some(at) = self.placement.dtb {
-            self.write(offset(at), self.tree.len() as u64, &Source::Bytes(&self.tree));
-        }
-        memory::drop_instructions();
     }
 
-    /// Writes `size` bytes at `offset` in its RAM, by windows, and cleans them to the point of coherency: the guest
-    /// starts with its caches off.
-    fn write(&self, offset: u64, size: u64, source: &Source<'_>) {
+    /// What goes into its RAM, one thing after the other: offset, size, and where it comes from.
+    fn segment(&self, index: usize) -> Option<(u64, u64, Source<'_>)> {
+        let (image, file) = (self.placement.image, self.desc.image);
+        let offset = |ipa: u64| ipa - self.desc.ram.start();
+        let nothing = (0, 0, Source::Zero);
+        Some(match index {
+            0 => (0, self.ram.size(), Source::Zero),
+            1 => (offset(image.start()), file.size(), Source::Memory(file.start())),
+            2 => (
+                offset(image.start()) + file.size(),
+                image.size().saturating_sub(file.size()),
+                Source::Zero,
+            ),
+            3 => match (self.placement.initrd, self.desc.initrd) {
+                (Some(at), Some(file)) => (offset(at.start()), file.size(), Source::Memory(file.start())),
+                _ => nothing,
+            },
+            4 => self
+                .placement
+                .dtb
+                .map_or(nothing, |at| (offset(at), self.tree.len() as u64, Source::Bytes(&self.tree))),
+            _ => return None,
+        })
+    }
+
+    /// Writes one piece, of 2 MiB at most, and cleans it to the point of coherency: the guest starts with its caches off. Gives
+    /// the next one; after the last, no pCPU has an old instruction cached.
+    fn write_piece(&self, at: Piece) -> Option<Piece> {
+        let Some((offset, size, source)) = self.segment(at.segment) else {
+            memory::drop_instructions();
+            return None;
+        };
+        if at.done >= size {
+            return Some(Piece {
+                segment: at.segment + 1,
+                done: 0,
+            });
+        }
         let pcpu = crate::percpu::this().index;
-        let mut done = 0;
-        while done < size {
-            // SAFETY: This VM's own RAM, where no Rust object lives; its vCPUs do not run. Window 0 of this pCPU is open
-            // only here, and a pCPU does not come here twice at once.
-            let mut to = unsafe { Window::open(pcpu, 0, self.ram.start() + offset + done) };
-            let mut room = to.size().min((size - done) as usize);
-            match source {
-                Source::Zero => to.zero(room),
-                Source::Bytes(bytes) => to.copy_bytes(bytes.get(done as usize..).unwrap_or(&[])),
-                Source::Memory(start) => {
-                    // SAFETY: The module's memory: RAM that no VM is given and no object lives in. Window 1 as window 0.
-                    let from = unsafe { Window::open(pcpu, 1, start + done) };
-                    room = room.min(from.size());
-                    to.copy(&from, room);
-                }
+        // SAFETY: This VM's own RAM, where no Rust object lives; its vCPUs do not run. Window 0 of this pCPU is open only here
+        // and in `clean_by_set_way`, and a pCPU does not come here twice at once.
+        let mut to = unsafe { Window::open(pcpu, 0, self.ram.start() + offset + at.done) };
+        let mut room = to.size().min((size - at.done) as usize);
+        match source {
+            Source::Zero => to.zero(room),
+            Source::Bytes(bytes) => to.copy_bytes(bytes.get(at.done as usize..).unwrap_or(&[])),
+            Source::Memory(start) => {
+                // SAFETY: The module's memory: RAM that no VM is given and no object lives in. Window 1 as window 0.
+                let from = unsafe { Window::open(pcpu, 1, start + at.done) };
+                room = room.min(from.size());
+                to.copy(&from, room);
             }
-            to.clean(room);
-            done += room as u64;
+        }
+        to.clean(room);
+        Some(Piece {
+            segment: at.segment,
+            done: at.done + room as u64,
+        })
+    }
+
+    /// SPIs wait for these vCPUs: their pCPUs are to look.
+    pub(crate) fn kick_spis(&self, mut vcpus: Vcpus) {
+        while vcpus != 0 {
+            if let Some(vcpu) = self.vcpus.get(vcpus.trailing_zeros() as usize) {
+                vcpu.kick_for(Counter::KicksIrq);
+            }
+            vcpus &= vcpus - 1;
+        }
+    }
+
+    /// Does something to its PL011, and lets the interrupt's line follow.
+    pub(crate) fn uart<R>(&self, action: impl FnOnce(&mut Pl011) -> R) -> R {
+        let mut uart = self.uart.lock();
+        let result = action(&mut uart);
+        // Under the lock, so that lines change in the order of their causes.
+        if let Some(vcpu) = self
+            .dist
+            .set_line(32 + layout::UART_SPI, uart.line())
+            .and_then(|index| self.vcpus.get(index))
+        {
+            vcpu.kick_for(Counter::KicksIrq);
+        }
+        result
+    }
+
+    /// A byte was typed for it. False: its FIFO is full.
+    pub(crate) fn type_in(&self, byte: u8) -> bool {
+        self.uart(|uart| uart.receive(byte))
+    }
+
+    /// Starts a VM anew that has ended: its boot vCPU's pCPU does it.
+    pub(crate) fn revive(&self) -> bool {
+        let ended = [VmState::Off, VmState::Crashed];
+        let revived = ended.into_iter().find(|state| self.change(*state, VmState::Resetting));
+        if let Some(state) = revived {
+            system::revived(self.id, state == VmState::Crashed);
+            self.revive.store(true, Ordering::Release);
+            if let Some(vcpu) = self.vcpus.first() {
+                vcpu.wake();
+            }
+        }
+        revived.is_some()
+    }
+
+    /// For the boot vCPU's pCPU: does what [`Vm::revive`] asked for.
+    pub(crate) fn revive_if_asked(&self) {
+        if self.revive.swap(false, Ordering::AcqRel) {
+            self.begin_restart(crate::percpu::this().index);
         }
     }
 
@@ -661,6 +816,13 @@ impl Vm {
     pub(crate) fn sum(&self, counter: Counter) -> u64 {
         self.vcpus.iter().map(|vcpu| vcpu.counter(counter)).sum()
     }
+}
+
+/// How far the writing of a VM's RAM has got.
+#[derive(Clone, Copy)]
+struct Piece {
+    segment: usize,
+    done: u64,
 }
 
 enum Source<'a> {

@@ -30,6 +30,7 @@ const DEADLINE: u64 = 2_000_000;
 /// | `verdicts` | `psci test=verdicts` |
 /// | `badcalls`, `contended` | `contended` |
 /// | `staleness` | `staleness` |
+/// | `neighbours` | `share test=neighbours` |
 /// | `filter` | `psci test=filtered`, a VM without filter entries |
 /// | `ready` | `vgic test=template,narrowed` |
 /// | `epoch` | `reset test=outstanding` |
@@ -55,6 +56,7 @@ fn main() {
         on_demand("badcalls", badcalls),
         on_demand("contended", contended),
         on_demand("staleness", staleness),
+        on_demand("neighbours", neighbours),
         on_demand("filter", filter),
         on_demand("ready", ready),
         on_demand("epoch", epoch),
@@ -515,6 +517,23 @@ fn is_resident(vcpu: usize) -> bool {
     let before = host::counter(VM, vcpu as u64, Counter::KicksExact).unwrap_or(0);
     let attribute = cpu_sysreg(affinity_of(vcpu), ICC_CTLR);
     host::exact_read(VM, attribute, DEADLINE).is_ok() && host::counter(VM, vcpu as u64, Counter::KicksExact).unwrap_or(0) != before
+}
+
+/// Every vCPU has a priority mask of its own, and is running, ready, asleep or waiting for this answer; they share pCPUs, with
+/// each other and perhaps with this program. Each read finds the right one's.
+fn neighbours(check: &mut Check) {
+    at_steps(check, 3, |check, exit| {
+        for _ in 0..20 {
+            for vcpu in 0..exit.x[2] as usize {
+                let attribute = cpu_sysreg(affinity_of(vcpu), ICC_PMR);
+                let expected = 0xB0 + 8 * vcpu as u64;
+                check.eq("an exact read", host::exact_read(VM, attribute, DEADLINE), Ok(expected));
+                check.eq("ATTR_GET", host::attr_get(VM, CPU_SYSREGS, attribute), Ok(expected));
+                let record = host::shadow(VM).slot(vcpu).and_then(|slot| slot.read(&mut 0, 10_000));
+                check.eq("the record's mask", record.map(|record| record.pmr()), Some(expected));
+            }
+        }
+    });
 }
 
 /// Exact always, the word after the next ordinary exit; and while the word says that it is exact, it is.

@@ -182,11 +182,19 @@ pub enum Counter {
     NoSyndrome = 14,
     /// External aborts injected.
     Aborts = 15,
+    /// Exits for a trapped system register.
+    Sysregs = 16,
+    /// Exits for an access to an emulated device, or to nothing.
+    Mmio = 17,
+    /// Exits for a physical interrupt.
+    Interrupts = 18,
+    /// Exits for WFI on a shared pCPU.
+    Waits = 19,
 }
 
 impl Counter {
     /// Every counter, in the order of its number.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 20] = [
         Self::Exits,
         Self::Calls,
         Self::Forwards,
@@ -203,6 +211,10 @@ impl Counter {
         Self::Dropped,
         Self::NoSyndrome,
         Self::Aborts,
+        Self::Sysregs,
+        Self::Mmio,
+        Self::Interrupts,
+        Self::Waits,
     ];
 
     /// The counter's key in records.
@@ -225,6 +237,10 @@ impl Counter {
             Self::Dropped => "dropped",
             Self::NoSyndrome => "no_syndrome",
             Self::Aborts => "aborts",
+            Self::Sysregs => "sysregs",
+            Self::Mmio => "mmio",
+            Self::Interrupts => "interrupts",
+            Self::Waits => "waits",
         }
     }
 
@@ -257,7 +273,7 @@ mod tests {
             assert_eq!(counter as usize, index);
             assert_eq!(Counter::from_u64(index as u64), Some(counter));
         }
-        assert_eq!(Counter::from_u64(16), None);
+        assert_eq!(Counter::from_u64(20), None);
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub const UART_SIZE: u64 = 0x1000;
 pub const UART_SPI: u32 = 1;
 /// The virtual timer's PPI, as an INTID.
 pub const VTIMER_INTID: u32 = 27;
+/// The physical timer's PPI, as an INTID.
+pub const PTIMER_INTID: u32 = 30;
 /// In the host partition: the shadow page of VM `n` is at `SHADOW_BASE + n * SHADOW_STRIDE`, read-only.
 pub const SHADOW_BASE: u64 = 0x0B00_0000;
 /// Distance between the shadow pages of two VMs.

@@ -37,8 +37,12 @@ pub const SYSTEM_OFF2_32: u32 = 0x8400_0015;
 /// `SYSTEM_OFF2`, SMC64.
 pub const SYSTEM_OFF2_64: u32 = 0xC400_0015;
 
-/// `PSCI_VERSION`'s answer for PSCI 1.1.
-pub const VERSION_1_1: u64 = 0x1_0001;
+/// `PSCI_VERSION`'s answer for PSCI 1.3.
+pub const VERSION_1_3: u64 = 0x1_0003;
+/// `SYSTEM_RESET2`'s reset type: the architectural warm reset.
+pub const WARM_RESET: u32 = 0;
+/// `SYSTEM_OFF2`'s type, and the bit in its answer to `PSCI_FEATURES`: off with the memory's contents saved.
+pub const HIBERNATE_OFF: u32 = 1;
 /// `MIGRATE_INFO_TYPE`'s answer: no Trusted OS, or one that needs no migration.
 pub const MIGRATE_NOT_REQUIRED: u64 = 2;
 

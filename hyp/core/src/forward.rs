@@ -8,17 +8,18 @@
 //! |---|---|---|---|---|
 //! | `CPU_ON` | the target starts, `SUCCESS` | `DENIED` | `INTERNAL_FAILURE` | `INTERNAL_FAILURE` |
 //! | `CPU_OFF` | off | `DENIED` | `DENIED` (its only error) | off |
-//! | `SYSTEM_OFF`, `SYSTEM_RESET` | done | `DENIED` | `INTERNAL_FAILURE` | done |
+//! | `SYSTEM_OFF`, `SYSTEM_RESET`, `SYSTEM_OFF2`, `SYSTEM_RESET2` | done | `DENIED` | `INTERNAL_FAILURE` | done |
+//! | `SYSTEM_SUSPEND` | suspended | `DENIED` | `INTERNAL_FAILURE` | `INTERNAL_FAILURE` |
 //! | any other | as if it were not forwarded | `NOT_SUPPORTED` | `NOT_SUPPORTED` | `NOT_SUPPORTED` |
 //!
 //! [`Verdict::Values`] gives `x0` to `x3` as they are, and nothing is done; except that `x0` = `SUCCESS` for a power call
-//! (the first three rows) means allow, because no guest is told `SUCCESS` for what was not done. A `CPU_ON` that is not
+//! (every row but the last) means allow, because no guest is told `SUCCESS` for what was not done. A `CPU_ON` that is not
 //! allowed leaves its target OFF.
 
 pub mod exits;
 mod steps;
 
-use crate::psci::{Claim, CpuOn, Forwarded, How, Power, Refused};
+use crate::psci::{Claim, CpuOn, Forwarded, How, Power, Refused, Start};
 pub use exits::{Answer, Cookie, Cut, End, Exit, Exits};
 use hyp_abi::call::Verdict;
 use hyp_abi::psci::PsciError;
@@ -46,7 +47,7 @@ pub fn decide(call: &Forwarded, end: &End) -> Decision {
         End::Cancelled => return Decision::Drop,
         End::Deadline => {
             return match call {
-                Forwarded::CpuOn(_) => FAILED,
+                Forwarded::CpuOn(_) | Forwarded::SystemSuspend(_) => FAILED,
                 Forwarded::CpuOff | Forwarded::SystemOff | Forwarded::SystemReset => Decision::Do,
                 Forwarded::Other => Decision::Refuse(NOT_SUPPORTED),
             };
@@ -79,6 +80,8 @@ pub enum Resolution {
     SystemOff,
     /// Restart the calling VM.
     SystemReset,
+    /// The calling vCPU leaves, and goes on at the start when an interrupt is there for it.
+    SystemSuspend(Start),
     /// Handle the call as if it were not filtered ([`crate::psci::decode`]).
     Handle,
     /// The VM is being reset or ended: drop the call, resume nothing.
@@ -104,7 +107,7 @@ impl Waiting {
                 Some(target) => Some(target.claim(How::Forwarded)?),
                 None => None,
             },
-            Forwarded::CpuOff | Forwarded::SystemOff | Forwarded::SystemReset | Forwarded::Other => None,
+            Forwarded::CpuOff | Forwarded::SystemOff | Forwarded::SystemReset | Forwarded::SystemSuspend(_) | Forwarded::Other => None,
         };
         Ok(Self { call, claim })
     }
@@ -121,6 +124,7 @@ impl Waiting {
             (Decision::Do, Forwarded::CpuOff) => Resolution::CpuOff,
             (Decision::Do, Forwarded::SystemOff) => Resolution::SystemOff,
             (Decision::Do, Forwarded::SystemReset) => Resolution::SystemReset,
+            (Decision::Do, Forwarded::SystemSuspend(start)) => Resolution::SystemSuspend(start),
             (Decision::Do, Forwarded::Other) => Resolution::Handle,
             (Decision::Do, Forwarded::CpuOn(_)) | (Decision::Drop, _) => Resolution::Dropped,
         }

@@ -2,6 +2,7 @@
 //! defined answer for every other one.
 
 use crate::regs::cpu::SysReg;
+use crate::timer::Register;
 
 /// The machine's own ID registers, as far as a decision needs them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -219,12 +220,11 @@ const AARCH64: &[(SysReg, &[Field])] = &[
     (
         SysReg::ID_AA64DFR0_EL1,
         fields! {
-            // The architecture has no PE without debug; its registers trap, so the least that is allowed is shown: two breakpoints,
-            // two watchpoints, one of the former aware of contexts, and no double lock.
+            // Every breakpoint and watchpoint of the PE is switched with the vCPU. There is no double lock.
             DEBUGVER @ 0 Max(8),
-            BRPS @ 12 Fixed(1),
-            WRPS @ 20 Fixed(1),
-            CTX_CMPS @ 28 Fixed(0),
+            BRPS @ 12 Max(15),
+            WRPS @ 20 Max(15),
+            CTX_CMPS @ 28 Max(15),
             DOUBLELOCK @ 36 Fixed(0xf),
         },
     ),
@@ -478,6 +478,10 @@ pub enum SysRegAction {
     Ignore,
     /// An access to the GIC CPU interface.
     Icc(IccRegister),
+    /// An access to the physical timer.
+    PhysicalTimer(Register),
+    /// The first access to the debug registers since the vCPU came to its pCPU: to be made again, with them in hardware.
+    Debug,
     /// Cache maintenance by set/way: answered by VA over the VM's RAM.
     SetWay(SetWay),
     /// The register does not exist for this guest.
@@ -497,11 +501,14 @@ pub const fn classify(register: SysReg, read: bool) -> SysRegAction {
     }
 }
 
-/// `ACTLR_EL1` and the GIC; all the rest of op0 3 that traps is undefined: performance monitors, `CNTP_*`, implementation-defined
+/// `ACTLR_EL1` and the GIC; all the rest of op0 3 that traps is undefined: performance monitors, implementation-defined
 /// registers, and what is hidden.
 const fn interface(register: SysReg, read: bool) -> SysRegAction {
     let icc = match (register, read) {
         (SysReg::ACTLR_EL1, _) => return raz_wi(read),
+        (SysReg::CNTP_CTL_EL0, _) => return SysRegAction::PhysicalTimer(Register::Ctl),
+        (SysReg::CNTP_CVAL_EL0, _) => return SysRegAction::PhysicalTimer(Register::Cval),
+        (SysReg::CNTP_TVAL_EL0, _) => return SysRegAction::PhysicalTimer(Register::Tval),
         (SysReg::ICC_SGI1R_EL1, false) => IccRegister::Sgi1r,
         (SysReg::ICC_ASGI1R_EL1, false) => IccRegister::Asgi1r,
         (SysReg::ICC_SGI0R_EL1, false) => IccRegister::Sgi0r,
@@ -523,24 +530,24 @@ const fn set_way(register: SysReg, read: bool) -> SysRegAction {
     }
 }
 
-/// The debug registers that every PE has: enough for a kernel that unlocks the OS lock, clears `MDSCR_EL1` and the breakpoints that
-/// the ID registers show, and never gets a debug event. Trace registers (op1 1) are undefined.
+/// `MDSCR_EL1`, breakpoints and watchpoints are the vCPU's own. The OS lock cannot be locked, and no external debugger is at the other
+/// end of the communications channel. Trace registers (op1 1) are undefined.
 const fn debug(register: SysReg, read: bool) -> SysRegAction {
     // OSLM = 0b10: the OS lock is implemented; OSLK = 0: not locked.
     const OSLSR: u64 = 0b1000;
     // CLAIM reads as ones: the claim tags that exist.
     const CLAIM: u64 = 0xff;
     if is_breakpoint(register) {
-        return raz_wi(read);
+        return SysRegAction::Debug;
     }
     match (register, read) {
+        (SysReg::MDSCR_EL1, _) => SysRegAction::Debug,
         (SysReg::OSLSR_EL1, true) => SysRegAction::Value(OSLSR),
         (SysReg::DBGCLAIMSET_EL1, true) => SysRegAction::Value(CLAIM),
         (SysReg::OSLAR_EL1, false) => SysRegAction::Ignore,
         (SysReg::MDRAR_EL1 | SysReg::DBGAUTHSTATUS_EL1 | SysReg::MDCCSR_EL0, true) => SysRegAction::Value(0),
         (
-            SysReg::MDSCR_EL1
-            | SysReg::MDCCINT_EL1
+            SysReg::MDCCINT_EL1
             | SysReg::OSDTRRX_EL1
             | SysReg::OSDTRTX_EL1
             | SysReg::OSECCR_EL1
@@ -556,9 +563,9 @@ const fn debug(register: SysReg, read: bool) -> SysRegAction {
     }
 }
 
-/// `DBGBVR<n>_EL1`, `DBGBCR<n>_EL1`, `DBGWVR<n>_EL1` and `DBGWCR<n>_EL1` with n 0 or 1, as `ID_AA64DFR0_EL1` shows.
+/// `DBGBVR<n>_EL1`, `DBGBCR<n>_EL1`, `DBGWVR<n>_EL1` and `DBGWCR<n>_EL1`. Those that the PE does not have are undefined without a trap.
 const fn is_breakpoint(register: SysReg) -> bool {
-    register.op1() == 0 && register.crn() == 0 && register.crm() <= 1 && register.op2() >= 4
+    register.op1() == 0 && register.crn() == 0 && register.op2() >= 4
 }
 
 const fn raz_wi(read: bool) -> SysRegAction {
@@ -582,7 +589,7 @@ mod tests {
         let most = [
             (SysReg::ID_AA64PFR0_EL1, 0x1101_0000_01ff_0012),
             (SysReg::ID_AA64PFR1_EL1, 0x21),
-            (SysReg::ID_AA64DFR0_EL1, 0x0000_00f0_0010_1008),
+            (SysReg::ID_AA64DFR0_EL1, 0x0000_00f0_f0f0_f008),
             (SysReg::ID_AA64ISAR0_EL1, 0x1221_1111_1031_2120),
             (SysReg::ID_AA64ISAR1_EL1, 0x0111_2211_0031_1002),
             (SysReg::ID_AA64ISAR2_EL1, 0x0011_0000_1010_0010),
@@ -618,9 +625,9 @@ mod tests {
     }
 
     #[test]
-    fn debug_is_the_least_the_architecture_allows_and_pmu_and_trace_are_hidden() {
+    fn breakpoints_and_watchpoints_are_the_hardwares_and_pmu_and_trace_are_hidden() {
         // Cortex-A72: DebugVer 6, PMUVer 1, 6 breakpoints, 4 watchpoints, 2 contexts.
-        assert_eq!(shown(SysReg::ID_AA64DFR0_EL1, 0x1030_5106), 0x0000_00f0_0010_1006);
+        assert_eq!(shown(SysReg::ID_AA64DFR0_EL1, 0x1030_5106), 0x0000_00f0_1030_5006);
     }
 
     #[test]
@@ -757,21 +764,23 @@ mod tests {
         assert_eq!(classify(SysReg::OSLAR_EL1, false), SysRegAction::Ignore);
         assert_eq!(classify(SysReg::OSLAR_EL1, true), SysRegAction::Undef, "write only");
         assert_eq!(classify(SysReg::OSDLR_EL1, false), SysRegAction::Ignore);
-        assert_eq!(classify(SysReg::MDSCR_EL1, true), SysRegAction::Value(0));
-        assert_eq!(classify(SysReg::MDSCR_EL1, false), SysRegAction::Ignore);
-        // Both breakpoints and watchpoints that ID_AA64DFR0_EL1 shows, and no third.
-        for op2 in 4..8 {
-            assert_eq!(classify(SysReg::new(2, 0, 0, 1, op2), false), SysRegAction::Ignore);
-            assert_eq!(classify(SysReg::new(2, 0, 0, 2, op2), false), SysRegAction::Undef);
+        assert_eq!(classify(SysReg::MDCCINT_EL1, false), SysRegAction::Ignore, "no external debugger");
+    }
+
+    #[test]
+    fn breakpoints_watchpoints_and_mdscr_are_the_vcpus_own() {
+        for read in [true, false] {
+            assert_eq!(classify(SysReg::MDSCR_EL1, read), SysRegAction::Debug);
+            for (crm, op2) in (0..16).flat_map(|crm| (4..8).map(move |op2| (crm, op2))) {
+                assert_eq!(classify(SysReg::new(2, 0, 0, crm, op2), read), SysRegAction::Debug);
+                assert_eq!(classify(SysReg::new(2, 1, 0, crm, op2), read), SysRegAction::Undef, "trace");
+            }
         }
     }
 
     #[test]
     fn everything_else_is_undefined() {
         let undefined = [
-            SysReg::CNTP_CTL_EL0,
-            SysReg::CNTP_CVAL_EL0,
-            SysReg::CNTP_TVAL_EL0,
             SysReg::PMCR_EL0,
             SysReg::new(3, 0, 15, 0, 0),
             SysReg::new(3, 1, 11, 0, 0),
@@ -797,8 +806,8 @@ mod tests {
                 assert_eq!(classify(register, false), SysRegAction::Undef);
             }
         }
-        // 56 ID, 7 GIC, ACTLR, 3 set/way, 16 named debug registers and 8 of breakpoints.
-        assert_eq!(defined, 56 + 7 + 1 + 3 + 16 + 8);
+        // 56 ID, 7 GIC, 3 physical timer, ACTLR, 3 set/way, 16 named debug registers and 64 of breakpoints and watchpoints.
+        assert_eq!(defined, 56 + 7 + 3 + 1 + 3 + 16 + 64);
     }
 
     /// Arm's own description of each field: a name that does not exist there does not compile.

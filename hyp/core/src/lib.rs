@@ -23,5 +23,6 @@ pub mod regs;
 pub mod shadow;
 pub mod stage2;
 pub mod sync;
+pub mod timer;
 pub mod types;
 pub mod vgic;

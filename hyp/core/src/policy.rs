@@ -65,9 +65,11 @@ pub const fn cptr(host: &HostId) -> u64 {
     if host.amu() { cptr | CPTR_EL2::TAM::SET.value } else { cptr }
 }
 
-/// `MDCR_EL2`: performance monitors and debug registers trapped. HPMN is `PMCR_EL0.N`, so that no counter is EL2's own and the register
+/// `MDCR_EL2` of a vCPU that comes to its pCPU: performance monitors and debug registers trapped, the latter until the vCPU has its own
+/// in hardware ([`MDCR_TDA`]). TDE is 0: debug exceptions are EL1's, so none is taken from EL2. HPMN is `PMCR_EL0.N`, so that no counter is EL2's own and the register
 /// has its reset meaning; `pmcr` is not looked at on a machine without performance monitors. Profiling and trace buffers, where they
-/// exist, belong to EL2 and trap: E2PB and E2TB are 0.
+/// exist, belong to EL2 and trap: E2PB and E2TB are 0. The debug communications channel is an external debugger's, and traps for ever
+/// where that is possible.
 #[must_use]
 pub const fn mdcr(host: &HostId, pmcr: u64) -> u64 {
     let mut mdcr = MDCR_EL2::TDOSA::SET.value | MDCR_EL2::TDRA::SET.value | MDCR_EL2::TDA::SET.value;
@@ -80,8 +82,18 @@ pub const fn mdcr(host: &HostId, pmcr: u64) -> u64 {
     if host.trace_filter() {
         mdcr |= MDCR_EL2::TTRF::SET.value;
     }
+    if host.fine_grained_traps() {
+        mdcr |= MDCR_EL2::TDCC::SET.value;
+    }
     mdcr
 }
+
+/// What of `MDCR_EL2` traps breakpoints, watchpoints and `MDSCR_EL1`. Cleared at a vCPU's first access: then it has them in hardware,
+/// until it leaves its pCPU.
+pub const MDCR_TDA: u64 = MDCR_EL2::TDA::SET.value;
+/// The bits of `MDSCR_EL1` without which there is no breakpoint, watchpoint or step: SS, KDE and MDE. While all are 0, hardware need not
+/// have the vCPU's other debug registers.
+pub const MDSCR_EVENTS: u64 = 1 << 0 | 1 << 13 | 1 << 15;
 
 /// `CNTHCTL_EL2`, with E2H = 0: the physical counter is free to read; the physical timer only when it is passed to the guest.
 #[must_use]
@@ -271,8 +283,8 @@ el1_registers! {
     cntv_cval_el0: CNTV_CVAL_EL0, Dynamic, 0;
     /// The physical timer is off and the guest cannot reach it, whatever ran here before.
     cntp_ctl_el0: CNTP_CTL_EL0, HostConfig, 0;
-    /// No debug event: the guest cannot reach it.
-    mdscr_el1: MDSCR_EL1, HostConfig, 0;
+    /// No debug event.
+    mdscr_el1: MDSCR_EL1, Dynamic, 0;
 }
 
 #[cfg(test)]
@@ -348,6 +360,17 @@ mod tests {
             mdcr(&RICH, 31 << 11),
             1 << 19 | 1 << 14 | 1 << 11 | 1 << 10 | 1 << 9 | 1 << 6 | 1 << 5 | 31
         );
+        assert_eq!(mdcr(&PLAIN, 0) & MDCR_TDA, 1 << 9, "TDA, until the first access");
+        assert_eq!(
+            (mdcr(&RICH, u64::MAX) | mdcr(&PLAIN, u64::MAX)) & 1 << 8,
+            0,
+            "TDE: debug exceptions are EL1's"
+        );
+        let fine = HostId {
+            mmfr0: 1 << 56 | 6,
+            ..PLAIN
+        };
+        assert_eq!(mdcr(&fine, 0) ^ mdcr(&PLAIN, 0), 1 << 27, "TDCC");
         let without_pmu = HostId { dfr0: 6, ..PLAIN };
         assert_eq!(mdcr(&without_pmu, u64::MAX), 0xe00);
         let impdef_pmu = HostId { dfr0: 0xf06, ..PLAIN };
@@ -427,7 +450,11 @@ mod tests {
         }
         assert_eq!(EL1_REGISTERS.len() * 8, size_of::<El1State>());
         let class = |register| EL1_REGISTERS.iter().find(|r| r.register == register).map(|r| r.class);
-        assert_eq!(class(SysReg::MDSCR_EL1), Some(Class::HostConfig), "it traps");
+        assert_eq!(
+            class(SysReg::MDSCR_EL1),
+            Some(Class::Dynamic),
+            "a kernel writes it whenever it steps a program"
+        );
         assert_eq!(class(SysReg::VBAR_EL1), Some(Class::GuestPseudoStatic));
         assert_eq!(class(SysReg::ELR_EL1), Some(Class::Dynamic));
     }

@@ -49,10 +49,12 @@ pub enum Forwarded {
     CpuOn(CpuOn),
     /// `CPU_OFF`.
     CpuOff,
-    /// `SYSTEM_OFF`.
+    /// `SYSTEM_OFF` and `SYSTEM_OFF2`.
     SystemOff,
-    /// `SYSTEM_RESET`.
+    /// `SYSTEM_RESET` and `SYSTEM_RESET2`.
     SystemReset,
+    /// `SYSTEM_SUSPEND`: where the VM is to go on.
+    SystemSuspend(Start),
     /// Any other call: the host gives `x0` to `x3`.
     Other,
 }
@@ -74,6 +76,9 @@ pub enum Outcome {
     SystemOff,
     /// Restart the calling VM.
     SystemReset,
+    /// The calling vCPU is the last one of its VM: it leaves, and goes on at the start, as after a `CPU_ON`, when an
+    /// interrupt is there for it.
+    SystemSuspend(Start),
     /// Hand the call to the host and let the calling vCPU alone wait.
     Forward(Forwarded),
     /// Neither PSCI nor an SMCCC call of ours; nothing denies it.
@@ -104,7 +109,17 @@ pub fn smccc(x: &[u64; 4], filter: &Filter, vm: &impl VmView) -> Outcome {
 const fn is_power_call(fid: u32) -> bool {
     matches!(
         fid,
-        psci::CPU_ON_32 | psci::CPU_ON_64 | psci::CPU_OFF | psci::SYSTEM_OFF | psci::SYSTEM_RESET
+        psci::CPU_ON_32
+            | psci::CPU_ON_64
+            | psci::CPU_OFF
+            | psci::SYSTEM_OFF
+            | psci::SYSTEM_OFF2_32
+            | psci::SYSTEM_OFF2_64
+            | psci::SYSTEM_RESET
+            | psci::SYSTEM_RESET2_32
+            | psci::SYSTEM_RESET2_64
+            | psci::SYSTEM_SUSPEND_32
+            | psci::SYSTEM_SUSPEND_64
     )
 }
 
@@ -115,6 +130,7 @@ const fn forward(decoded: Outcome) -> Outcome {
         Outcome::CpuOff => Outcome::Forward(Forwarded::CpuOff),
         Outcome::SystemOff => Outcome::Forward(Forwarded::SystemOff),
         Outcome::SystemReset => Outcome::Forward(Forwarded::SystemReset),
+        Outcome::SystemSuspend(start) => Outcome::Forward(Forwarded::SystemSuspend(start)),
         answered => answered,
     }
 }
@@ -125,7 +141,7 @@ const fn forward(decoded: Outcome) -> Outcome {
 pub fn decode(fid: u32, args: [u64; 3], vm: &impl VmView, denied: impl Fn(u32) -> bool) -> Outcome {
     let [a1, a2, a3] = if fid & SMC64 == 0 { args.map(low) } else { args };
     match fid {
-        psci::VERSION => Outcome::Return(psci::VERSION_1_1),
+        psci::VERSION => Outcome::Return(psci::VERSION_1_3),
         psci::CPU_SUSPEND_32 | psci::CPU_SUSPEND_64 => cpu_suspend(a1 as u32, a2, vm),
         psci::CPU_OFF => Outcome::CpuOff,
         psci::CPU_ON_32 | psci::CPU_ON_64 => cpu_on(a1, a2, a3, vm),
@@ -134,9 +150,9 @@ pub fn decode(fid: u32, args: [u64; 3], vm: &impl VmView, denied: impl Fn(u32) -
         psci::SYSTEM_OFF => Outcome::SystemOff,
         psci::SYSTEM_RESET => Outcome::SystemReset,
         psci::FEATURES => Outcome::Return(features(a1 as u32, denied)),
-        psci::SYSTEM_SUSPEND_32 | psci::SYSTEM_SUSPEND_64 => NOT_SUPPORTED,
-        psci::SYSTEM_RESET2_32 | psci::SYSTEM_RESET2_64 => NOT_SUPPORTED,
-        psci::SYSTEM_OFF2_32 | psci::SYSTEM_OFF2_64 => NOT_SUPPORTED,
+        psci::SYSTEM_SUSPEND_32 | psci::SYSTEM_SUSPEND_64 => system_suspend(a1, a2, vm),
+        psci::SYSTEM_RESET2_32 | psci::SYSTEM_RESET2_64 => system_reset2(a1 as u32),
+        psci::SYSTEM_OFF2_32 | psci::SYSTEM_OFF2_64 => system_off2(a1 as u32, a2),
         arch::VERSION => Outcome::Return(arch::VERSION_1_1),
         arch::ARCH_FEATURES => Outcome::Return(arch_features(a1 as u32)),
         arch::VENDOR_HYP_UID => Outcome::Values(arch::UMBRA_UID.map(u64::from)),
@@ -175,14 +191,16 @@ fn cpu_on(mpidr: u64, entry: u64, context: u64, vm: &impl VmView) -> Outcome {
     if !can_enter(entry, vm) {
         return refuse(PsciError::InvalidAddress);
     }
-    Outcome::CpuOn(CpuOn {
-        target,
-        start: Start {
-            entry,
-            context,
-            big_endian: vm.big_endian(),
-        },
-    })
+    let start = start(entry, context, vm);
+    Outcome::CpuOn(CpuOn { target, start })
+}
+
+fn start(entry: u64, context: u64, vm: &impl VmView) -> Start {
+    Start {
+        entry,
+        context,
+        big_endian: vm.big_endian(),
+    }
 }
 
 /// DEN 0022, `CPU_SUSPEND`, in the original format of `power_state`: StateID 15:0, StateType 16, PowerLevel 25:24. A
@@ -223,9 +241,39 @@ fn affinity_info(affinity: u64, level: u32, vm: &impl VmView) -> Outcome {
         .map_or(refuse(PsciError::InvalidParameters), |(_, answer)| Outcome::Return(answer))
 }
 
-/// DEN 0022, `PSCI_FEATURES`: 0 (no feature flags) for what is implemented and not denied.
+/// DEN 0022, `SYSTEM_SUSPEND`: only for the last vCPU of the VM. The caller itself is on, so it is the last one if no two
+/// are; one on its way to on or off is not off. Nobody can turn another on meanwhile: only the caller runs.
+fn system_suspend(entry: u64, context: u64, vm: &impl VmView) -> Outcome {
+    let not_off = |&index: &usize| vm.power(index) != State::Off;
+    if (0..vm.vcpus().min(MAX_VCPUS)).filter(not_off).count() > 1 {
+        return refuse(PsciError::Denied);
+    }
+    if !can_enter(entry, vm) {
+        return refuse(PsciError::InvalidAddress);
+    }
+    Outcome::SystemSuspend(start(entry, context, vm))
+}
+
+/// DEN 0022, `SYSTEM_RESET2`: the architectural warm reset, whose cookie means nothing. Vendor-specific types (bit 31)
+/// there are none.
+const fn system_reset2(kind: u32) -> Outcome {
+    match kind {
+        psci::WARM_RESET => Outcome::SystemReset,
+        _ => refuse(PsciError::InvalidParameters),
+    }
+}
+
+/// DEN 0022, `SYSTEM_OFF2`. Type 0 is taken for `HIBERNATE_OFF`, as KVM takes it.
+const fn system_off2(kind: u32, cookie: u64) -> Outcome {
+    match (kind, cookie) {
+        (0 | psci::HIBERNATE_OFF, 0) => Outcome::SystemOff,
+        _ => refuse(PsciError::InvalidParameters),
+    }
+}
+
+/// DEN 0022, `PSCI_FEATURES`: the feature flags, mostly none, of what is implemented and not denied.
 fn features(asked: u32, denied: impl Fn(u32) -> bool) -> u64 {
-    let implemented = match asked {
+    let flags = match asked {
         psci::VERSION
         | psci::CPU_SUSPEND_32
         | psci::CPU_SUSPEND_64
@@ -238,17 +286,15 @@ fn features(asked: u32, denied: impl Fn(u32) -> bool) -> u64 {
         | psci::SYSTEM_OFF
         | psci::SYSTEM_RESET
         | psci::FEATURES
-        | arch::VERSION => true,
-        psci::SYSTEM_SUSPEND_32 | psci::SYSTEM_SUSPEND_64 => false,
-        psci::SYSTEM_RESET2_32 | psci::SYSTEM_RESET2_64 => false,
-        psci::SYSTEM_OFF2_32 | psci::SYSTEM_OFF2_64 => false,
-        _ => false,
+        | psci::SYSTEM_SUSPEND_32
+        | psci::SYSTEM_SUSPEND_64
+        | psci::SYSTEM_RESET2_32
+        | psci::SYSTEM_RESET2_64
+        | arch::VERSION => Some(0),
+        psci::SYSTEM_OFF2_32 | psci::SYSTEM_OFF2_64 => Some(u64::from(psci::HIBERNATE_OFF)),
+        _ => None,
     };
-    if implemented && !denied(asked) {
-        0
-    } else {
-        PsciError::NotSupported.to_ret()
-    }
+    flags.filter(|_| !denied(asked)).unwrap_or(PsciError::NotSupported.to_ret())
 }
 
 /// DEN 0028, `SMCCC_ARCH_FEATURES`: 0 for what is implemented.

@@ -58,6 +58,7 @@ fn trap_controls_are_arms() {
         MDCR_EL2::TDRA = el2::MdcrEl2::TDRA.bits();
         MDCR_EL2::TPMS = el2::MdcrEl2::TPMS.bits();
         MDCR_EL2::TTRF = el2::MdcrEl2::TTRF.bits();
+        MDCR_EL2::TDCC = el2::MdcrEl2::TDCC.bits();
         CNTHCTL_EL2::EL1PCTEN = 1 << 0;
         CNTHCTL_EL2::EL1PCEN = el2::CnthctlEl2::EL1PCEN.bits();
         ICC_SRE_EL2::SRE = el2::IccSreEl2::SRE.bits();

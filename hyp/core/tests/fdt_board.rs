@@ -131,7 +131,8 @@ fn qemus_virt_machine_is_found_whole() {
         board.console,
         Some(Console {
             kind: UartKind::Pl011,
-            base: Pa::new(0x0900_0000)
+            base: Pa::new(0x0900_0000),
+            interrupt: Some(33),
         })
     );
     assert_eq!(
@@ -202,7 +203,8 @@ fn addresses_go_up_through_the_ranges_of_every_bus() {
         board.console,
         Some(Console {
             kind,
-            base: Pa::new(0x3_1000_0800)
+            base: Pa::new(0x3_1000_0800),
+            interrupt: None,
         })
     );
     assert_eq!(board.gic.gicd, r(0xfe60_0000, 0x1_0000));

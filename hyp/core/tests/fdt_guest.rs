@@ -8,9 +8,10 @@ use std::process::{Command, Stdio};
 
 use fdt_source::{Node, cells, quads, strings};
 use hyp_abi::layout;
+use hyp_core::fdt::Tree;
 use hyp_core::fdt::board::{Board, Console, Psci, PsciMethod, PsciVersion, Timer, UartKind};
 use hyp_core::fdt::guest::GuestTree;
-use hyp_core::fdt::vms::DTB_SIZE;
+use hyp_core::fdt::vms::{DTB_SIZE, Device, Spi};
 use hyp_core::types::{Pa, Range};
 
 fn guest(vcpus: usize) -> GuestTree<'static> {
@@ -19,6 +20,8 @@ fn guest(vcpus: usize) -> GuestTree<'static> {
         vcpus,
         bootargs: "console=ttyAMA0 earlycon",
         initrd: Range::new(0x4820_0000, 0x12345),
+        seed: None,
+        devices: &[],
     }
 }
 
@@ -53,7 +56,8 @@ fn it_describes_the_machine_that_umbra_emulates() {
         board.console,
         Some(Console {
             kind: UartKind::Pl011,
-            base: Pa::new(layout::UART_BASE)
+            base: Pa::new(layout::UART_BASE),
+            interrupt: Some(33),
         })
     );
 }
@@ -149,4 +153,35 @@ fn the_device_tree_compiler_has_no_complaint() {
         assert_eq!(String::from_utf8_lossy(&output.stderr), "");
         assert_eq!(Node::read(&output.stdout), Node::read(&blob));
     }
+}
+
+#[test]
+fn a_passed_device_stands_below_the_root_with_the_fixed_clock() {
+    let device = Device {
+        name: "pl031@9010000".into(),
+        compatible: strings(&["arm,pl031", "arm,primecell"]),
+        registers: vec![Range::new(0x0901_0000, 0x1000).unwrap()],
+        interrupts: vec![Spi { intid: 34, edge: false }, Spi { intid: 40, edge: true }],
+        clock_names: strings(&["apb_pclk"]),
+        clocks: 1,
+    };
+    let blob = GuestTree {
+        devices: std::slice::from_ref(&device),
+        ..guest(1)
+    }
+    .write()
+    .unwrap();
+    let mut tree = Node::read(&blob);
+    let found = tree.at("pl031@9010000").properties.clone();
+    let wanted = [
+        ("compatible", strings(&["arm,pl031", "arm,primecell"])),
+        ("reg", quads(&[0x0901_0000, 0x1000])),
+        ("interrupts", cells(&[0, 2, 4, 0, 8, 1])),
+        ("clocks", cells(&[2])),
+        ("clock-names", strings(&["apb_pclk"])),
+    ];
+    assert_eq!(found, wanted.map(|(name, value)| (name.to_owned(), value)));
+    // Passed on once more, it is the same device.
+    let read = Device::read(&Tree::new(&blob).unwrap(), "/pl031@9010000").unwrap();
+    assert_eq!(read, device);
 }

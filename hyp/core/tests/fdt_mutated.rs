@@ -46,7 +46,9 @@ fn whole() -> Vec<u8> {
             .set("compatible", strings(&["umbra,host", "umbra,vm"]))
             .without("umbra,smccc-filter"),
     );
-    chosen.children.push(vm("guest", 0x5200_0000));
+    chosen
+        .children
+        .push(vm("guest", 0x5200_0000).set("umbra,devices", strings(&["/pl031@9010000"])));
     tree.write_with_reservations(&[(0x4400_0000, 0x1000)])
 }
 

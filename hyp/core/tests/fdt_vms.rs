@@ -7,7 +7,7 @@ mod fdt_source;
 use fdt_source::{Node, QEMU_GICV3, cells, node, quads, strings};
 use hyp_core::fdt::Tree;
 use hyp_core::fdt::vms::{
-    BLOCK, DTB_SIZE, DtbPlacement, FilterAction, FilterEntry, MAX_BOOTARGS, MAX_FILTER, Placement, Reason, Surroundings, Vm, VmDesc,
+    BLOCK, DTB_SIZE, DtbPlacement, FilterAction, FilterEntry, MAX_BOOTARGS, MAX_FILTER, Placement, Reason, Spi, Surroundings, Vm, VmDesc,
     describe,
 };
 use hyp_core::image::{HEADER_SIZE, ImageError};
@@ -160,6 +160,7 @@ fn everything_that_is_said_is_read() {
         load: Some(0x4008_0000),
         entry: Some(0x4008_0040),
         initrd: Some(r(0x5800_0000, 0x12345)),
+        devices: Vec::new(),
     };
     let filter = only(&tree(vec![vm.clone()])).smccc_filter();
     assert_eq!(
@@ -209,7 +210,7 @@ fn the_host_partition_is_vm_0_wherever_it_stands_and_guests_count_from_1() {
 }
 
 #[test]
-fn vms_that_name_no_pcpus_get_the_lowest_that_nobody_named() {
+fn vms_that_name_no_pcpus_get_those_that_run_least_and_share_when_none_is_free() {
     let vms = read(&tree(vec![
         least("a", 0x5000_0000).set("umbra,vcpus", cells(&[2])),
         least("b", 0x5010_0000).set("umbra,pcpus", cells(&[1])),
@@ -225,8 +226,7 @@ fn vms_that_name_no_pcpus_get_the_lowest_that_nobody_named() {
                 .map_err(|error| error.to_string())
         })
         .collect();
-    let none_left = Err("umbra,pcpus: no pCPU is left for 1 of the vCPUs".to_owned());
-    assert_eq!(pcpus, [Ok(vec![0, 2]), Ok(vec![1]), none_left, Ok(vec![3])]);
+    assert_eq!(pcpus, [Ok(vec![0, 2]), Ok(vec![1]), Ok(vec![3, 4, 0]), Ok(vec![1])]);
 }
 
 #[test]
@@ -290,14 +290,6 @@ fn every_broken_property_is_named_with_the_reason() {
         (
             vm().set("umbra,pcpus", cells(&[u32::MAX])),
             "umbra,pcpus: no pCPU 4294967295: the board has 5",
-        ),
-        (
-            vm().set("umbra,pcpus", cells(&[1, 1])),
-            "umbra,pcpus: pCPU 1 already runs another vCPU",
-        ),
-        (
-            vm().set("umbra,vcpus", cells(&[6])),
-            "umbra,pcpus: no pCPU is left for 1 of the vCPUs",
         ),
         (
             vm().set("umbra,ram", cells(&[0x4000_0000, 0x1000_0000])),
@@ -484,15 +476,15 @@ fn modules_of_several_vms_keep_apart_and_those_of_refused_ones_do_not_count() {
 }
 
 #[test]
-fn a_pcpu_runs_one_vcpu_across_vms() {
+fn vcpus_share_pcpus_where_the_tree_says_so() {
     let pcpus = |name, image, list: &[u32]| least(name, image).set("umbra,pcpus", cells(list));
     let vms = read(&tree(vec![
         pcpus("a", 0x5000_0000, &[1, 2]),
         pcpus("b", 0x5010_0000, &[2, 3]),
         pcpus("c", 0x5020_0000, &[3]),
     ]));
-    assert_eq!(vms[1].description.as_ref().unwrap_err().reason, Reason::PcpuTaken { pcpu: 2 });
-    assert!(vms[2].description.is_ok());
+    let pcpus: Vec<_> = vms.iter().map(|vm| vm.description.as_ref().unwrap().pcpus.clone()).collect();
+    assert_eq!(pcpus, [vec![1, 2], vec![2, 3], vec![3]]);
 }
 
 #[test]
@@ -510,9 +502,14 @@ fn there_is_one_host_and_seven_guests_at_most() {
         read[1].description.as_ref().unwrap_err().to_string(),
         "compatible: there already is a host partition"
     );
-    // Five pCPUs: the host and four guests run; then there are none left, until there are too many.
-    assert_eq!(read.iter().filter(|vm| vm.description.is_ok()).count(), 5);
-    assert_eq!(read[8].description.as_ref().unwrap_err().reason, Reason::NoPcpuLeft { missing: 1 });
+    // Five pCPUs: from the sixth vCPU on they are shared, the least busy first.
+    assert_eq!(read.iter().filter(|vm| vm.description.is_ok()).count(), 8);
+    let pcpus: Vec<_> = read
+        .iter()
+        .filter_map(|vm| vm.description.as_ref().ok())
+        .flat_map(|desc| desc.pcpus.clone())
+        .collect();
+    assert_eq!(pcpus, [0, 1, 2, 3, 4, 0, 1, 2]);
     assert_eq!(
         read[9].description.as_ref().unwrap_err().to_string(),
         "compatible: there can be no more than 7 guests"
@@ -712,4 +709,143 @@ fn what_does_not_fit_is_refused_with_the_property_to_change() {
         ImageError::Elf.to_string(),
         "the image is an ELF file: `cargo xtask` flattens it, or use `objcopy -O binary`"
     );
+}
+
+/// A VM that is to be given `paths`.
+fn given(name: &str, image: u64, paths: &[&str]) -> Node {
+    least(name, image).set("umbra,devices", strings(paths))
+}
+
+const RTC: &str = "/pl031@9010000";
+
+#[test]
+fn a_device_is_found_by_its_path_with_registers_interrupts_and_clocks() {
+    let device = only(&tree(vec![given("a", 0x5000_0000, &[RTC])])).devices.remove(0);
+    assert_eq!(device.name, "pl031@9010000");
+    assert_eq!(device.compatible, strings(&["arm,pl031", "arm,primecell"]));
+    assert_eq!(device.registers, [r(0x901_0000, 0x1000)]);
+    assert_eq!(device.interrupts, [Spi { intid: 34, edge: false }]);
+    assert_eq!((device.clocks, device.clock_names), (1, strings(&["apb_pclk"])));
+}
+
+#[test]
+fn a_devices_registers_go_up_through_the_buses_and_out_to_whole_pages() {
+    let mut tree = tree(vec![given("a", 0x5000_0000, &["/bus/timer@100"])]);
+    tree.children.push(
+        node("bus")
+            .set("#address-cells", cells(&[1]))
+            .set("#size-cells", cells(&[1]))
+            .set("ranges", cells(&[0, 0, 0x0a80_0000, 0x1_0000]))
+            .with(
+                node("timer@100")
+                    .set("compatible", strings(&["x,timer"]))
+                    .set("reg", cells(&[0xf00, 0x200]))
+                    .set("interrupts", cells(&[0, 255, 1])),
+            ),
+    );
+    let device = only(&tree).devices.remove(0);
+    assert_eq!(
+        (device.name.as_str(), device.registers.as_slice()),
+        ("timer@a800f00", &[r(0x0a80_0f00, 0x200)][..])
+    );
+    assert_eq!(device.pages().collect::<Vec<_>>(), [r(0x0a80_0000, 0x2000)]);
+    assert_eq!(device.interrupts, [Spi { intid: 287, edge: true }]);
+}
+
+#[test]
+fn a_device_has_one_vm_and_that_of_a_refused_vm_is_free() {
+    let mut refused = given("refused", 0x5000_0000, &[RTC]);
+    refused.put("umbra,vcpus", cells(&[0]));
+    let vms = read(&tree(vec![
+        refused,
+        given("first", 0x5000_0000, &[RTC]),
+        given("second", 0x5800_0000, &[RTC]),
+    ]));
+    assert!(vms[1].description.is_ok());
+    let message = vms[2].description.as_ref().unwrap_err().to_string();
+    assert_eq!(
+        message,
+        "umbra,devices: entry 0: it, or a page or interrupt that it shares, is given away already"
+    );
+    assert_documented(&message);
+}
+
+#[test]
+fn every_device_that_cannot_be_passed_is_refused_with_the_reason() {
+    const DMA: &str = "it does DMA, which nothing confines without an SMMU";
+    const UMBRAS: &str = "Umbra needs it itself";
+    const NONE: &str = "the board has no such node";
+    const OTHER: &str = "its interrupts are not all SPIs 0 to 255 of the GIC, edge-rising or level-high";
+    let change = |name: &str, value: Vec<u8>| {
+        let mut tree = tree(vec![given("a", 0x5000_0000, &[RTC])]);
+        tree.at(&RTC[1..]).put(name, value);
+        tree
+    };
+    let path = |path: &str| tree(vec![given("a", 0x5000_0000, &[path])]);
+    let cases = [
+        (path("/pl031@1"), NONE),
+        (path("pl031@9010000"), NONE),
+        (path("/virtio_mmio@a000000"), DMA),
+        (path("/pcie@10000000"), DMA),
+        (path("/fw-cfg@9020000"), DMA),
+        (change("iommus", cells(&[1, 2])), DMA),
+        (change("dma-coherent", vec![]), DMA),
+        (path("/pl011@9000000"), UMBRAS),
+        (path("/intc@8000000"), UMBRAS),
+        (path("/timer"), UMBRAS),
+        (path("/memory@40000000"), UMBRAS),
+        (change("reg", quads(&[0x5000_0000, 0x1000])), UMBRAS),
+        (
+            change("reg", quads(&[0x0b00_0000, 0x1000])),
+            "its registers overlap the VM's RAM or what Umbra emulates, or lie above the guest's addresses",
+        ),
+        (
+            change("reg", quads(&[1 << 40, 0x1000])),
+            "its registers overlap the VM's RAM or what Umbra emulates, or lie above the guest's addresses",
+        ),
+        (
+            change("reg", quads(&[u64::MAX - 1, 1])),
+            "it has no registers that the CPUs can reach",
+        ),
+        (change("reg", vec![]), "it has no registers that the CPUs can reach"),
+        (change("status", strings(&["disabled"])), "it is disabled or has no 'compatible'"),
+        (change("interrupts", cells(&[1, 2, 4])), OTHER),
+        (change("interrupts", cells(&[0, 256, 4])), OTHER),
+        (change("interrupts", cells(&[0, 2, 8])), OTHER),
+        (change("interrupts", cells(&[0, 2])), OTHER),
+        (change("interrupt-parent", cells(&[99])), OTHER),
+        (change("interrupts-extended", cells(&[1, 0, 2, 4])), OTHER),
+        (
+            change("interrupts", cells(&[0, 1, 4])),
+            "it shares an interrupt with Umbra's console",
+        ),
+        (
+            change(
+                "reg",
+                quads(&[0xa80_0000, 4, 0xa90_0000, 4, 0xaa0_0000, 4, 0xab0_0000, 4, 0xac0_0000, 4]),
+            ),
+            "it has more registers, interrupts or clocks than Umbra passes on",
+        ),
+    ];
+    for (tree, why) in cases {
+        let message = read(&tree)[0].description.as_ref().unwrap_err().to_string();
+        assert_eq!(message, format!("umbra,devices: entry 0: {why}"));
+        assert_documented(&message);
+    }
+    let mut quiet = tree(vec![given("a", 0x5000_0000, &[RTC])]);
+    quiet.at("chosen").put("stdout-path", strings(&["/none"]));
+    quiet.at(&RTC[1..]).put("interrupts", cells(&[0, 1, 4]));
+    let message = read(&quiet)[0].description.as_ref().unwrap_err().to_string();
+    assert_eq!(message, "umbra,devices: entry 0: its SPI 1 is the guest's PL011's");
+    assert_documented(&message);
+    for (value, message) in [
+        (b"/a".to_vec(), "umbra,devices: must be a list of device-tree paths"),
+        (
+            strings(&[RTC, RTC]),
+            "umbra,devices: entry 1: it, or a page or interrupt that it shares, is given away already",
+        ),
+    ] {
+        assert_eq!(refusal(least("a", 0x5000_0000).set("umbra,devices", value)), message);
+        assert_documented(message);
+    }
 }

@@ -13,7 +13,7 @@ use hyp_core::filter::Filter;
 use hyp_core::forward::{Answer, Cookie, Cut, End, Exit, Exits, Resolution, Waiting};
 use hyp_core::psci::{Outcome, Power, Start, State, VmView, smccc};
 use proptest::prelude::*;
-use reference::{Model, RAM, Rule, Says, Seen, Setup, VCPUS};
+use reference::{Model, RAM, Rule, Says, Seen, Setup, System, VCPUS};
 
 /// The VM as `hyp` would drive it, without registers.
 struct Vm {
@@ -24,6 +24,8 @@ struct Vm {
     /// What each vCPU does.
     running: [bool; VCPUS],
     waiting: [Option<Waiting>; VCPUS],
+    /// Where each goes on that is suspended with its VM.
+    sleeping: [Option<Start>; VCPUS],
     /// The cookie of each call that was forwarded, in order.
     cookies: Vec<Cookie>,
 }
@@ -51,7 +53,11 @@ impl Vm {
             (fid::CPU_ON_64, 1, setup.on[1]),
             (fid::CPU_OFF, 1, setup.off),
         ];
-        for (base, count, rule) in rules.into_iter().chain([(fid::SYSTEM_OFF, 2, setup.system)]) {
+        let ends = [fid::SYSTEM_OFF, fid::SYSTEM_OFF2_32, fid::SYSTEM_OFF2_64];
+        let resets = [fid::SYSTEM_RESET, fid::SYSTEM_RESET2_32, fid::SYSTEM_RESET2_64];
+        let suspends = [fid::SYSTEM_SUSPEND_32, fid::SYSTEM_SUSPEND_64].map(|id| (id, 1, setup.suspend));
+        let system = ends.into_iter().chain(resets).map(|id| (id, 1, setup.system));
+        for (base, count, rule) in rules.into_iter().chain(system).chain(suspends) {
             let action = match rule {
                 Rule::Handle => 0,
                 Rule::Deny => 1,
@@ -66,6 +72,7 @@ impl Vm {
             exits: Exits::new(1),
             running: [true, false, false],
             waiting: [const { None }; VCPUS],
+            sleeping: [None; VCPUS],
             cookies: vec![],
         };
         vm.boot();
@@ -102,6 +109,7 @@ impl Vm {
             Outcome::CpuOff => self.leave(caller),
             Outcome::SystemOff => Seen::Ends,
             Outcome::SystemReset => self.reset(),
+            Outcome::SystemSuspend(start) => self.sleep(caller, start),
             outcome => panic!("{x:x?} gave {outcome:?}"),
         }
     }
@@ -110,6 +118,22 @@ impl Vm {
         assert!(self.power[vcpu].begin_off());
         self.running[vcpu] = false;
         Seen::Leaves
+    }
+
+    fn sleep(&mut self, vcpu: usize, start: Start) -> Seen {
+        self.running[vcpu] = false;
+        self.sleeping[vcpu] = Some(start);
+        Seen::Sleeps
+    }
+
+    fn interrupt(&mut self, vcpu: usize) -> Seen {
+        match self.sleeping[vcpu].take() {
+            Some(start) => {
+                self.running[vcpu] = true;
+                Seen::Starts(start.entry, start.context)
+            }
+            None => Seen::Nothing,
+        }
     }
 
     fn take_start(&mut self, vcpu: usize) -> Seen {
@@ -137,6 +161,7 @@ impl Vm {
             Resolution::CpuOff => self.leave(vcpu),
             Resolution::SystemOff => Seen::Ends,
             Resolution::SystemReset => self.reset(),
+            Resolution::SystemSuspend(start) => self.sleep(vcpu, start),
             Resolution::Dropped => {
                 assert_eq!(end, End::Cancelled);
                 Seen::Nothing
@@ -154,6 +179,7 @@ impl Vm {
         self.exits.reset();
         self.power.iter().for_each(Power::reset);
         self.running = [true, false, false];
+        self.sleeping = [None; VCPUS];
         self.boot();
         Seen::Resets
     }
@@ -172,7 +198,11 @@ enum Step {
     },
     System {
         caller: usize,
-        reset: bool,
+        wide: bool,
+        call: System,
+    },
+    Interrupt {
+        vcpu: usize,
     },
     Left {
         vcpu: usize,
@@ -194,11 +224,38 @@ enum Step {
     Reset,
 }
 
+fn entry() -> impl Strategy<Value = u64> {
+    let entry = prop_oneof![8 => RAM.start / 4..RAM.end / 4, 1 => any::<u64>()].prop_map(|entry| entry.wrapping_mul(4));
+    prop_oneof![20 => entry, 1 => Just(RAM.start + 1)]
+}
+
+/// The calls that end or reset the VM, most of them with something wrong: else no interleaving gets far.
+fn system() -> impl Strategy<Value = System> {
+    let kind = || prop_oneof![1 => 0_u64..2, 4 => 2_u64..4, 4 => (0_u64..2, 1_u32..64).prop_map(|(low, bit)| low | 1 << bit)];
+    let cookie = || prop_oneof![1 => Just(0_u64), 2 => (0_u32..64).prop_map(|bit| 1 << bit)];
+    prop_oneof![
+        1 => Just(System::Off),
+        4 => (kind(), cookie()).prop_map(|(kind, cookie)| System::Off2(kind, cookie)),
+        1 => Just(System::Reset),
+        4 => (kind(), cookie()).prop_map(|(kind, cookie)| System::Reset2(kind, cookie)),
+    ]
+}
+
+/// `x0` to `x3` of a call for the whole VM.
+fn system_call(call: System, wide: bool) -> [u64; 4] {
+    let width = |narrow, both| u64::from(if wide { both } else { narrow });
+    match call {
+        System::Off => [u64::from(fid::SYSTEM_OFF), 0, 0, 0],
+        System::Reset => [u64::from(fid::SYSTEM_RESET), 0, 0, 0],
+        System::Off2(kind, cookie) => [width(fid::SYSTEM_OFF2_32, fid::SYSTEM_OFF2_64), kind, cookie, 0],
+        System::Reset2(kind, cookie) => [width(fid::SYSTEM_RESET2_32, fid::SYSTEM_RESET2_64), kind, cookie, 0],
+        System::Suspend(entry, context) => [width(fid::SYSTEM_SUSPEND_32, fid::SYSTEM_SUSPEND_64), entry, context, 0],
+    }
+}
+
 fn step() -> impl Strategy<Value = Step> {
     let vcpu = || 0..VCPUS;
     let mpidr = prop_oneof![20 => 1_u64..3, 3 => Just(0), 1 => Just(3), 1 => any::<u64>(), 1 => (0_u64..3, 0_u32..64).prop_map(|(low, bit)| low | 1 << bit)];
-    let entry = prop_oneof![8 => RAM.start / 4..RAM.end / 4, 1 => any::<u64>()].prop_map(|entry| entry.wrapping_mul(4));
-    let entry = prop_oneof![20 => entry, 1 => Just(RAM.start + 1)];
     let says = prop_oneof![
         3 => Just(Says::Allow),
         1 => Just(Says::Deny),
@@ -208,10 +265,13 @@ fn step() -> impl Strategy<Value = Step> {
     ];
     let forge = prop_oneof![6 => Just(0_u64), 1 => any::<u64>(), 2 => (0_u32..64).prop_map(|bit| 1 << bit)];
     prop_oneof![
-        40 => (vcpu(), any::<bool>(), mpidr, entry, any::<u64>())
+        40 => (vcpu(), any::<bool>(), mpidr, entry(), any::<u64>())
             .prop_map(|(caller, wide, mpidr, entry, context)| Step::CpuOn { caller, wide, args: [mpidr, entry, context] }),
         10 => prop_oneof![1 => 0..1_usize, 15 => 1..VCPUS].prop_map(|caller| Step::CpuOff { caller }),
-        1 => (vcpu(), any::<bool>()).prop_map(|(caller, reset)| Step::System { caller, reset }),
+        1 => (vcpu(), any::<bool>(), system()).prop_map(|(caller, wide, call)| Step::System { caller, wide, call }),
+        2 => (vcpu(), any::<bool>(), entry(), any::<u64>())
+            .prop_map(|(caller, wide, entry, context)| Step::System { caller, wide, call: System::Suspend(entry, context) }),
+        12 => vcpu().prop_map(|vcpu| Step::Interrupt { vcpu }),
         12 => vcpu().prop_map(|vcpu| Step::Left { vcpu }),
         30 => vcpu().prop_map(|vcpu| Step::TakeStart { vcpu }),
         30 => Just(Step::Deliver),
@@ -223,10 +283,12 @@ fn step() -> impl Strategy<Value = Step> {
 
 fn setup() -> impl Strategy<Value = Setup> {
     let rule = || prop_oneof![6 => Just(Rule::Forward), 3 => Just(Rule::Handle), 1 => Just(Rule::Deny)];
-    (rule(), rule(), rule(), rule(), any::<bool>()).prop_map(|(narrow, wide, off, system, on_pending)| Setup {
+    let rules = [rule(), rule(), rule(), rule(), rule()];
+    (rules, any::<bool>()).prop_map(|([narrow, wide, off, system, suspend], on_pending)| Setup {
         on: [narrow, wide],
         off,
         system,
+        suspend,
         on_pending,
     })
 }
@@ -262,10 +324,13 @@ fn run(vm: &mut Vm, model: &mut Model, step: &Step) -> Seen {
             };
             (vm.call(caller, [u64::from(fid::CPU_OFF), 0, 0, 0]), model.cpu_off(caller))
         }
-        Step::System { caller: n, reset } => {
+        Step::System { caller: n, wide, call } => {
             let caller = caller(n);
-            let id = if reset { fid::SYSTEM_RESET } else { fid::SYSTEM_OFF };
-            (vm.call(caller, [u64::from(id), 0, 0, 0]), model.system(caller, reset))
+            (vm.call(caller, system_call(call, wide)), model.system(caller, wide, call))
+        }
+        Step::Interrupt { vcpu: n } => {
+            let vcpu = among(n, |vcpu| model.sleeps(vcpu));
+            (vm.interrupt(vcpu), model.interrupt(vcpu))
         }
         Step::Left { vcpu } => {
             vm.power[vcpu].finish_off();
@@ -366,7 +431,7 @@ fn the_interleavings_reach_every_answer() {
     use proptest::strategy::ValueTree;
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let mut reached = std::collections::BTreeMap::<String, u32>::new();
-    for _ in 0..200 {
+    for _ in 0..400 {
         let (setup, steps) = (setup(), steps()).new_tree(&mut runner).unwrap().current();
         interleave(&setup, &steps, |seen| {
             let kind = match seen {
@@ -388,6 +453,7 @@ fn the_interleavings_reach_every_answer() {
         "Taken(false)",
         "Ends",
         "Resets",
+        "Sleeps",
     ];
     for kind in codes.into_iter().chain(others) {
         assert!(reached.get(kind).is_some_and(|&times| times >= 3), "{kind}: {reached:?}");

@@ -2,7 +2,12 @@
 
 use core::arch::global_asm;
 
-use hyp_core::{crash::El1, inject::Injected, policy::El1State};
+use super::debug::Debug;
+use hyp_core::{
+    crash::El1,
+    inject::Injected,
+    policy::{El1State, MDSCR_EVENTS},
+};
 
 global_asm!(include_str!("fp.s"));
 
@@ -69,6 +74,7 @@ el1_registers! {
 pub(crate) struct Context {
     el1: El1State,
     fp: Fp,
+    debug: Debug,
 }
 
 impl Context {
@@ -80,6 +86,7 @@ impl Context {
                 q: [0; 32],
                 control: [0; 2],
             },
+            debug: Debug::new(),
         }
     }
 
@@ -90,14 +97,21 @@ impl Context {
             q: [0; 32],
             control: [0; 2],
         };
+        self.debug = Debug::new();
     }
 
     /// Takes the state out of the registers, and turns the virtual timer off: it is the next vCPU's.
     pub(crate) fn save(&mut self) {
         self.el1 = save_el1();
         msr!("cntv_ctl_el0", 0);
+        self.debug.save();
         // SAFETY: `Fp` has the layout that fp.s writes; FP accesses do not trap at EL2 (CPTR_EL2.TFP is 0).
         unsafe { fp_save(&raw mut self.fp) };
+    }
+
+    /// Gives the resident vCPU, which is about to use them, its debug registers. `false`: it has them.
+    pub(crate) fn use_debug(&mut self) -> bool {
+        self.debug.load()
     }
 
     /// When the virtual timer of a vCPU that is not resident fires; `None` while it is off or masked.
@@ -112,8 +126,11 @@ impl Context {
     }
 
     /// Puts the state into the registers.
-    pub(crate) fn load(&self) {
+    pub(crate) fn load(&mut self) {
         load_el1(&self.el1);
+        if self.el1.mdscr_el1 & MDSCR_EVENTS != 0 {
+            self.debug.load();
+        }
         // SAFETY: As for save; only reads memory, and EL2 is built without FP registers.
         unsafe { fp_load(&raw const self.fp) };
     }

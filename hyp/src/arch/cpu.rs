@@ -86,6 +86,8 @@ pub(crate) struct World {
     pub(crate) cptr: u64,
     /// `MDCR_EL2`.
     pub(crate) mdcr: u64,
+    /// `CNTVOFF_EL2`.
+    pub(crate) cntvoff: u64,
     /// `CNTHCTL_EL2`.
     pub(crate) cnthctl: u64,
     /// `HCRX_EL2` exists.
@@ -108,7 +110,7 @@ impl World {
         MDCR_EL2.set(self.mdcr);
         CNTHCTL_EL2.set(self.cnthctl);
         msr!("hstr_el2", policy::HSTR);
-        msr!("cntvoff_el2", 0);
+        msr!("cntvoff_el2", self.cntvoff);
         if self.hcrx {
             msr!("S3_4_C1_C2_2", policy::HCRX); // HCRX_EL2
         }

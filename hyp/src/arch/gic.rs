@@ -13,6 +13,11 @@ pub(crate) const VTIMER_PPI: u32 = 27;
 
 const GICD_CTLR: usize = 0x0000;
 const GICD_TYPER: usize = 0x0004;
+const GICD_IGROUPR: usize = 0x0080;
+const GICD_ISENABLER: usize = 0x0100;
+const GICD_IPRIORITYR: usize = 0x0400;
+const GICD_ICFGR: usize = 0x0C00;
+const GICD_IROUTER: usize = 0x6000;
 const GICD_ICENABLER: usize = 0x0180;
 const GICD_ICACTIVER: usize = 0x0380;
 const GICR_CTLR: usize = 0x0000;
@@ -53,6 +58,43 @@ impl Distributor {
         self.settle();
         self.0.write32(GICD_CTLR, 1 << 4 | 1 << 1);
         self.settle();
+    }
+
+    /// Lets SPI `intid` interrupt the PE with this affinity.
+    pub(crate) fn route(self, intid: u32, affinity: u64) {
+        self.configure(intid, affinity);
+        self.set_enabled(intid, true);
+    }
+
+    /// SPI `intid`, which is disabled, is of group 1 and goes to the PE with this affinity. One PE at a time does this.
+    pub(crate) fn configure(self, intid: u32, affinity: u64) {
+        let (word, bit) = (4 * (intid as usize / 32), 1 << (intid & 31));
+        self.0.write32(GICD_IGROUPR + word, self.0.read32(GICD_IGROUPR + word) | bit);
+        let priority = GICD_IPRIORITYR + (intid as usize & !3);
+        let shift = 8 * (intid & 3);
+        self.0.write32(priority, self.0.read32(priority) & !(0xFF << shift) | 0xA0 << shift);
+        let router = GICD_IROUTER + 8 * intid as usize;
+        self.0.write32(router, affinity as u32);
+        self.0.write32(router + 4, (affinity >> 32) as u32);
+    }
+
+    /// SPI `intid`, which is disabled, is edge-triggered or level-sensitive. One PE at a time does this.
+    pub(crate) fn set_edge(self, intid: u32, edge: bool) {
+        let (register, bit) = (GICD_ICFGR + 4 * (intid as usize / 16), 2 << (2 * (intid & 15)));
+        let others = self.0.read32(register) & !bit;
+        self.0.write32(register, others | if edge { bit } else { 0 });
+    }
+
+    /// Lets SPI `intid` fire, or not; when this is done it does not.
+    pub(crate) fn set_enabled(self, intid: u32, enabled: bool) {
+        let register = if enabled { GICD_ISENABLER } else { GICD_ICENABLER };
+        self.0.write32(register + 4 * (intid as usize / 32), 1 << (intid & 31));
+        self.settle();
+    }
+
+    /// SPI `intid` is active no more, whoever acknowledged it.
+    pub(crate) fn deactivate(self, intid: u32) {
+        self.0.write32(GICD_ICACTIVER + 4 * (intid as usize / 32), 1 << (intid & 31));
     }
 
     /// Waits until writes have taken effect (RWP).

@@ -52,6 +52,32 @@ impl Uart {
     }
 }
 
+impl Uart {
+    /// Takes a byte that was received, if there is one. Only a PL011 and an 8250 are listened to.
+    pub(crate) fn receive(self) -> Option<u8> {
+        match self {
+            Self::None | Self::Imx(_) => None,
+            Self::Pl011(mmio) => (mmio.read32(0x18) & 1 << 4 == 0).then(|| mmio.read32(0x00) as u8), // UARTFR.RXFE
+            Self::Uart8250 { mmio, shift, wide: true } => (mmio.read32(5 << shift) & 1 != 0).then(|| mmio.read32(0) as u8), // LSR.DR
+            Self::Uart8250 { mmio, shift, wide: false } => (mmio.read8(5 << shift) & 1 != 0).then(|| mmio.read8(0)),
+        }
+    }
+
+    /// Lets what is received interrupt, or not.
+    pub(crate) fn listen(self, listen: bool) {
+        match self {
+            Self::None | Self::Imx(_) => {}
+            Self::Pl011(mmio) => {
+                mmio.write32(0x2C, 0x70); // UARTLCR_H: 8 bits, FIFOs
+                mmio.write32(0x30, 0x301); // UARTCR: RXE, TXE, UARTEN
+                mmio.write32(0x38, if listen { 0x50 } else { 0 }); // UARTIMSC: RTIM, RXIM
+            }
+            Self::Uart8250 { mmio, shift, wide: true } => mmio.write32(1 << shift, u32::from(listen)), // IER.ERBFI
+            Self::Uart8250 { mmio, shift, wide: false } => mmio.write8(1 << shift, u8::from(listen)),
+        }
+    }
+}
+
 /// The FIFO did not drain once: from then on a byte gets one look.
 static DEAD: AtomicBool = AtomicBool::new(false);
 

@@ -138,6 +138,8 @@ pub struct Console {
     pub kind: UartKind,
     /// Its registers.
     pub base: Pa,
+    /// Its interrupt's INTID, if it is an SPI of the GIC.
+    pub interrupt: Option<u32>,
 }
 
 /// What `/chosen` says to Umbra itself.
@@ -151,6 +153,8 @@ pub struct Chosen {
     pub console_mux: bool,
     /// `umbra,fresh-ram`: RAM holds zeroes, so that VMs' RAM need not be scrubbed before their first start.
     pub fresh_ram: bool,
+    /// What the boot loader knows that nobody else does, folded: `rng-seed` and `kaslr-seed`. `None` without either.
+    pub seed: Option<u64>,
     /// `loglevel=N` in `bootargs`, at most [`MAX_LOGLEVEL`].
     pub loglevel: Option<u8>,
 }
@@ -422,6 +426,17 @@ fn ppis(node: &Node<'_, '_>, interrupt_cells: u32) -> impl Iterator<Item = Optio
     })
 }
 
+/// The first interrupt of a node, if it is an SPI: its INTID. The GIC's specifiers begin with kind and number, whatever their
+/// length.
+fn spi(node: &Node<'_, '_>) -> Option<u32> {
+    const SPIS: u64 = 988;
+    let mut cells = Cells(node.property("interrupts")?);
+    match (cells.take(1)?, cells.take(1)?) {
+        (0, number) if number < SPIS => Some(32 + number as u32),
+        _ => None,
+    }
+}
+
 /// The generic timer's interrupts: secure physical, physical, virtual, EL2 physical, unless `interrupt-names` says otherwise.
 fn timer(tree: &Tree<'_>, interrupt_cells: u32) -> Timer {
     const ORDER: [&str; 4] = ["sec-phys", "phys", "virt", "hyp-phys"];
@@ -457,7 +472,11 @@ pub fn console(tree: &Tree<'_>) -> Option<Console> {
     tree.at(path, &mut |node| {
         let kind = uart_kind(node)?;
         let base = node.physical_reg().next()?.start();
-        Some(Console { kind, base: Pa::new(base) })
+        Some(Console {
+            kind,
+            base: Pa::new(base),
+            interrupt: spi(node),
+        })
     })
     .flatten()
 }
@@ -513,6 +532,16 @@ fn uart_kind(node: &Node<'_, '_>) -> Option<UartKind> {
     })
 }
 
+/// FNV-1a over the seeds' bytes.
+fn seed(node: &Node<'_, '_>) -> Option<u64> {
+    let bytes = |name| node.property(name).unwrap_or_default().iter();
+    let mut all = bytes("rng-seed").chain(bytes("kaslr-seed")).peekable();
+    all.peek()?;
+    Some(all.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
+    }))
+}
+
 /// What `/chosen` says to Umbra itself. A nonce that is too long counts as none.
 #[must_use]
 pub fn chosen(tree: &Tree<'_>) -> Chosen {
@@ -524,6 +553,7 @@ pub fn chosen(tree: &Tree<'_>) -> Chosen {
         semihosting: node.property("umbra,semihosting").is_some(),
         console_mux: node.property("umbra,console-mux").is_some(),
         fresh_ram: node.property("umbra,fresh-ram").is_some(),
+        seed: seed(node),
         loglevel: node.string("bootargs").and_then(loglevel),
     });
     found.unwrap_or_default()

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use hyp_abi::layout;
 use vm_fdt::FdtWriter;
 
+use super::vms::{Device, Spi as PassedSpi};
 use crate::types::Range;
 
 /// What differs from one guest's tree to another's. All addresses are IPAs.
@@ -20,6 +21,10 @@ pub struct GuestTree<'a> {
     pub bootargs: &'a str,
     /// Where the initial RAM disk is.
     pub initrd: Option<Range>,
+    /// For the guest's own randomness: `kaslr-seed` and `rng-seed` are made of it. `None` when the machine has none to give.
+    pub seed: Option<u64>,
+    /// Devices of the board that the guest is given.
+    pub devices: &'a [Device],
 }
 
 /// Phandles.
@@ -29,8 +34,18 @@ const CLOCK: u32 = 2;
 const SPI: u32 = 0;
 const PPI: u32 = 1;
 const LEVEL_HIGH: u32 = 4;
+const EDGE_RISING: u32 = 1;
 /// Frequency of the PL011's clock, as on `virt`.
 const CLOCK_HZ: u32 = 24_000_000;
+
+/// The next number of a SplitMix64 sequence: it spreads a seed, and adds nothing to it.
+fn splitmix(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ z >> 31
+}
 
 impl GuestTree<'_> {
     /// The tree as a blob.
@@ -53,6 +68,9 @@ impl GuestTree<'_> {
         timer(&mut fdt)?;
         clock(&mut fdt)?;
         uart(&mut fdt)?;
+        for device in self.devices {
+            passed(&mut fdt, device)?;
+        }
         fdt.end_node(root)?;
         fdt.finish()
     }
@@ -62,6 +80,12 @@ impl GuestTree<'_> {
         fdt.property_string("stdout-path", &format!("/pl011@{:x}", layout::UART_BASE))?;
         if !self.bootargs.is_empty() {
             fdt.property_string("bootargs", self.bootargs)?;
+        }
+        if let Some(seed) = self.seed {
+            let mut state = seed;
+            fdt.property_u64("kaslr-seed", splitmix(&mut state))?;
+            let bytes: Vec<u8> = (0..8).flat_map(|_| splitmix(&mut state).to_be_bytes()).collect();
+            fdt.property("rng-seed", &bytes)?;
         }
         if let Some(initrd) = self.initrd {
             fdt.property_u64("linux,initrd-start", initrd.start())?;
@@ -140,6 +164,28 @@ fn uart(fdt: &mut FdtWriter) -> Result<(), vm_fdt::Error> {
     fdt.property_array_u32("interrupts", &[SPI, layout::UART_SPI, LEVEL_HIGH])?;
     fdt.property_array_u32("clocks", &[CLOCK, CLOCK])?;
     strings(fdt, "clock-names", &["uartclk", "apb_pclk"])?;
+    fdt.end_node(node)
+}
+
+/// A device of the board, whose clocks, whatever they are, run and are shown as the fixed one.
+fn passed(fdt: &mut FdtWriter, device: &Device) -> Result<(), vm_fdt::Error> {
+    let node = fdt.begin_node(&device.name)?;
+    fdt.property("compatible", &device.compatible)?;
+    let registers: Vec<u64> = device.registers.iter().flat_map(|range| [range.start(), range.size()]).collect();
+    fdt.property_array_u64("reg", &registers)?;
+    if !device.interrupts.is_empty() {
+        let trigger = |edge| if edge { EDGE_RISING } else { LEVEL_HIGH };
+        let specifier = |spi: &PassedSpi| [SPI, spi.intid - 32, trigger(spi.edge)];
+        let interrupts: Vec<u32> = device.interrupts.iter().flat_map(specifier).collect();
+        fdt.property_array_u32("interrupts", &interrupts)?;
+    }
+    if device.clocks > 0 {
+        let clocks: Vec<u32> = (0..device.clocks).map(|_| CLOCK).collect();
+        fdt.property_array_u32("clocks", &clocks)?;
+    }
+    if !device.clock_names.is_empty() {
+        fdt.property("clock-names", &device.clock_names)?;
+    }
     fdt.end_node(node)
 }
 

@@ -194,6 +194,17 @@ impl<'n, 'a: 'n> Node<'n, 'a> {
             .is_none_or(|status| matches!(one_string(status), Some("okay" | "ok")))
     }
 
+    /// The phandle of the controller to which its `interrupts` go: its own word, or the nearest node's above that has one.
+    pub(crate) fn interrupt_parent(&self) -> Option<u32> {
+        let mut node = self;
+        loop {
+            if let Some(phandle) = node.cell("interrupt-parent") {
+                return Some(phandle);
+            }
+            node = node.parent?;
+        }
+    }
+
     /// `#address-cells` and `#size-cells` for the node's children, 2 and 1 where they are absent.
     pub(crate) fn cell_counts(&self) -> (u32, u32) {
         (self.cell("#address-cells").unwrap_or(2), self.cell("#size-cells").unwrap_or(1))

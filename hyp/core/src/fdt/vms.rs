@@ -3,6 +3,7 @@
 //! `docs/devicetree.md` is the contract. A VM that breaks it is refused by itself, with the property and the reason; the
 //! others are not touched by that.
 
+mod devices;
 mod error;
 mod placement;
 
@@ -16,6 +17,7 @@ use super::{Cells, Node, Tree, one_string};
 pub use crate::filter::Action as FilterAction;
 use crate::filter::Filter;
 use crate::types::{Pa, Range};
+pub use devices::{Device, MAX_DEVICES, Spi};
 pub use error::{Reason, VmError};
 pub use placement::Placement;
 
@@ -78,6 +80,8 @@ pub struct VmDesc {
     pub entry: Option<u64>,
     /// The initial RAM disk's file.
     pub initrd: Option<Range>,
+    /// Devices of the board that it is given.
+    pub devices: Vec<Device>,
 }
 
 impl VmDesc {
@@ -146,6 +150,7 @@ pub struct Surroundings<'s> {
 #[must_use]
 pub fn describe(tree: &Tree<'_>, around: &Surroundings<'_>) -> Vec<Vm> {
     let mut plan = Plan {
+        tree,
         around,
         vms: Vec::new(),
         taken: Vec::new(),
@@ -166,6 +171,7 @@ pub fn describe(tree: &Tree<'_>, around: &Surroundings<'_>) -> Vec<Vm> {
 
 /// What has been read so far. Earlier VMs have what they asked for; a later one that wants the same is refused.
 struct Plan<'s> {
+    tree: &'s Tree<'s>,
     around: &'s Surroundings<'s>,
     vms: Vec<Vm>,
     /// Modules of the VMs that were accepted.
@@ -225,6 +231,7 @@ impl Plan<'_> {
         }
         let (pcpus, vcpus) = self.pcpus(node)?;
         let ram = ram(node)?;
+        let devices = self.devices(node, ram)?;
         let filter = filter(node)?;
         if host && filter.iter().any(|entry| entry.action == FilterAction::Forward) {
             return refuse("umbra,smccc-filter", Reason::HostForwards);
@@ -256,8 +263,43 @@ impl Plan<'_> {
             load: address(&image_node, "umbra,load")?,
             entry: address(&image_node, "umbra,entry")?,
             initrd,
+            devices,
         };
         Ok((desc, vcpus))
+    }
+
+    /// The devices that the VM is to be given: nodes of the board's tree.
+    fn devices(&self, node: &Node<'_, '_>, ram: Range) -> Result<Vec<Device>, VmError> {
+        const PROPERTY: &str = "umbra,devices";
+        let value = node.property(PROPERTY).unwrap_or_default();
+        let paths = match (value.split_last(), core::str::from_utf8(value)) {
+            (None, _) => return Ok(Vec::new()),
+            (Some((0, _)), Ok(text)) => text,
+            _ => {
+                return refuse(
+                    PROPERTY,
+                    Reason::Form {
+                        expected: "a list of device-tree paths",
+                    },
+                );
+            }
+        };
+        let mut devices: Vec<Device> = Vec::new();
+        for (index, path) in paths.split_terminator('\0').enumerate() {
+            if index >= MAX_DEVICES {
+                return refuse(PROPERTY, Reason::TooManyDevices { most: MAX_DEVICES });
+            }
+            let others = self.accepted().flat_map(|vm| vm.devices.iter());
+            let device = Device::read(self.tree, path).and_then(|device| {
+                device.fits(ram, others.chain(&devices))?;
+                Ok(device)
+            });
+            match device {
+                Ok(device) => devices.push(device),
+                Err(why) => return refuse(PROPERTY, Reason::Device { index, why }),
+            }
+        }
+        Ok(devices)
     }
 
     fn accepted(&self) -> impl Iterator<Item = &VmDesc> {
@@ -308,9 +350,6 @@ impl Plan<'_> {
                 return refuse("umbra,pcpus", Reason::NoPcpu { pcpu: number, cpus });
             }
             let pcpu = number as usize;
-            if pcpus.contains(&pcpu) || self.accepted().any(|vm| vm.pcpus.contains(&pcpu)) {
-                return refuse("umbra,pcpus", Reason::PcpuTaken { pcpu });
-            }
             pcpus.push(pcpu);
         }
         Ok((pcpus, vcpus))
@@ -370,19 +409,21 @@ impl Plan<'_> {
     /// Gives the VMs that left the choice to us the lowest pCPUs that nobody asked for.
     fn fill_pcpus(&mut self) {
         for (index, vcpus) in core::mem::take(&mut self.pending) {
-            let mut free: Vec<usize> = (0..self.around.cpus).collect();
-            free.retain(|pcpu| !self.accepted().any(|vm| vm.pcpus.contains(pcpu)));
+            // The pCPUs that run least come first; once each runs as much as another, they are shared in their order.
+            let mut load: Vec<usize> = (0..self.around.cpus)
+                .map(|pcpu| self.accepted().map(|vm| vm.pcpus.iter().filter(|own| **own == pcpu).count()).sum())
+                .collect();
+            let mut pcpus = Vec::with_capacity(vcpus);
+            for _ in 0..vcpus {
+                let Some((pcpu, count)) = load.iter_mut().enumerate().min_by_key(|(_, count)| **count) else {
+                    break;
+                };
+                *count += 1;
+                pcpus.push(pcpu);
+            }
             let Some(vm) = self.vms.get_mut(index) else { continue };
-            free.truncate(vcpus);
-            if free.len() < vcpus {
-                vm.description = refuse(
-                    "umbra,pcpus",
-                    Reason::NoPcpuLeft {
-                        missing: vcpus - free.len(),
-                    },
-                );
-            } else if let Ok(desc) = &mut vm.description {
-                desc.pcpus = free;
+            if let Ok(desc) = &mut vm.description {
+                desc.pcpus = pcpus;
             }
         }
     }

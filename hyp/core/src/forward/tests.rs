@@ -103,6 +103,29 @@ fn system_calls_are_done_unless_refused() {
 }
 
 #[test]
+fn a_suspend_happens_only_if_allowed() {
+    let start = Start {
+        entry: 0x4000_0000,
+        context: 9,
+        big_endian: false,
+    };
+    for (end, resolution) in [
+        (answered(Verdict::Allow, 5), Resolution::SystemSuspend(start)),
+        (answered(Verdict::Values, 0), Resolution::SystemSuspend(start)),
+        (answered(Verdict::Deny, 0), Resolution::Return(DENIED)),
+        (answered(Verdict::Fail, 0), Resolution::Return(FAILED)),
+        (answered(Verdict::Values, 5), Resolution::Values([5, 21, 22, 23])),
+        (End::Deadline, Resolution::Return(FAILED)),
+        (End::Cancelled, Resolution::Dropped),
+    ] {
+        assert_eq!(
+            Waiting::begin(Forwarded::SystemSuspend(start), &[]).unwrap().end(&end, &[]),
+            resolution
+        );
+    }
+}
+
+#[test]
 fn any_other_call_gets_the_hosts_values() {
     for (end, resolution) in [
         (answered(Verdict::Values, 0), Resolution::Values([0, 21, 22, 23])),

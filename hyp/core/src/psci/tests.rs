@@ -56,9 +56,9 @@ fn on(target: usize, entry: u64, context: u64) -> Outcome {
 }
 
 #[test]
-fn version_is_1_1_and_migration_is_not_required() {
+fn version_is_1_3_and_migration_is_not_required() {
     let vm = Vm::<1>::new();
-    assert_eq!(vm.call(psci::VERSION, [9; 3]), Outcome::Return(0x1_0001));
+    assert_eq!(vm.call(psci::VERSION, [9; 3]), Outcome::Return(0x1_0003));
     assert_eq!(vm.call(psci::MIGRATE_INFO_TYPE, [9; 3]), Outcome::Return(2));
 }
 
@@ -101,7 +101,7 @@ fn an_smc32_call_uses_the_low_halves_of_its_arguments() {
 fn a_function_identifier_is_the_low_half_of_x0() {
     let vm = Vm::<1>::new();
     let x0 = 0xFFFF_FFFF_0000_0000 | u64::from(psci::VERSION);
-    assert_eq!(smccc(&[x0, 0, 0, 0], &Filter::new(), &vm), Outcome::Return(0x1_0001));
+    assert_eq!(smccc(&[x0, 0, 0, 0], &Filter::new(), &vm), Outcome::Return(0x1_0003));
 }
 
 #[test]
@@ -222,10 +222,12 @@ fn features_tells_what_there_is_and_not_what_is_denied() {
     for fid in all.chain([arch::VERSION]) {
         let there = match fid {
             arch::VERSION => true,
-            fid if fid & SMC64 != 0 => matches!(fid & 0x1F, 1 | 3 | 4),
-            fid => matches!(fid & 0x1F, 0..=4 | 6 | 8..=10),
+            fid if fid & SMC64 != 0 => matches!(fid & 0x1F, 1 | 3 | 4 | 0xE | 0x12 | 0x15),
+            fid => matches!(fid & 0x1F, 0..=4 | 6 | 8..=10 | 0xE | 0x12 | 0x15),
         };
-        let expected = if there { Outcome::Return(0) } else { NOT_SUPPORTED };
+        // SYSTEM_OFF2 shows HIBERNATE_OFF; no other call has a flag.
+        let flags = u64::from(fid & 0x1F == 0x15);
+        let expected = if there { Outcome::Return(flags) } else { NOT_SUPPORTED };
         assert_eq!(vm.call(psci::FEATURES, [u64::from(fid), 0, 0]), expected, "{fid:#x}");
         if !there {
             assert_eq!(vm.call(fid, [0; 3]), NOT_SUPPORTED, "{fid:#x}");
@@ -239,19 +241,83 @@ fn features_tells_what_there_is_and_not_what_is_denied() {
 }
 
 #[test]
-fn system_suspend_reset2_and_off2_are_not_supported() {
+fn reset2_is_a_warm_reset_and_nothing_else() {
     let vm = Vm::<1>::new();
-    for fid in [
-        psci::SYSTEM_SUSPEND_32,
-        psci::SYSTEM_SUSPEND_64,
-        psci::SYSTEM_RESET2_32,
-        psci::SYSTEM_RESET2_64,
-        psci::SYSTEM_OFF2_32,
-        psci::SYSTEM_OFF2_64,
-    ] {
-        assert_eq!(vm.call(fid, [RAM; 3]), NOT_SUPPORTED);
-        assert_eq!(vm.call(psci::FEATURES, [u64::from(fid), 0, 0]), NOT_SUPPORTED);
+    for fid in [psci::SYSTEM_RESET2_32, psci::SYSTEM_RESET2_64] {
+        for cookie in [0, 1, u64::MAX] {
+            assert_eq!(vm.call(fid, [0, cookie, 0]), Outcome::SystemReset, "the cookie means nothing");
+        }
+        assert_eq!(vm.call(fid, [1 << 32, 0, 0]), Outcome::SystemReset, "the type is a word in both");
+        for kind in [1, 2, 0x7FFF_FFFF, 1 << 31, 1 << 31 | 1, 0xFFFF_FFFF] {
+            assert_eq!(vm.call(fid, [kind, 0, 0]), refuse(PsciError::InvalidParameters), "{kind:#x}");
+        }
     }
+}
+
+#[test]
+fn off2_is_off_for_type_0_and_1_without_a_cookie() {
+    let vm = Vm::<1>::new();
+    for fid in [psci::SYSTEM_OFF2_32, psci::SYSTEM_OFF2_64] {
+        for kind in [0, 1] {
+            assert_eq!(vm.call(fid, [kind, 0, 0]), Outcome::SystemOff);
+            assert_eq!(vm.call(fid, [kind, 1, 0]), refuse(PsciError::InvalidParameters), "a cookie");
+        }
+        for kind in [2, 3, 1 << 31, 1 << 31 | 1, 0xFFFF_FFFF] {
+            assert_eq!(vm.call(fid, [kind, 0, 0]), refuse(PsciError::InvalidParameters), "{kind:#x}");
+        }
+    }
+    let high = 1 << 32;
+    assert_eq!(vm.call(psci::SYSTEM_OFF2_32, [1, high, 0]), Outcome::SystemOff);
+    assert_eq!(vm.call(psci::SYSTEM_OFF2_64, [1, high, 0]), refuse(PsciError::InvalidParameters));
+}
+
+#[test]
+fn system_suspend_is_for_the_last_vcpu_that_is_on() {
+    let vm = Vm::<3>::new();
+    let asleep = Outcome::SystemSuspend(Start {
+        entry: RAM,
+        context: 7,
+        big_endian: false,
+    });
+    vm.power[1].turn_on(Start::default()).unwrap();
+    vm.power[1].take_start().unwrap();
+    for fid in [psci::SYSTEM_SUSPEND_32, psci::SYSTEM_SUSPEND_64] {
+        let suspend = || vm.call(fid, [RAM, 7, 0]);
+        assert_eq!(suspend(), asleep, "the caller alone is on");
+        let claim = vm.power[2].claim(How::Forwarded).unwrap();
+        assert_eq!(suspend(), refuse(PsciError::Denied), "another is pending");
+        assert!(vm.power[2].start(claim, Start::default()));
+        assert_eq!(suspend(), refuse(PsciError::Denied), "another is on");
+        assert!(vm.power[2].take_start().is_some() && vm.power[2].begin_off());
+        assert_eq!(suspend(), refuse(PsciError::Denied), "another has not left its pCPU yet");
+        assert_eq!(vm.call(fid, [0, 7, 0]), refuse(PsciError::Denied), "before the entry is looked at");
+        assert!(vm.power[2].finish_off());
+        assert_eq!(suspend(), asleep);
+    }
+}
+
+#[test]
+fn system_suspend_wants_an_entry_in_ram() {
+    let vm = Vm::<2>::new();
+    vm.power[0].turn_on(Start::default()).unwrap();
+    for entry in [0, RAM - 4, RAM_END, RAM + 1, RAM + 2, u64::MAX] {
+        for fid in [psci::SYSTEM_SUSPEND_32, psci::SYSTEM_SUSPEND_64] {
+            assert_eq!(vm.call(fid, [entry, 0, 0]), refuse(PsciError::InvalidAddress), "{entry:#x}");
+        }
+    }
+    let high = 1 << 32;
+    assert_eq!(
+        vm.call(psci::SYSTEM_SUSPEND_32, [high | RAM, high | 7, 0]),
+        Outcome::SystemSuspend(Start {
+            entry: RAM,
+            context: 7,
+            big_endian: false
+        })
+    );
+    assert_eq!(
+        vm.call(psci::SYSTEM_SUSPEND_64, [high | RAM, 7, 0]),
+        refuse(PsciError::InvalidAddress)
+    );
 }
 
 #[test]
@@ -286,7 +352,7 @@ fn a_denied_call_is_not_supported_and_not_advertised() {
 }
 
 #[test]
-fn a_forwarded_cpu_on_has_a_good_mpidr_and_entry() {
+fn a_forwarded_call_has_good_parameters() {
     let vm = Vm::<2>::new();
     let mut filter = Filter::new();
     filter.insert(0x8400_0000, 0x20, 2).unwrap();
@@ -308,12 +374,28 @@ fn a_forwarded_cpu_on_has_a_good_mpidr_and_entry() {
     assert_eq!(call(psci::CPU_OFF, [0; 3]), Outcome::Forward(Forwarded::CpuOff));
     assert_eq!(call(psci::SYSTEM_OFF, [0; 3]), Outcome::Forward(Forwarded::SystemOff));
     assert_eq!(call(psci::SYSTEM_RESET, [0; 3]), Outcome::Forward(Forwarded::SystemReset));
+    let start = Start {
+        entry: RAM,
+        context: 3,
+        big_endian: false,
+    };
+    for fid in [psci::SYSTEM_SUSPEND_32, psci::SYSTEM_SUSPEND_64] {
+        assert_eq!(call(fid, [RAM, 3, 0]), Outcome::Forward(Forwarded::SystemSuspend(start)));
+        assert_eq!(call(fid, [0, 3, 0]), refuse(PsciError::InvalidAddress));
+    }
+    for fid in [psci::SYSTEM_RESET2_32, psci::SYSTEM_RESET2_64] {
+        assert_eq!(call(fid, [0; 3]), Outcome::Forward(Forwarded::SystemReset));
+        assert_eq!(call(fid, [1, 0, 0]), refuse(PsciError::InvalidParameters));
+    }
+    for fid in [psci::SYSTEM_OFF2_32, psci::SYSTEM_OFF2_64] {
+        assert_eq!(call(fid, [1, 0, 0]), Outcome::Forward(Forwarded::SystemOff));
+        assert_eq!(call(fid, [1, 1, 0]), refuse(PsciError::InvalidParameters));
+    }
     for fid in [
         psci::VERSION,
         psci::AFFINITY_INFO_64,
         psci::CPU_SUSPEND_32,
         psci::FEATURES,
-        psci::SYSTEM_SUSPEND_64,
         0x8400_001F,
     ] {
         assert_eq!(call(fid, [9; 3]), Outcome::Forward(Forwarded::Other), "{fid:#x}");

@@ -90,6 +90,8 @@ mod layout {
             TPMS OFFSET(14) NUMBITS(1) [],
             /// Traps the trace filter controls.
             TTRF OFFSET(19) NUMBITS(1) [],
+            /// Traps the debug communications channel.
+            TDCC OFFSET(27) NUMBITS(1) [],
         ],
         /// Counter-timer Hypervisor Control Register, with `HCR_EL2.E2H` = 0. DDI 0487 CNTHCTL_EL2.
         pub CNTHCTL_EL2 [

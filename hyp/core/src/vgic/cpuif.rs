@@ -76,17 +76,19 @@ impl Trapping {
 /// What did not fit into the list registers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Spill {
-    /// Pending INTIDs that wait for a list register, one bit each.
-    pub pending: u32,
-    /// Active INTIDs without a list register, one bit each.
-    pub active: u32,
+    /// Pending interrupts that wait for a list register, one bit each: INTIDs 0 to 31, and the SPIs that the vCPU holds.
+    pub pending: u64,
+    /// Active interrupts without a list register, likewise.
+    pub active: u64,
+    /// Pending SPIs wait in the distributor: the vCPU holds as many as it can.
+    pub more: bool,
 }
 
 impl Spill {
     /// Whether anything was left out.
     #[must_use]
     pub const fn any(self) -> bool {
-        self.pending | self.active != 0
+        self.more || self.pending | self.active != 0
     }
 }
 
@@ -104,14 +106,15 @@ pub fn window_closed(vmcr: Vmcr) -> bool {
 ///   or off (`vmcr` is `ICH_VMCR_EL2` as of the spill), and what matters most changes with it: VGrp0EIE and its three siblings.
 /// * UIE while anything is spilled. With a single list register it would always fire, so not there.
 /// * TDIR while an active interrupt is spilled: the guest's DIR finds no list register and EOIcount would not say which INTID.
+///   With EOImode 1 also while `spis` are in use: one that another vCPU took, or a write made active, may be deactivated here.
 /// * LRENPIE besides, with EOImode 0: its EOIR deactivates too, and what it deactivates may be due again.
 #[must_use]
-pub fn hcr_for(trapping: Trapping, spill: Spill, vmcr: Vmcr, list_registers: usize) -> u64 {
+pub fn hcr_for(trapping: Trapping, spill: Spill, spis: bool, vmcr: Vmcr, list_registers: usize) -> u64 {
     let mut hcr = ICH_HCR_EL2::En::SET;
     if trapping.tc() {
         hcr += ICH_HCR_EL2::TC::SET;
     }
-    if spill.pending != 0 {
+    if spill.more || spill.pending != 0 {
         hcr += ICH_HCR_EL2::NPIE::SET;
         hcr += if vmcr.igrpen0() != 0 {
             ICH_HCR_EL2::VGrp0DIE::SET
@@ -127,11 +130,11 @@ pub fn hcr_for(trapping: Trapping, spill: Spill, vmcr: Vmcr, list_registers: usi
     if spill.any() && list_registers > 1 {
         hcr += ICH_HCR_EL2::UIE::SET;
     }
-    if spill.active != 0 {
+    if spill.active != 0 && !vmcr.splits_eoi() {
+        hcr += ICH_HCR_EL2::LRENPIE::SET;
+    }
+    if spill.active != 0 || spis && vmcr.splits_eoi() {
         hcr += ICH_HCR_EL2::TDIR::SET;
-        if !vmcr.splits_eoi() {
-            hcr += ICH_HCR_EL2::LRENPIE::SET;
-        }
     }
     hcr.value
 }
@@ -157,19 +160,31 @@ mod tests {
     #[test]
     fn tc_is_on_while_coming_up_in_strict_mode_and_for_a_narrowed_view() {
         let none = Trapping::default();
-        assert_eq!(hcr_for(none, Spill::default(), Vmcr::new(0), 4), 1);
+        assert_eq!(hcr_for(none, Spill::default(), false, Vmcr::new(0), 4), 1);
         for trapping in [
             Trapping { coming_up: true, ..none },
             Trapping { strict: true, ..none },
             Trapping { narrowed: true, ..none },
         ] {
-            assert_eq!(hcr_for(trapping, Spill::default(), Vmcr::new(0), 4), 1 << 10 | 1);
+            assert_eq!(hcr_for(trapping, Spill::default(), false, Vmcr::new(0), 4), 1 << 10 | 1);
         }
     }
 
     #[test]
     fn maintenance_is_asked_for_only_while_something_is_spilled() {
-        let hcr = |pending, active, vmcr, lrs| hcr_for(Trapping::default(), Spill { pending, active }, Vmcr::new(vmcr), lrs);
+        let hcr = |pending, active, vmcr, lrs| {
+            hcr_for(
+                Trapping::default(),
+                Spill {
+                    pending,
+                    active,
+                    more: false,
+                },
+                false,
+                Vmcr::new(vmcr),
+                lrs,
+            )
+        };
         let (en, uie, lrenpie, npie, tdir) = (1, 1 << 1, 1 << 2, 1 << 3, 1 << 14);
         assert_eq!(hcr(1, 0, 0, 4), en | uie | npie | 1 << 4 | 1 << 6);
         assert_eq!(hcr(1, 0, 3, 4), en | uie | npie | 1 << 5 | 1 << 7);

@@ -1,34 +1,207 @@
-//! The distributor: what `GICD_*` reads and writes as. One per VM, shared by its vCPUs without a lock.
+//! The distributor: a VM's SPIs, and `GICD_*`. One per VM, shared by its vCPUs and by whoever raises interrupts, without a lock.
 //!
-//! SGIs and PPIs are the redistributors', so what is here is the identity and `GICD_CTLR`. A VM has no SPIs yet: their
-//! registers are RAZ/WI and `GICD_TYPER.ITLinesNumber` is 0, which is how the architecture says so.
+//! One bit, byte or word each for INTIDs 32 to 287; [`Dist::read`] and [`Dist::write`] are how a guest sees them. An SPI is in one
+//! of two places:
+//!
+//! * here, its pending and active state in `latch` and `active`;
+//! * *held* by one vCPU, which claimed it to put it into a list register. `owner` names that vCPU, and the state is in its
+//!   [`VcpuGic`](super::lr::VcpuGic), which no one else touches. New edges and writes that set state are left here in `latch` and
+//!   `active` all the same; the owner *pulls* them when it is kicked.
+//!
+//! What is configured (enable, group, priority, line, trigger, route) is always here; owners have copies.
+//!
+//! Whatever makes an SPI deliverable *notifies*: a held one's owner, or the vCPU that the SPI is routed to, finds a bit in its
+//! inbox, one for each word of 32 SPIs, and is to be kicked or woken. It claims what is there for it; one compare-and-swap decides
+//! when two try.
+//!
+//! **Routing.** `GICD_IROUTER<n>` names a vCPU: that one, and while it is off, or does not exist, the SPI stays pending here.
+//! With `Interrupt_Routing_Mode` 1: the lowest-numbered vCPU that is on and whose interface had the SPI's group enabled when it was
+//! last looked at; if none has, the lowest-numbered that is on; if none is on, the first that comes.
+
+mod registers;
+#[cfg(all(test, not(loom)))]
+mod tests;
+
+pub use registers::{CTLR, Effect, IIDR, IIDR_VALUE, TYPER, TYPER2};
+#[cfg(all(test, not(loom)))]
+pub(super) use registers::{ICACTIVER, ICENABLER, ICFGR, ICPENDR, IGROUPR, IPRIORITYR, IROUTER, ISACTIVER, ISENABLER, ISPENDR};
 
 use super::ctlr::CtlrView;
-use super::redist::{Effect, id_register};
-use crate::sync::{AtomicU32, Ordering};
+use super::for_each;
+use super::vmcr::Vmcr;
+use super::{Group, PRIVATE_INTIDS};
+use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use hyp_abi::layout::{MAX_VCPUS, affinity_of};
 
-/// `GICD_CTLR`.
-pub const CTLR: u64 = 0x0000;
-/// `GICD_TYPER`.
-pub const TYPER: u64 = 0x0004;
-/// `GICD_IIDR`.
-pub const IIDR: u64 = 0x0008;
-/// `GICD_TYPER2`.
-pub const TYPER2: u64 = 0x000C;
+/// How many SPIs a VM has: INTIDs 32 to 287.
+pub const SPIS: u32 = 32 * WORDS as u32;
+/// Words of 32 SPIs.
+pub(super) const WORDS: usize = 8;
 
-/// `GICD_CTLR`: EnableGrp0 and EnableGrp1.
-const ENABLES: u32 = 0b11;
-/// `GICD_CTLR`: ARE and DS, both fixed at 1. RWP is 0: a write has taken effect when it returns.
-const FIXED: u32 = 1 << 4 | 1 << 6;
+/// `GICD_IROUTER<n>.Interrupt_Routing_Mode`: any vCPU will do.
+const ANY: u64 = 1 << 31;
+/// Nobody's.
+const NOBODY: u8 = 0xFF;
 
-/// `GICD_TYPER`, `GICR_IIDR`'s value: product 0x55, revision 0, and the designer of the architecture it implements.
-pub const IIDR_VALUE: u32 = 0x5500_043B;
+/// Two who change different words about one SPI must not both miss the other's change: held against latch and active, in either
+/// order. Nothing weaker says that.
+const ORDER: Ordering = Ordering::SeqCst;
+
+/// A bit for each of 32 SPIs.
+#[derive(Debug)]
+struct Word {
+    group1: AtomicU32,
+    enabled: AtomicU32,
+    /// Made pending by an edge or a write, and not taken yet.
+    latch: AtomicU32,
+    /// Lines that are high.
+    line: AtomicU32,
+    active: AtomicU32,
+    /// Edge-triggered, as opposed to level-sensitive.
+    edge: AtomicU32,
+    /// With a vCPU.
+    held: AtomicU32,
+}
 
 /// A VM's distributor.
 #[derive(Debug)]
 pub struct Dist {
     enables: AtomicU32,
     typer: u32,
+    /// Writable bits of `GICD_IROUTER<n>`.
+    routes: u64,
+    /// Whether an SPI was ever enabled or made active: until then a guest's `ICC_DIR_EL1` cannot be for one.
+    used: AtomicU32,
+    /// vCPUs that are on.
+    online: AtomicU32,
+    /// vCPUs whose interface had group 0, group 1 enabled when last looked at.
+    taking: [AtomicU32; 2],
+    /// For each vCPU a bit per word of SPIs in which there may be something for it.
+    inbox: [AtomicU32; MAX_VCPUS],
+    word: [Word; WORDS],
+    /// Four to a word.
+    priority: [AtomicU32; SPIS as usize / 4],
+    router: [AtomicU64; SPIS as usize],
+    owner: [AtomicU8; SPIS as usize],
+}
+
+/// Which SPI: its INTID minus 32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Spi(u8);
+
+impl Spi {
+    /// INTID 32.
+    pub(super) const FIRST: Self = Self(0);
+
+    /// The SPI with this INTID, if there is one.
+    pub(super) const fn of(intid: u32) -> Option<Self> {
+        if intid >= PRIVATE_INTIDS && intid < PRIVATE_INTIDS + SPIS {
+            Some(Self((intid - PRIVATE_INTIDS) as u8))
+        } else {
+            None
+        }
+    }
+
+    /// SPI `bit` of word `word`.
+    pub(super) const fn at(word: usize, bit: u32) -> Self {
+        Self((word as u32 * 32 + bit) as u8)
+    }
+
+    /// Its INTID.
+    pub(super) const fn intid(self) -> u32 {
+        PRIVATE_INTIDS + self.0 as u32
+    }
+
+    /// The word it is in.
+    pub(super) const fn word(self) -> usize {
+        self.0 as usize / 32
+    }
+
+    /// Its bit there.
+    pub(super) const fn bit(self) -> u32 {
+        1 << (self.0 % 32)
+    }
+}
+
+/// What an owner keeps a copy of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Config {
+    pub(super) enabled: bool,
+    pub(super) group1: bool,
+    pub(super) priority: u8,
+    /// Level-sensitive, and its line is high.
+    pub(super) line: bool,
+}
+
+/// What its owner is asked about the SPIs it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpiOp {
+    /// Take over what was configured.
+    Refresh,
+    /// Which are pending?
+    ReadPending,
+    /// Which are active?
+    ReadActive,
+    /// Pending no more, their lines aside.
+    ClearPending,
+    /// Active no more.
+    ClearActive,
+}
+
+/// A question about 32 SPIs to a vCPU that may hold some: for [`VcpuGic::spi`](super::lr::VcpuGic::spi).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpiAsk {
+    pub(super) op: SpiOp,
+    pub(super) word: u8,
+    /// Those that are meant.
+    pub(super) mask: u32,
+}
+
+impl SpiAsk {
+    /// As one word, for a request slot.
+    #[must_use]
+    pub const fn to_word(self) -> u64 {
+        (self.op as u64) << 40 | (self.word as u64) << 32 | self.mask as u64
+    }
+
+    /// What [`to_word`](Self::to_word) gave.
+    #[must_use]
+    pub const fn from_word(word: u64) -> Self {
+        let op = match word >> 40 {
+            1 => SpiOp::ReadPending,
+            2 => SpiOp::ReadActive,
+            3 => SpiOp::ClearPending,
+            4 => SpiOp::ClearActive,
+            _ => SpiOp::Refresh,
+        };
+        Self {
+            op,
+            word: (word >> 32) as u8 % WORDS as u8,
+            mask: word as u32,
+        }
+    }
+}
+
+/// A set of vCPUs of one VM, one bit per index.
+pub type Vcpus = u16;
+
+impl Word {
+    fn new() -> Self {
+        Self {
+            group1: AtomicU32::new(0),
+            enabled: AtomicU32::new(0),
+            latch: AtomicU32::new(0),
+            line: AtomicU32::new(0),
+            active: AtomicU32::new(0),
+            edge: AtomicU32::new(0),
+            held: AtomicU32::new(0),
+        }
+    }
+
+    /// Pending here: latched, or a level that is high.
+    fn pending(&self) -> u32 {
+        self.latch.load(ORDER) | self.line.load(ORDER) & !self.edge.load(ORDER)
+    }
 }
 
 impl Dist {
@@ -36,115 +209,327 @@ impl Dist {
     #[must_use]
     pub fn new(view: &CtlrView) -> Self {
         // IDbits is 9, INTIDs of 10 bits: there are no LPIs.
-        let typer = 9 << 19 | u32::from(view.a3v()) << 24 | u32::from(view.rss()) << 26;
+        let typer = (WORDS as u32) | 9 << 19 | u32::from(view.a3v()) << 24 | u32::from(view.rss()) << 26;
+        let aff3 = if view.a3v() { 0xFF << 32 } else { 0 };
         Self {
             enables: AtomicU32::new(0),
             typer,
+            routes: aff3 | ANY | 0xFF_FFFF,
+            used: AtomicU32::new(0),
+            online: AtomicU32::new(0),
+            taking: [AtomicU32::new(0), AtomicU32::new(0)],
+            inbox: core::array::from_fn(|_| AtomicU32::new(0)),
+            word: core::array::from_fn(|_| Word::new()),
+            priority: core::array::from_fn(|_| AtomicU32::new(0)),
+            router: core::array::from_fn(|_| AtomicU64::new(0)),
+            owner: core::array::from_fn(|_| AtomicU8::new(NOBODY)),
         }
     }
 
-    /// Back to the state after reset.
+    /// Back to the state after reset. Lines stay what they are. Every vCPU is off, and reset first.
     pub fn reset(&self) {
-        self.enables.store(0, Ordering::Release);
+        for cell in [&self.enables, &self.used, &self.online]
+            .into_iter()
+            .chain(&self.taking)
+            .chain(&self.inbox)
+            .chain(&self.priority)
+        {
+            cell.store(0, ORDER);
+        }
+        for word in &self.word {
+            for cell in [&word.group1, &word.enabled, &word.latch, &word.active, &word.edge, &word.held] {
+                cell.store(0, ORDER);
+            }
+        }
+        for cell in &self.router {
+            cell.store(0, ORDER);
+        }
+        for cell in &self.owner {
+            cell.store(NOBODY, ORDER);
+        }
     }
 
-    /// Bit 0: group 0 is forwarded; bit 1: group 1 is.
-    #[must_use]
-    pub fn groups(&self) -> u32 {
-        self.enables.load(Ordering::Acquire)
+    // Interrupts.
+
+    /// The line of SPI `intid` is `high` now. Gives the vCPU that must look ([`receive_spis`](super::lr::VcpuGic::receive_spis)):
+    /// to be kicked or woken, or the caller's own. INTIDs that are no SPI's are ignored.
+    pub fn set_line(&self, intid: u32, high: bool) -> Option<usize> {
+        let spi = Spi::of(intid)?;
+        let (word, bit) = (self.word(spi), spi.bit());
+        let before = if high {
+            word.line.fetch_or(bit, ORDER)
+        } else {
+            word.line.fetch_and(!bit, ORDER)
+        };
+        if (before & bit != 0) == high {
+            return None;
+        }
+        if word.edge.load(ORDER) & bit != 0 {
+            if !high {
+                return None;
+            }
+            word.latch.fetch_or(bit, ORDER);
+        }
+        first(self.notify(spi.word(), bit))
     }
 
-    /// The INTIDs whose group is forwarded, given which of them are in group 1.
-    #[must_use]
-    pub fn forwarded(&self, group1: u32) -> u32 {
-        let enables = self.groups();
-        let zero = if enables & 1 != 0 { !group1 } else { 0 };
-        let one = if enables & 2 != 0 { group1 } else { 0 };
-        zero | one
+    /// An edge of SPI `intid`, whatever its line. Gives the vCPU that must look, as [`set_line`](Self::set_line).
+    pub fn raise_edge(&self, intid: u32) -> Option<usize> {
+        let spi = Spi::of(intid)?;
+        self.word(spi).latch.fetch_or(spi.bit(), ORDER);
+        first(self.notify(spi.word(), spi.bit()))
     }
 
-    /// A guest's read of `size` bytes at `offset` of the frame. What does not exist reads as zero, so does a wrong size.
+    /// Whether there may be SPIs for `vcpu` to claim: one load, for the exit path.
     #[must_use]
-    pub fn read(&self, offset: u64, size: u64) -> u64 {
-        if size != 4 || offset & 3 != 0 {
+    pub fn has_spis(&self, vcpu: usize) -> bool {
+        self.inbox(vcpu).load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether an SPI waits here that would interrupt `vcpu` or wake it from WFI. See
+    /// [`VcpuGic::wakes`](super::lr::VcpuGic::wakes).
+    pub(super) fn wakes(&self, vcpu: usize, vmcr: Vmcr, running: u64) -> bool {
+        let mut wakes = false;
+        for_each(self.inbox(vcpu).load(ORDER).into(), |word| {
+            let word = word as usize % WORDS;
+            for_each(self.deliverable(word).into(), |bit| {
+                let spi = Spi::at(word, bit);
+                let config = self.config(spi);
+                let (group, on) = if config.group1 {
+                    (Group::One, vmcr.igrpen1() != 0)
+                } else {
+                    (Group::Zero, vmcr.igrpen0() != 0)
+                };
+                let priority = u64::from(config.priority);
+                let urgent = priority < vmcr.pmr() && priority & vmcr.preempting(group) < running;
+                wakes |= on && urgent && self.route(spi) == Some(vcpu);
+            });
+        });
+        wakes
+    }
+
+    // What vCPUs do.
+
+    /// `vcpu` is on: what is routed to it has somewhere to go.
+    pub(super) fn power_on(&self, vcpu: usize) {
+        self.online.fetch_or(1 << (vcpu % MAX_VCPUS), ORDER);
+        self.post(vcpu, u32::MAX);
+    }
+
+    /// `vcpu` is off. What was on its way to it, in its inbox or in `words`, is routed again: gives who must look.
+    pub(super) fn power_off(&self, vcpu: usize, words: u32) -> Vcpus {
+        let bit = 1 << (vcpu % MAX_VCPUS);
+        self.online.fetch_and(!bit, ORDER);
+        for cell in &self.taking {
+            cell.fetch_and(!bit, ORDER);
+        }
+        let mut kicks = 0;
+        for_each((self.drain(vcpu) | words).into(), |word| {
+            kicks |= self.notify(word as usize % WORDS, u32::MAX);
+        });
+        kicks
+    }
+
+    /// `vcpu`'s interface has group 0 and group 1 enabled, or not. Gives who must look: if it is the first to have one enabled,
+    /// whoever got an SPI for want of it.
+    pub(super) fn set_taking(&self, vcpu: usize, groups: [bool; 2]) -> Vcpus {
+        let bit = 1 << (vcpu % MAX_VCPUS);
+        let mut first = false;
+        for (cell, on) in self.taking.iter().zip(groups) {
+            if on {
+                first |= cell.fetch_or(bit, ORDER) == 0;
+            } else {
+                cell.fetch_and(!bit, ORDER);
+            }
+        }
+        let mut kicks = 0;
+        if first {
+            for_each(self.online.load(ORDER).into(), |other| kicks |= self.post(other as usize, u32::MAX));
+        }
+        kicks
+    }
+
+    /// Takes what `vcpu`'s inbox says.
+    pub(super) fn drain(&self, vcpu: usize) -> u32 {
+        let inbox = self.inbox(vcpu);
+        if inbox.load(Ordering::Relaxed) == 0 {
+            0
+        } else {
+            inbox.swap(0, ORDER)
+        }
+    }
+
+    /// The SPIs of a word that are deliverable and not held, one bit each.
+    pub(super) fn deliverable(&self, word: usize) -> u32 {
+        let it = self.bits(word);
+        let pending = it.pending();
+        if pending == 0 {
             return 0;
         }
-        u64::from(match offset {
-            CTLR => FIXED | self.groups(),
-            TYPER => self.typer,
-            IIDR => IIDR_VALUE,
-            _ => id_register(offset, 0x92),
-        })
+        let forwarded = self.forwarded(u64::from(it.group1.load(ORDER))) as u32;
+        pending & it.enabled.load(ORDER) & forwarded & !it.active.load(ORDER) & !it.held.load(ORDER)
     }
 
-    /// A guest's write of `size` bytes at `offset`. What does not exist, cannot be written or has a wrong size is ignored.
-    pub fn write(&self, offset: u64, size: u64, value: u64) -> Effect {
-        if size != 4 || offset != CTLR {
-            return Effect::None;
+    /// The SPIs of [`deliverable`](Self::deliverable) that are routed to `vcpu`.
+    pub(super) fn for_vcpu(&self, word: usize, vcpu: usize) -> u32 {
+        let mut mine = 0;
+        for_each(self.deliverable(word).into(), |bit| {
+            mine |= u32::from(self.route(Spi::at(word, bit)) == Some(vcpu)) << bit;
+        });
+        mine
+    }
+
+    /// `vcpu` claims an SPI; false when somebody else has it. From here on whoever changes something about it tells this vCPU, which
+    /// now [pulls](Self::pull) its state, and looks at its [`config`](Self::config) and [`route`](Self::route) again.
+    pub(super) fn claim(&self, vcpu: usize, spi: Spi) -> bool {
+        let owner = self.owner(spi);
+        let claimed = owner.compare_exchange(NOBODY, vcpu as u8, ORDER, ORDER).is_ok();
+        if claimed {
+            self.word(spi).held.fetch_or(spi.bit(), ORDER);
         }
-        let enables = value as u32 & ENABLES;
-        let before = self.enables.swap(enables, Ordering::AcqRel);
-        if before == enables { Effect::None } else { Effect::RefreshVm }
+        claimed
+    }
+
+    /// Its owner gives an SPI back, `latched` or not, `active` or not. Gives who must look.
+    pub(super) fn release(&self, spi: Spi, latched: bool, active: bool) -> Vcpus {
+        let (word, bit) = (self.word(spi), spi.bit());
+        if latched {
+            word.latch.fetch_or(bit, ORDER);
+        }
+        if active {
+            word.active.fetch_or(bit, ORDER);
+        }
+        word.held.fetch_and(!bit, ORDER);
+        self.owner(spi).store(NOBODY, ORDER);
+        self.notify(spi.word(), bit)
+    }
+
+    /// What was left here about an SPI for its owner: an edge, an active state. Both are the owner's now.
+    pub(super) fn pull(&self, spi: Spi) -> (bool, bool) {
+        let (word, bit) = (self.word(spi), spi.bit());
+        let take = |cell: &AtomicU32| cell.load(ORDER) & bit != 0 && cell.fetch_and(!bit, ORDER) & bit != 0;
+        (take(&word.latch), take(&word.active))
+    }
+
+    /// How an SPI is configured, and its line.
+    pub(super) fn config(&self, spi: Spi) -> Config {
+        let (word, bit) = (self.word(spi), spi.bit());
+        Config {
+            enabled: word.enabled.load(ORDER) & bit != 0,
+            group1: word.group1.load(ORDER) & bit != 0,
+            priority: (self.priorities(spi.0 as usize / 4).load(ORDER) >> (8 * (spi.0 % 4))) as u8,
+            line: word.line.load(ORDER) & !word.edge.load(ORDER) & bit != 0,
+        }
+    }
+
+    /// The vCPU an SPI goes to, if any can have it: see the [module](self).
+    pub(super) fn route(&self, spi: Spi) -> Option<usize> {
+        let router = self.router(spi.0.into()).load(ORDER);
+        let online = self.online.load(ORDER);
+        if router & ANY == 0 {
+            let index = ((router >> 8 & 0xFF) * 16 + (router & 0xF)) as usize;
+            let exists = index < MAX_VCPUS && affinity_of(index) == router;
+            return (exists && online >> index & 1 != 0).then_some(index);
+        }
+        let group = usize::from(self.word(spi).group1.load(ORDER) & spi.bit() != 0);
+        let taking = online & self.taking[group].load(ORDER);
+        let from = if taking != 0 { taking } else { online };
+        (from != 0).then(|| from.trailing_zeros() as usize)
+    }
+
+    /// Whether the guest may deactivate SPIs by `ICC_DIR_EL1`.
+    pub(super) fn is_used(&self) -> bool {
+        self.used.load(Ordering::Relaxed) != 0
+    }
+
+    /// An SPI that may be active, and is in no list register of the caller's, is so no more. Gives who must look, and who holds it
+    /// and must be asked instead.
+    pub(super) fn deactivate(&self, spi: Spi) -> Effect {
+        self.clear_active(spi.word(), spi.bit())
+    }
+
+    /// Something about the SPIs of `mask` has changed that may make them deliverable, or is for their owners to see. Gives who must
+    /// look.
+    fn notify(&self, word: usize, mask: u32) -> Vcpus {
+        let held = self.bits(word).held.load(ORDER) & mask;
+        let mut kicks = 0;
+        for_each(held.into(), |bit| kicks |= self.post(self.owner_of(Spi::at(word, bit)), 1 << word));
+        kicks | self.offer(word, mask)
+    }
+
+    /// [`notify`](Self::notify), but for owners: they are asked.
+    fn offer(&self, word: usize, mask: u32) -> Vcpus {
+        let mut kicks = 0;
+        for_each((self.deliverable(word) & mask).into(), |bit| {
+            let spi = Spi::at(word, bit);
+            if let Some(target) = self.route(spi) {
+                kicks |= self.post(target, 1 << word) | self.unseen(spi);
+            }
+        });
+        kicks
+    }
+
+    /// Of a 1-of-N SPI that nobody was seen to take: every vCPU that is on. One may have enabled the group since its last exit; the
+    /// next one shows it, and gets the SPI then.
+    fn unseen(&self, spi: Spi) -> Vcpus {
+        let group = usize::from(self.word(spi).group1.load(ORDER) & spi.bit() != 0);
+        let online = self.online.load(ORDER);
+        let any = self.router(spi.0.into()).load(ORDER) & ANY != 0;
+        if any && online & self.taking[group].load(ORDER) == 0 {
+            online as Vcpus
+        } else {
+            0
+        }
+    }
+
+    /// Who holds SPIs of `mask`.
+    fn owners(&self, word: usize, mask: u32) -> Vcpus {
+        let mut owners = 0;
+        for_each((self.bits(word).held.load(ORDER) & mask).into(), |bit| {
+            let owner = self.owner_of(Spi::at(word, bit));
+            owners |= if owner < MAX_VCPUS { 1 << owner } else { 0 };
+        });
+        owners
+    }
+
+    fn owner_of(&self, spi: Spi) -> usize {
+        usize::from(self.owner(spi).load(ORDER))
+    }
+
+    /// Leaves word that there may be something for `vcpu` in `words`.
+    pub(super) fn post(&self, vcpu: usize, words: u32) -> Vcpus {
+        if vcpu >= MAX_VCPUS {
+            return 0;
+        }
+        self.inbox[vcpu % MAX_VCPUS].fetch_or(words & ((1 << WORDS) - 1), ORDER);
+        1 << vcpu
+    }
+
+    fn inbox(&self, vcpu: usize) -> &AtomicU32 {
+        &self.inbox[vcpu % MAX_VCPUS]
+    }
+
+    fn word(&self, spi: Spi) -> &Word {
+        self.bits(spi.word())
+    }
+
+    fn bits(&self, word: usize) -> &Word {
+        &self.word[word % WORDS]
+    }
+
+    fn priorities(&self, n: usize) -> &AtomicU32 {
+        &self.priority[n % (SPIS as usize / 4)]
+    }
+
+    fn router(&self, spi: usize) -> &AtomicU64 {
+        &self.router[spi % SPIS as usize]
+    }
+
+    fn owner(&self, spi: Spi) -> &AtomicU8 {
+        &self.owner[spi.0 as usize % SPIS as usize]
     }
 }
 
-#[cfg(all(test, not(loom)))]
-mod tests {
-    use super::*;
-
-    fn dist() -> Dist {
-        Dist::new(&CtlrView::new(0x90b8_0003, 0x000c_0000))
-    }
-
-    #[test]
-    fn identity_is_a_gicv3_with_one_security_state_and_no_spis() {
-        let dist = dist();
-        assert_eq!(dist.read(CTLR, 4), 0x50);
-        assert_eq!(dist.read(TYPER, 4), 9 << 19 | 1 << 24 | 1 << 26);
-        assert_eq!(dist.read(IIDR, 4), 0x5500_043b);
-        assert_eq!(dist.read(TYPER2, 4), 0);
-        assert_eq!(dist.read(0xffe8, 4), 0x3b);
-    }
-
-    #[test]
-    fn affinity_routing_and_ds_cannot_be_turned_off() {
-        let dist = dist();
-        assert_eq!(dist.write(CTLR, 4, 0x8000_0083), Effect::RefreshVm);
-        assert_eq!(dist.read(CTLR, 4), 0x53);
-        assert_eq!(dist.write(CTLR, 4, 3), Effect::None);
-        assert_eq!(dist.write(CTLR, 4, 0), Effect::RefreshVm);
-        assert_eq!(dist.read(CTLR, 4), 0x50);
-    }
-
-    #[test]
-    fn a_group_is_forwarded_while_its_enable_is_set() {
-        let dist = dist();
-        for (ctlr, forwarded) in [(0, 0), (1, !0xf0), (2, 0xf0), (3, u32::MAX)] {
-            let _ = dist.write(CTLR, 4, ctlr);
-            assert_eq!(dist.forwarded(0xf0), forwarded);
-        }
-        dist.reset();
-        assert_eq!(dist.groups(), 0);
-    }
-
-    #[test]
-    fn every_offset_at_every_size_has_a_defined_result() {
-        let dist = dist();
-        for size in [1, 2, 4, 8] {
-            // Two bytes past the frame's end as well.
-            for offset in (0..0x1_0002u64).step_by(if cfg!(miri) { 211 } else { 1 }) {
-                let known = matches!(offset, CTLR | TYPER | IIDR) || (0xffd0..0x1_0000).contains(&offset);
-                let read = dist.read(offset, size);
-                if size != 4 || offset % 4 != 0 || !known {
-                    assert_eq!(read, 0, "{offset:#x} size {size}");
-                }
-                let effect = dist.write(offset, size, u64::MAX);
-                assert_eq!(effect == Effect::RefreshVm, size == 4 && offset == CTLR, "{offset:#x} size {size}");
-                if effect != Effect::None {
-                    dist.reset();
-                }
-                assert_eq!(dist.read(offset, size), read, "{offset:#x} size {size} keeps what it read");
-            }
-        }
-    }
+fn first(vcpus: Vcpus) -> Option<usize> {
+    (vcpus != 0).then(|| vcpus.trailing_zeros() as usize)
 }

@@ -2,16 +2,18 @@
 //!
 //! The CPU interface is the hardware's: a guest acknowledges and ends interrupts without an exit, out of its pCPU's list
 //! registers. Distributor and redistributors are words in memory, and this module decides what goes into the list registers.
+//! There are SGIs, PPIs and SPIs; no LPIs, no ITS.
 //!
 //! * [`ctlr`], [`vmcr`]: what `ICC_CTLR_EL1` and the registers inside `ICH_VMCR_EL2` read as, for guest and host alike;
 //! * [`cpuif`]: the CPU-interface registers that trap while `ICH_HCR_EL2.TC` is set, and `ICH_HCR_EL2` itself;
-//! * [`lr`]: a vCPU's SGIs and PPIs, and the list registers they pass through;
-//! * [`redist`], [`dist`]: the frames a guest reads and writes;
+//! * [`lr`]: a vCPU's interrupts, and the list registers they pass through;
+//! * [`redist`]: a vCPU's SGIs and PPIs, and the frames a guest sees them through;
+//! * [`dist`]: a VM's SPIs, their way to a vCPU, and the frame;
 //! * [`sgi`]: who an SGI is for, and the inbox it lands in;
 //! * [`attr`]: KVM's device attributes.
 //!
-//! **Invariant**: a [`lr::VcpuGic`] is written only by whoever holds its vCPU's lock. The one thing other pCPUs touch is an
-//! [`sgi::Inbox`].
+//! **Invariant**: a [`lr::VcpuGic`] is written only by whoever holds its vCPU's lock. What other pCPUs touch are atomics: an
+//! [`sgi::Inbox`] and the [`dist::Dist`].
 
 pub mod attr;
 pub mod cpuif;
@@ -24,6 +26,8 @@ pub mod lr;
 mod model;
 pub mod redist;
 pub mod sgi;
+#[cfg(all(test, not(loom)))]
+mod spi_model;
 pub mod vmcr;
 
 /// INTIDs of SGIs and PPIs: those that each vCPU has for itself.
@@ -96,4 +100,12 @@ impl Ich for Absent {
         false
     }
     fn set_active(&mut self, _: u32, _: bool) {}
+}
+
+/// Calls `f` with the number of each bit set in `bits`, lowest first.
+fn for_each(mut bits: u64, mut f: impl FnMut(u32)) {
+    while bits != 0 {
+        f(bits.trailing_zeros());
+        bits &= bits - 1;
+    }
 }

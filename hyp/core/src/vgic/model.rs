@@ -248,7 +248,7 @@ impl Machine {
                 self.model.enables = enables;
             }
             Op::Migrate => {
-                self.gic.put(&mut self.h);
+                self.gic.put(&mut self.h, &self.dist);
                 assert!(
                     (0..self.h.count()).all(|i| self.h.lr(i) == 0),
                     "nothing stays in the list registers"
@@ -260,7 +260,7 @@ impl Machine {
             }
             Op::Off => {
                 self.h.line = false;
-                self.gic.park(&mut self.h);
+                self.gic.park(&mut self.h, &self.dist);
                 assert!(!self.h.active);
                 let model = &mut self.model;
                 model.irq[TIMER as usize] = Irq {
@@ -295,7 +295,7 @@ impl Machine {
 
     fn dir(&mut self, intid: u32) {
         if self.h.dir(intid) == Dir::Trapped {
-            self.gic.deactivate(&mut self.h, &self.dist, intid);
+            let _ = self.gic.deactivate(&mut self.h, &self.dist, intid);
         }
         if self.split {
             self.model.irq[intid as usize].active = false;
@@ -338,7 +338,7 @@ impl Machine {
         if !maybe_none || shown.is_empty() {
             let running = self.h.running();
             assert!(
-                shown.is_empty() || self.gic.wakes(&self.h, self.h.vmcr, running),
+                shown.is_empty() || self.gic.wakes(&self.h, &self.dist, self.h.vmcr, running),
                 "a signalled interrupt wakes"
             );
         }

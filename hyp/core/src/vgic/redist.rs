@@ -1,8 +1,9 @@
 //! A redistributor: one vCPU's SGIs and PPIs, one bit or byte each, and the two frames a guest sees them through.
 //!
-//! The words here are the state of the INTIDs that are in no list register; [`super::lr`] moves the others in and out.
+//! The words here are the state of the interrupts that are in no list register; [`super::lr`] moves the others in and out. Their
+//! low halves are INTIDs 0 to 31; the high halves are the SPIs that the vCPU holds, which no register here shows.
 
-use super::dist::IIDR_VALUE;
+use super::dist::{Config, IIDR_VALUE};
 
 /// Offset of `SGI_base` from `RD_base`.
 pub const SGI_BASE: u64 = 0x1_0000;
@@ -39,22 +40,11 @@ pub const ICFGR0: u64 = SGI_BASE + 0x0C00;
 pub const ICFGR1: u64 = SGI_BASE + 0x0C04;
 
 /// SGIs: edge-triggered.
-pub(super) const SGIS: u32 = 0x0000_FFFF;
+pub(super) const SGIS: u64 = 0x0000_FFFF;
 /// `GICR_WAKER`: ProcessorSleep, and ChildrenAsleep that follows it at once.
 const ASLEEP: u32 = 1 << 1 | 1 << 2;
 /// A priority's implemented bits, in each byte of a word: five, the least that a virtual interface can have.
 const PRIORITIES: u32 = 0xF8F8_F8F8;
-
-/// What a guest's write asks of others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub enum Effect {
-    /// Nothing more to do.
-    None,
-    /// Every vCPU of the VM must [`refresh`](super::lr::VcpuGic::refresh) its list registers: the writer itself, vCPUs that run
-    /// elsewhere by request and kick, the others when they are next loaded.
-    RefreshVm,
-}
 
 /// Which redistributor this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,21 +66,22 @@ pub struct Live {
     pub active: u32,
 }
 
-/// The state of INTIDs 0 to 31.
+/// The state of a vCPU's interrupts, by index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Redist {
     typer: u64,
     waker: u32,
-    pub(super) group: u32,
-    pub(super) enabled: u32,
+    /// Those of group 1.
+    pub(super) group: u64,
+    pub(super) enabled: u64,
     /// Made pending by an edge or a write and not taken yet.
-    pub(super) latch: u32,
+    pub(super) latch: u64,
     /// Those of `latch` that a guest's write set: a fallen line does not take them back.
-    pub(super) written: u32,
+    pub(super) written: u64,
     /// Emulated level lines that are high.
-    pub(super) line: u32,
-    pub(super) active: u32,
-    priority: [u32; 8],
+    pub(super) line: u64,
+    pub(super) active: u64,
+    priority: [u32; 16],
 }
 
 impl Redist {
@@ -106,17 +97,43 @@ impl Redist {
             written: 0,
             line: 0,
             active: 0,
-            priority: [0; 8],
+            priority: [0; 16],
         }
     }
 
-    /// The priority of `intid`.
-    pub(super) const fn priority(&self, intid: u32) -> u8 {
-        (self.priority[(intid >> 2 & 7) as usize] >> (8 * (intid & 3))) as u8
+    /// The priority of an interrupt.
+    pub(super) const fn priority(&self, index: u32) -> u8 {
+        (self.priority[(index >> 2 & 15) as usize] >> (8 * (index & 3))) as u8
+    }
+
+    /// Configures an SPI.
+    pub(super) fn set_config(&mut self, index: u32, config: Config) {
+        let bit = 1 << (index & 63);
+        let set = |word: &mut u64, on: bool| *word = *word & !bit | if on { bit } else { 0 };
+        set(&mut self.group, config.group1);
+        set(&mut self.enabled, config.enabled);
+        set(&mut self.line, config.line);
+        let shift = 8 * (index & 3);
+        let word = &mut self.priority[(index >> 2 & 15) as usize];
+        *word = *word & !(0xFF << shift) | u32::from(config.priority) << shift;
+    }
+
+    /// Forgets the interrupts of `indices`.
+    pub(super) fn forget(&mut self, indices: u64) {
+        for word in [
+            &mut self.group,
+            &mut self.enabled,
+            &mut self.latch,
+            &mut self.written,
+            &mut self.line,
+            &mut self.active,
+        ] {
+            *word &= !indices;
+        }
     }
 
     /// Pending: latched, or a level line that is high.
-    pub(super) const fn pending(&self) -> u32 {
+    pub(super) const fn pending(&self) -> u64 {
         self.latch | self.line
     }
 
@@ -125,7 +142,7 @@ impl Redist {
         match (size, offset) {
             (4, _) if offset & 3 == 0 => u64::from(self.read_word(offset, live)),
             (8, TYPER) => self.typer,
-            (1, IPRIORITYR0..=IPRIORITYR_END) => u64::from(self.priority((offset - IPRIORITYR0) as u32)),
+            (1, IPRIORITYR0..=IPRIORITYR_END) => u64::from(self.priority((offset - IPRIORITYR0) as u32 & 31)),
             _ => 0,
         }
     }
@@ -136,8 +153,8 @@ impl Redist {
             TYPER => self.typer as u32,
             0x000C => (self.typer >> 32) as u32,
             WAKER => self.waker,
-            IGROUPR0 => self.group,
-            ISENABLER0 | ICENABLER0 => self.enabled,
+            IGROUPR0 => self.group as u32,
+            ISENABLER0 | ICENABLER0 => self.enabled as u32,
             ISPENDR0 | ICPENDR0 => live.pending,
             ISACTIVER0 | ICACTIVER0 => live.active,
             IPRIORITYR0..=IPRIORITYR_END => self.priority[((offset - IPRIORITYR0) >> 2 & 7) as usize],
@@ -172,29 +189,29 @@ impl Redist {
             }
             IGROUPR0 => replace(&mut self.group, value),
             ISENABLER0 => {
-                let enabled = self.enabled | value;
+                let enabled = self.enabled as u32 | value;
                 replace(&mut self.enabled, enabled)
             }
             ICENABLER0 => {
-                let enabled = self.enabled & !value;
+                let enabled = self.enabled as u32 & !value;
                 replace(&mut self.enabled, enabled)
             }
             ISPENDR0 => {
-                self.latch |= value;
-                self.written |= value;
+                self.latch |= u64::from(value);
+                self.written |= u64::from(value);
                 value
             }
             ICPENDR0 => {
-                self.latch &= !value;
-                self.written &= !value;
+                self.latch &= !u64::from(value);
+                self.written &= !u64::from(value);
                 value
             }
             ISACTIVER0 => {
-                self.active |= value;
+                self.active |= u64::from(value);
                 value
             }
             ICACTIVER0 => {
-                self.active &= !value;
+                self.active &= !u64::from(value);
                 value
             }
             IPRIORITYR0..=IPRIORITYR_END => self.set_priorities((offset - IPRIORITYR0) as u32 >> 2, u32::MAX, value),
@@ -207,16 +224,21 @@ impl Redist {
         let word = &mut self.priority[(index & 7) as usize];
         let changed = (*word ^ value) & mask & PRIORITIES;
         *word ^= changed;
-        // One bit per byte that differs, gathered into four neighbouring bits.
-        let bytes = (changed | changed >> 1 | changed >> 2 | changed >> 3 | changed >> 4) >> 3 & 0x0101_0101;
-        (bytes.wrapping_mul(0x0102_0408) >> 24 & 0xF) << (4 * (index & 7))
+        differing_bytes(changed) << (4 * (index & 7))
     }
 }
 
-/// Stores `value` and gives the bits that differ from what was there.
-fn replace(word: &mut u32, value: u32) -> u32 {
-    let changed = *word ^ value;
-    *word = value;
+/// One bit for each byte of `changed`, differences between priorities, that is not zero.
+pub(super) const fn differing_bytes(changed: u32) -> u32 {
+    // One bit per byte that differs, gathered into four neighbouring bits.
+    let bytes = (changed | changed >> 1 | changed >> 2 | changed >> 3 | changed >> 4) >> 3 & 0x0101_0101;
+    bytes.wrapping_mul(0x0102_0408) >> 24 & 0xF
+}
+
+/// Stores `value` in the low half and gives the bits that differ from what was there.
+fn replace(word: &mut u64, value: u32) -> u32 {
+    let changed = *word as u32 ^ value;
+    *word ^= u64::from(changed);
     changed
 }
 

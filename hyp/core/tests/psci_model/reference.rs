@@ -26,6 +26,21 @@ pub(crate) enum Seen {
     Ends,
     /// The VM is reset.
     Resets,
+    /// The VM is suspended: its last vCPU has left.
+    Sleeps,
+}
+
+/// A call that is for the whole VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum System {
+    Off,
+    /// `SYSTEM_OFF2` with this type and cookie.
+    Off2(u64, u64),
+    Reset,
+    /// `SYSTEM_RESET2` with this type and cookie.
+    Reset2(u64, u64),
+    /// `SYSTEM_SUSPEND` with this entry and context.
+    Suspend(u64, u64),
 }
 
 /// What the filter does with a call.
@@ -43,6 +58,8 @@ pub(crate) struct Setup {
     pub(crate) on: [Rule; 2],
     pub(crate) off: Rule,
     pub(crate) system: Rule,
+    /// `SYSTEM_SUSPEND`.
+    pub(crate) suspend: Rule,
     pub(crate) on_pending: bool,
 }
 
@@ -63,13 +80,16 @@ enum Cpu {
     Starting(u64, u64),
     Running,
     Leaving,
+    /// Suspended with its VM, with the entry and the context for its wake-up.
+    Sleeping(u64, u64),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Call {
     On { target: usize, entry: u64, context: u64 },
     Off,
-    System { reset: bool },
+    End { reset: bool },
+    Suspend { entry: u64, context: u64 },
 }
 
 /// A forwarded call. Each has a number of its own.
@@ -159,13 +179,64 @@ impl Model {
         }
     }
 
-    pub(crate) fn system(&mut self, caller: usize, reset: bool) -> Seen {
-        match (self.runs(caller), self.setup.system) {
-            (false, _) => Seen::Nothing,
-            (true, Rule::Deny) => Seen::X0(minus(1)),
-            (true, Rule::Forward) => self.forward(caller, Call::System { reset }),
-            (true, Rule::Handle) => self.end(reset),
+    pub(crate) fn system(&mut self, caller: usize, wide: bool, call: System) -> Seen {
+        if !self.runs(caller) {
+            return Seen::Nothing;
         }
+        let rule = match call {
+            System::Suspend(..) => self.setup.suspend,
+            _ => self.setup.system,
+        };
+        if rule == Rule::Deny {
+            return Seen::X0(minus(1));
+        }
+        let low = |arg: u64| arg % (1 << 32);
+        let narrow = |arg: u64| if wide { arg } else { low(arg) };
+        let call = match call {
+            System::Off => Call::End { reset: false },
+            System::Off2(kind, cookie) if low(kind) < 2 && narrow(cookie) == 0 => Call::End { reset: false },
+            System::Reset => Call::End { reset: true },
+            System::Reset2(kind, _) if low(kind) == 0 => Call::End { reset: true },
+            System::Off2(..) | System::Reset2(..) => return Seen::X0(minus(2)),
+            System::Suspend(..) if (0..VCPUS).any(|other| other != caller && self.cpu[other] != Cpu::Off) => {
+                return Seen::X0(minus(3));
+            }
+            System::Suspend(entry, context) => {
+                let (entry, context) = (narrow(entry), narrow(context));
+                if !RAM.contains(&entry) || entry % 4 != 0 {
+                    return Seen::X0(minus(9));
+                }
+                Call::Suspend { entry, context }
+            }
+        };
+        if rule == Rule::Forward {
+            return self.forward(caller, call);
+        }
+        self.do_system(caller, call)
+    }
+
+    fn do_system(&mut self, caller: usize, call: Call) -> Seen {
+        match call {
+            Call::Suspend { entry, context } => {
+                self.cpu[caller] = Cpu::Sleeping(entry, context);
+                Seen::Sleeps
+            }
+            call => self.end(call == Call::End { reset: true }),
+        }
+    }
+
+    /// An interrupt that wakes is there for the vCPU.
+    pub(crate) fn interrupt(&mut self, vcpu: usize) -> Seen {
+        let Cpu::Sleeping(entry, context) = self.cpu[vcpu] else {
+            return Seen::Nothing;
+        };
+        self.cpu[vcpu] = Cpu::Running;
+        Seen::Starts(entry, context)
+    }
+
+    /// Whether the vCPU sleeps with its VM.
+    pub(crate) fn sleeps(&self, vcpu: usize) -> bool {
+        matches!(self.cpu[vcpu], Cpu::Sleeping(..))
     }
 
     fn forward(&mut self, caller: usize, call: Call) -> Seen {
@@ -214,7 +285,7 @@ impl Model {
         match self.cpu[vcpu] {
             Cpu::Off => 1,
             Cpu::Pending => 2,
-            Cpu::Starting(..) | Cpu::Running | Cpu::Leaving => 0,
+            Cpu::Starting(..) | Cpu::Running | Cpu::Leaving | Cpu::Sleeping(..) => 0,
         }
     }
 
@@ -265,9 +336,9 @@ impl Model {
             (_, Some(Says::Values(values))) if values[0] != 0 => Seen::Values(values),
             (Call::Off, Some(Says::Deny | Says::Fail)) => Seen::X0(minus(3)),
             (Call::Off, _) => self.leave(vcpu),
-            (Call::System { .. }, Some(Says::Deny)) => Seen::X0(minus(3)),
-            (Call::System { .. }, Some(Says::Fail)) => Seen::X0(minus(6)),
-            (Call::System { reset }, _) => self.end(reset),
+            (_, Some(Says::Deny)) => Seen::X0(minus(3)),
+            (_, Some(Says::Fail)) | (Call::Suspend { .. }, None) => Seen::X0(minus(6)),
+            (call, _) => self.do_system(vcpu, call),
         }
     }
 

@@ -63,16 +63,6 @@ pub enum Reason {
         /// How many the board has.
         cpus: usize,
     },
-    /// The CPU already runs another vCPU, of this VM or of an earlier one.
-    PcpuTaken {
-        /// The CPU.
-        pcpu: usize,
-    },
-    /// There are not enough CPUs left.
-    NoPcpuLeft {
-        /// How many vCPUs have none.
-        missing: usize,
-    },
     /// An earlier VM has that name.
     NameTaken,
     /// There already is a host partition.
@@ -163,6 +153,18 @@ pub enum Reason {
     NoHost,
     /// The host partition would forward to itself.
     HostForwards,
+    /// More devices than a VM is given.
+    TooManyDevices {
+        /// How many it can have.
+        most: usize,
+    },
+    /// A device cannot be passed to the VM.
+    Device {
+        /// Its place in the list.
+        index: usize,
+        /// What is the matter with it.
+        why: &'static str,
+    },
 }
 
 impl fmt::Display for Reason {
@@ -174,8 +176,6 @@ impl fmt::Display for Reason {
             Self::TooLong { length, most } => write!(f, "{length} bytes are too long ({most} are allowed)"),
             Self::Count { found, expected } => write!(f, "{found} given for {expected} vCPUs"),
             Self::NoPcpu { pcpu, cpus } => write!(f, "no pCPU {pcpu}: the board has {cpus}"),
-            Self::PcpuTaken { pcpu } => write!(f, "pCPU {pcpu} already runs another vCPU"),
-            Self::NoPcpuLeft { missing } => write!(f, "no pCPU is left for {missing} of the vCPUs"),
             Self::NameTaken => f.write_str("an earlier VM has this name"),
             Self::SecondHost => f.write_str("there already is a host partition"),
             Self::TooManyVms { most } => write!(f, "there can be no more than {most} guests"),
@@ -202,6 +202,8 @@ impl fmt::Display for Reason {
             Self::Action { action } => write!(f, "no action {action} (0 handle, 1 deny, 2 forward)"),
             Self::NoHost => f.write_str("calls are to be forwarded, and there is no host partition"),
             Self::HostForwards => f.write_str("the host partition cannot forward to itself"),
+            Self::TooManyDevices { most } => write!(f, "a VM is given {most} devices at most"),
+            Self::Device { index, why } => write!(f, "entry {index}: {why}"),
         }
     }
 }

@@ -1,0 +1,358 @@
+//! `GICD_*` as a guest reads and writes them (IHI 0069, affinity routing on, one security state).
+//!
+//! Registers of INTIDs 0 to 31 are the redistributors' and RAZ/WI here, so are those that only exist with two security states or
+//! without affinity routing. An access costs the same whatever its offset; only what is held by a vCPU costs a question to that one.
+
+use super::{Dist, ORDER, SPIS, SpiAsk, SpiOp, Vcpus, WORDS};
+use crate::sync::AtomicU32;
+use crate::vgic::redist::{differing_bytes, id_register};
+
+/// `GICD_CTLR`.
+pub const CTLR: u64 = 0x0000;
+/// `GICD_TYPER`.
+pub const TYPER: u64 = 0x0004;
+/// `GICD_IIDR`.
+pub const IIDR: u64 = 0x0008;
+/// `GICD_TYPER2`.
+pub const TYPER2: u64 = 0x000C;
+/// `GICD_IGROUPR0`.
+pub(in crate::vgic) const IGROUPR: u64 = 0x0080;
+/// `GICD_ISENABLER0`.
+pub(in crate::vgic) const ISENABLER: u64 = 0x0100;
+/// `GICD_ICENABLER0`.
+pub(in crate::vgic) const ICENABLER: u64 = 0x0180;
+/// `GICD_ISPENDR0`.
+pub(in crate::vgic) const ISPENDR: u64 = 0x0200;
+/// `GICD_ICPENDR0`.
+pub(in crate::vgic) const ICPENDR: u64 = 0x0280;
+/// `GICD_ISACTIVER0`.
+pub(in crate::vgic) const ISACTIVER: u64 = 0x0300;
+/// `GICD_ICACTIVER0`.
+pub(in crate::vgic) const ICACTIVER: u64 = 0x0380;
+/// `GICD_IPRIORITYR0`.
+pub(in crate::vgic) const IPRIORITYR: u64 = 0x0400;
+/// `GICD_ICFGR0`.
+pub(in crate::vgic) const ICFGR: u64 = 0x0C00;
+/// `GICD_IROUTER0`, if there were one: they begin with INTID 32.
+pub(in crate::vgic) const IROUTER: u64 = 0x6000;
+
+/// `GICD_CTLR`: EnableGrp0 and EnableGrp1.
+const ENABLES: u32 = 0b11;
+/// `GICD_CTLR`: ARE and DS, both fixed at 1. RWP is 0: a write has taken effect when it returns.
+const FIXED: u32 = 1 << 4 | 1 << 6;
+/// A priority's implemented bits.
+const PRIORITIES: u32 = 0xF8F8_F8F8;
+
+/// `GICD_IIDR`, `GICR_IIDR`'s value: product 0x55, revision 0, and the designer of the architecture it implements.
+pub const IIDR_VALUE: u32 = 0x5500_043B;
+
+/// What a guest's access asks of vCPUs. Everything at once, before the access is over; `owners` first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[must_use]
+pub struct Effect {
+    /// Every vCPU of the VM must [`refresh`](crate::vgic::lr::VcpuGic::refresh): the writer itself, vCPUs that run elsewhere by
+    /// request and kick, the others when they are next loaded.
+    pub refresh_vm: bool,
+    /// Whom to ask ([`VcpuGic::spi`](crate::vgic::lr::VcpuGic::spi)), and what. The answers of a read are bits of its value.
+    pub ask: Option<(Vcpus, SpiAsk)>,
+    /// Who must [`receive_spis`](crate::vgic::lr::VcpuGic::receive_spis): to be kicked or woken; the caller's own is among them.
+    pub kick: Vcpus,
+}
+
+/// Which registers an offset is in, and which words of it.
+#[derive(Clone, Copy)]
+enum At {
+    /// A bit for each of 32 SPIs: which kind of register, and which word.
+    Bits(Bits, usize),
+    /// Four priorities: which word of them.
+    Priorities(usize),
+    /// Two bits for each of 16 SPIs: the word of SPIs, and 0 or 16 for where in it they begin.
+    Triggers(usize, u32),
+    Other,
+}
+
+#[derive(Clone, Copy)]
+enum Bits {
+    Group,
+    SetEnable,
+    ClearEnable,
+    SetPending,
+    ClearPending,
+    SetActive,
+    ClearActive,
+}
+
+/// What a 4-byte access to `offset`, a multiple of 4, is to.
+fn at(offset: u64) -> At {
+    // Each kind has 32 words of 32 INTIDs; word 0 is the redistributors'.
+    let n = (offset >> 2 & 31) as usize;
+    let kind = match offset & !0x7F {
+        IGROUPR => Bits::Group,
+        ISENABLER => Bits::SetEnable,
+        ICENABLER => Bits::ClearEnable,
+        ISPENDR => Bits::SetPending,
+        ICPENDR => Bits::ClearPending,
+        ISACTIVER => Bits::SetActive,
+        ICACTIVER => Bits::ClearActive,
+        _ => {
+            const FIRST_PRIORITY: u64 = IPRIORITYR + 32;
+            const LAST_PRIORITY: u64 = FIRST_PRIORITY + SPIS as u64 - 1;
+            const FIRST_TRIGGER: u64 = ICFGR + 8;
+            const LAST_TRIGGER: u64 = FIRST_TRIGGER + SPIS as u64 / 4 - 1;
+            return match offset {
+                FIRST_PRIORITY..=LAST_PRIORITY => At::Priorities((offset - FIRST_PRIORITY) as usize / 4),
+                FIRST_TRIGGER..=LAST_TRIGGER => {
+                    let half = (offset - FIRST_TRIGGER) as usize / 4;
+                    At::Triggers(half / 2, half as u32 % 2 * 16)
+                }
+                _ => At::Other,
+            };
+        }
+    };
+    if n == 0 || n > WORDS { At::Other } else { At::Bits(kind, n - 1) }
+}
+
+/// Which SPI's `GICD_IROUTER<n>` holds the byte at `offset`.
+const fn routed(offset: u64) -> Option<usize> {
+    const FIRST: u64 = IROUTER + 8 * 32;
+    if offset >= FIRST && offset < FIRST + 8 * SPIS as u64 {
+        Some((offset - FIRST) as usize / 8)
+    } else {
+        None
+    }
+}
+
+impl Dist {
+    /// Bit 0: group 0 is forwarded; bit 1: group 1 is.
+    #[must_use]
+    pub fn groups(&self) -> u32 {
+        self.enables.load(ORDER)
+    }
+
+    /// The interrupts whose group is forwarded, given which of them are in group 1.
+    #[must_use]
+    pub fn forwarded(&self, group1: u64) -> u64 {
+        let enables = self.groups();
+        let zero = if enables & 1 != 0 { !group1 } else { 0 };
+        let one = if enables & 2 != 0 { group1 } else { 0 };
+        zero | one
+    }
+
+    /// A guest's read of `size` bytes at `offset` of the frame. What does not exist reads as zero, so does a wrong size. With an
+    /// [`Effect::ask`], the answers are to be or'ed into the value, and then what a second read gives: an SPI may change hands
+    /// between.
+    pub fn read(&self, offset: u64, size: u64) -> (u64, Effect) {
+        match size {
+            4 if offset & 3 == 0 => self.read_word(offset),
+            8 if offset & 7 == 0 => (routed(offset).map_or(0, |spi| self.router(spi).load(ORDER)), Effect::default()),
+            1 => match at(offset & !3) {
+                At::Priorities(n) => (
+                    u64::from(self.priorities(n).load(ORDER) >> (8 * (offset & 3)) & 0xFF),
+                    Effect::default(),
+                ),
+                _ => (0, Effect::default()),
+            },
+            _ => (0, Effect::default()),
+        }
+    }
+
+    fn read_word(&self, offset: u64) -> (u64, Effect) {
+        let value = match at(offset) {
+            At::Bits(kind, n) => return self.read_bits(kind, n),
+            At::Priorities(n) => self.priorities(n).load(ORDER),
+            At::Triggers(n, from) => spread(self.bits(n).edge.load(ORDER) >> from),
+            At::Other => match offset {
+                CTLR => FIXED | self.groups(),
+                TYPER => self.typer,
+                IIDR => IIDR_VALUE,
+                _ => match routed(offset) {
+                    Some(spi) => (self.router(spi).load(ORDER) >> (8 * (offset & 4))) as u32,
+                    None => id_register(offset, 0x92),
+                },
+            },
+        };
+        (u64::from(value), Effect::default())
+    }
+
+    fn read_bits(&self, kind: Bits, n: usize) -> (u64, Effect) {
+        let word = self.bits(n);
+        let (value, op) = match kind {
+            Bits::Group => (word.group1.load(ORDER), None),
+            Bits::SetEnable | Bits::ClearEnable => (word.enabled.load(ORDER), None),
+            Bits::SetPending | Bits::ClearPending => (word.pending(), Some(SpiOp::ReadPending)),
+            Bits::SetActive | Bits::ClearActive => (word.active.load(ORDER), Some(SpiOp::ReadActive)),
+        };
+        let ask = op.and_then(|op| self.ask(op, n, u32::MAX));
+        (u64::from(value), Effect { ask, ..Effect::default() })
+    }
+
+    /// A guest's write of `size` bytes at `offset`. What does not exist, cannot be written or has a wrong size is ignored.
+    pub fn write(&self, offset: u64, size: u64, value: u64) -> Effect {
+        match size {
+            4 if offset & 3 == 0 => self.write_word(offset, value as u32),
+            8 if offset & 7 == 0 => routed(offset).map_or(Effect::default(), |spi| self.set_route(spi, u64::MAX, value)),
+            1 => match at(offset & !3) {
+                At::Priorities(n) => {
+                    let shift = 8 * (offset & 3);
+                    self.set_priorities(n, 0xFF << shift, (value as u32 & 0xFF) << shift)
+                }
+                _ => Effect::default(),
+            },
+            _ => Effect::default(),
+        }
+    }
+
+    fn write_word(&self, offset: u64, value: u32) -> Effect {
+        match at(offset) {
+            At::Bits(kind, n) => self.write_bits(kind, n, value),
+            At::Priorities(n) => self.set_priorities(n, u32::MAX, value),
+            At::Triggers(n, from) => {
+                let edge = gather(value) << from;
+                let before = replace(&self.bits(n).edge, 0xFFFF << from, edge);
+                self.reconfigured(n, (before ^ edge) & 0xFFFF << from)
+            }
+            At::Other if offset == CTLR => {
+                let enables = value & ENABLES;
+                let refresh_vm = self.enables.swap(enables, ORDER) != enables;
+                if refresh_vm {
+                    for inbox in &self.inbox {
+                        inbox.fetch_or((1 << WORDS) - 1, ORDER);
+                    }
+                }
+                Effect {
+                    refresh_vm,
+                    ..Effect::default()
+                }
+            }
+            At::Other => match routed(offset) {
+                Some(spi) => {
+                    let shift = 8 * (offset & 4);
+                    self.set_route(spi, 0xFFFF_FFFF << shift, u64::from(value) << shift)
+                }
+                None => Effect::default(),
+            },
+        }
+    }
+
+    fn write_bits(&self, kind: Bits, n: usize, value: u32) -> Effect {
+        let word = self.bits(n);
+        match kind {
+            Bits::Group => {
+                let before = word.group1.swap(value, ORDER);
+                self.reconfigured(n, before ^ value)
+            }
+            Bits::SetEnable => {
+                let before = word.enabled.fetch_or(value, ORDER);
+                Effect {
+                    refresh_vm: value != 0 && self.first_use(),
+                    kick: self.notify(n, value & !before),
+                    ask: None,
+                }
+            }
+            Bits::ClearEnable => {
+                let before = word.enabled.fetch_and(!value, ORDER);
+                self.reconfigured(n, before & value)
+            }
+            Bits::SetPending => {
+                word.latch.fetch_or(value, ORDER);
+                Effect {
+                    kick: self.notify(n, value),
+                    ..Effect::default()
+                }
+            }
+            Bits::ClearPending => {
+                word.latch.fetch_and(!value, ORDER);
+                Effect {
+                    ask: self.ask(SpiOp::ClearPending, n, value),
+                    ..Effect::default()
+                }
+            }
+            Bits::SetActive => {
+                word.active.fetch_or(value, ORDER);
+                Effect {
+                    refresh_vm: value != 0 && self.first_use(),
+                    ask: self.ask(SpiOp::Refresh, n, value),
+                    kick: 0,
+                }
+            }
+            Bits::ClearActive => self.clear_active(n, value),
+        }
+    }
+
+    pub(super) fn clear_active(&self, n: usize, mask: u32) -> Effect {
+        self.bits(n).active.fetch_and(!mask, ORDER);
+        Effect {
+            ask: self.ask(SpiOp::ClearActive, n, mask),
+            kick: self.offer(n, mask),
+            ..Effect::default()
+        }
+    }
+
+    /// True once: a DIR may be for an SPI from now on, and every vCPU must see it.
+    fn first_use(&self) -> bool {
+        self.used.load(ORDER) == 0 && self.used.swap(1, ORDER) == 0
+    }
+
+    fn set_priorities(&self, n: usize, mask: u32, value: u32) -> Effect {
+        let before = replace(self.priorities(n), mask & PRIORITIES, value);
+        let changed = differing_bytes((before ^ value) & mask & PRIORITIES) << (n % 8 * 4);
+        self.reconfigured(n / 8, changed)
+    }
+
+    fn set_route(&self, spi: usize, mask: u64, value: u64) -> Effect {
+        let mask = mask & self.routes;
+        let before = self.router(spi).load(ORDER);
+        let after = before & !mask | value & mask;
+        // Two that write the halves of one at once get what hardware would give them: either order, or a mixture.
+        self.router(spi).store(after, ORDER);
+        if before == after {
+            Effect::default()
+        } else {
+            self.reconfigured(spi / 32, 1 << (spi % 32))
+        }
+    }
+
+    /// What the SPIs of `changed` are configured as has changed: those that are held by their owners, the others may have become
+    /// deliverable, or somebody else's.
+    fn reconfigured(&self, n: usize, changed: u32) -> Effect {
+        if changed == 0 {
+            return Effect::default();
+        }
+        Effect {
+            refresh_vm: false,
+            ask: self.ask(SpiOp::Refresh, n, changed),
+            kick: self.offer(n, changed),
+        }
+    }
+
+    fn ask(&self, op: SpiOp, n: usize, mask: u32) -> Option<(Vcpus, SpiAsk)> {
+        let owners = self.owners(n, mask);
+        (owners != 0).then_some((owners, SpiAsk { op, word: n as u8, mask }))
+    }
+}
+
+/// Sets the bits of `mask` to those of `value`; gives what was there. Between the two steps both values are taken for one.
+fn replace(cell: &AtomicU32, mask: u32, value: u32) -> u32 {
+    let before = cell.fetch_and(!mask | value, ORDER);
+    cell.fetch_or(mask & value, ORDER);
+    before
+}
+
+/// Bits 15:0 to bits 31, 29, .., 1: the upper bit of each field of `GICD_ICFGR<n>`.
+const fn spread(bits: u32) -> u32 {
+    let mut x = bits & 0xFFFF;
+    x = (x | x << 8) & 0x00FF_00FF;
+    x = (x | x << 4) & 0x0F0F_0F0F;
+    x = (x | x << 2) & 0x3333_3333;
+    x = (x | x << 1) & 0x5555_5555;
+    x << 1
+}
+
+/// The reverse of [`spread`].
+const fn gather(fields: u32) -> u32 {
+    let mut x = fields >> 1 & 0x5555_5555;
+    x = (x | x >> 1) & 0x3333_3333;
+    x = (x | x >> 2) & 0x0F0F_0F0F;
+    x = (x | x >> 4) & 0x00FF_00FF;
+    (x | x >> 8) & 0xFFFF
+}

@@ -1,0 +1,374 @@
+//! The SPIs that a vCPU holds: those it claimed from the distributor and has not given back.
+//!
+//! A vCPU holds an SPI while it may be in a list register: from when it is pending and routed here until it is neither pending nor
+//! active, or not for this vCPU any more. An active one stays until its end, also while the vCPU is not loaded; a pending one goes
+//! back when the vCPU is put. At most 32 are held. When more are pending for this vCPU, it holds the most urgent, and NPIE brings it
+//! back for the rest; when 32 are active, which takes EOImode 1, the least urgent waits in the distributor for its DIR.
+
+#[cfg(all(test, not(loom)))]
+mod tests;
+
+use super::{Dist, INDICES, Ich, PRIVATE, PRIVATE_INTIDS, Spi, VcpuGic, Vcpus, Vmcr, for_each};
+use crate::vgic::dist::{Config, SpiAsk, SpiOp};
+
+/// How many SPIs a vCPU can hold.
+const PLACES: usize = INDICES - PRIVATE_INTIDS as usize;
+
+/// Which SPIs are held, and what of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Held {
+    /// A bit for each place that is taken.
+    used: u32,
+    spi: [Spi; PLACES],
+    /// Those that go to another vCPU once they end here, by index.
+    pub(super) elsewhere: u64,
+    /// Words of the distributor in which more is for this vCPU than it can hold.
+    pub(super) more: u32,
+    /// The distributor knows that this vCPU is on.
+    online: bool,
+    /// Which groups the distributor thinks are enabled at this vCPU's interface.
+    taking: [bool; 2],
+    /// SPIs are in use.
+    pub(super) used_at_all: bool,
+}
+
+impl Held {
+    pub(super) const NONE: Self = Self {
+        used: 0,
+        spi: [Spi::FIRST; PLACES],
+        elsewhere: 0,
+        more: 0,
+        online: false,
+        taking: [false; 2],
+        used_at_all: false,
+    };
+
+    /// The index of `spi`, if it is held.
+    pub(super) fn find(&self, spi: Spi) -> Option<u32> {
+        let mut found = None;
+        for_each(self.used.into(), |place| {
+            if self.spi[place as usize % PLACES] == spi {
+                found = Some(PRIVATE_INTIDS + place);
+            }
+        });
+        found
+    }
+
+    /// The SPI with this index.
+    pub(super) const fn spi(&self, index: u32) -> Spi {
+        self.spi[index as usize % PLACES]
+    }
+
+    /// The indices of all.
+    const fn indices(&self) -> u64 {
+        (self.used as u64) << PRIVATE_INTIDS
+    }
+
+    /// The indices of those in `words` of the distributor.
+    fn within(&self, words: u32) -> u64 {
+        let mut indices = 0;
+        for_each(self.indices(), |index| {
+            indices |= u64::from(words >> self.spi(index).word() & 1) << index;
+        });
+        indices
+    }
+}
+
+impl VcpuGic {
+    /// What another pCPU, a device or a write left for this vCPU in the distributor: after a kick, and whenever an injection or an
+    /// [`Effect`](crate::vgic::dist::Effect) names it. While it is not loaded, nothing: its next load takes it.
+    pub fn receive_spis<H: Ich>(&mut self, h: &mut H, dist: &Dist) {
+        if !self.loaded || !dist.has_spis(self.id.index) {
+            return;
+        }
+        if self.spill.any() {
+            return self.refresh(h, dist);
+        }
+        let words = dist.drain(self.id.index);
+        for_each(self.held.within(words), |index| {
+            if self.holds(index) {
+                self.take_out(h, index);
+                self.put_back(h, dist, index);
+            }
+        });
+        let mut new = self.claim(dist, words);
+        if self.held.more != 0 || self.spill.any() {
+            return self.refresh(h, dist);
+        }
+        while new != 0 {
+            let index = new.trailing_zeros();
+            new &= new - 1;
+            if self.holds(index) && self.in_lr >> index & 1 == 0 && !self.spill.any() {
+                self.put_in(h, dist, index);
+            }
+        }
+    }
+
+    /// Answers what is asked about the SPIs that this vCPU holds: bits of the asked word.
+    #[must_use]
+    pub fn spi<H: Ich>(&mut self, h: &mut H, dist: &Dist, ask: SpiAsk) -> u32 {
+        let word = u32::from(ask.word);
+        match ask.op {
+            SpiOp::ReadPending | SpiOp::ReadActive => {
+                self.fold(h);
+                let state = if ask.op == SpiOp::ReadActive {
+                    self.words.active
+                } else {
+                    self.words.latch
+                };
+                let mut answer = 0;
+                for_each(self.held.within(1 << word) & state, |index| answer |= self.held.spi(index).bit());
+                self.flush(h, dist);
+                answer & ask.mask
+            }
+            SpiOp::Refresh => {
+                self.refresh(h, dist);
+                0
+            }
+            SpiOp::ClearPending | SpiOp::ClearActive => {
+                self.fold(h);
+                for_each(self.held.within(1 << word), |index| {
+                    if self.held.spi(index).bit() & ask.mask == 0 {
+                    } else if ask.op == SpiOp::ClearPending {
+                        self.words.latch &= !(1 << index);
+                    } else {
+                        self.end(h, index);
+                    }
+                });
+                self.flush(h, dist);
+                0
+            }
+        }
+    }
+
+    /// `ICH_VMCR_EL2` has become `vmcr`, by the guest's hand: which groups it takes, and whether its DIR must trap. After
+    /// [`set_trapping`](Self::set_trapping), if both are due.
+    pub fn vmcr_changed<H: Ich>(&mut self, h: &mut H, dist: &Dist, vmcr: Vmcr) {
+        if self.set_taking(dist, vmcr) && self.spill.any() {
+            // The maintenance interrupt that asks for this looks at how the groups were, and the next write of ICH_HCR_EL2 changes
+            // what it waits for.
+            return self.refresh(h, dist);
+        }
+        if self.spill.active != 0 {
+            self.count_ends(h);
+        }
+        self.write_hcr(h);
+    }
+
+    /// vCPUs for which something was left in the distributor since this was last asked: to be kicked or woken, this one too if it is
+    /// among them. To be asked after everything that may change an SPI's state, [`put`](Self::put) and [`park`](Self::park) included.
+    #[must_use]
+    pub fn take_kicks(&mut self) -> Vcpus {
+        core::mem::take(&mut self.kicks)
+    }
+
+    /// This vCPU, as a set.
+    pub(super) const fn me(&self) -> Vcpus {
+        1 << (self.id.index & 15)
+    }
+
+    /// It is not loaded but waits to be woken, as by `SYSTEM_SUSPEND`: SPIs are routed to it, and [`wakes`](Self::wakes) sees them.
+    /// Until it is [parked](Self::park) again.
+    pub fn stand_by(&mut self, dist: &Dist) {
+        if !self.held.online {
+            self.held.online = true;
+            dist.power_on(self.id.index);
+        }
+    }
+
+    /// It is loaded: the distributor may give it SPIs.
+    pub(super) fn come_online(&mut self, dist: &Dist, vmcr: Vmcr) {
+        self.stand_by(dist);
+        let _ = self.set_taking(dist, vmcr);
+    }
+
+    /// Tells the distributor which groups are enabled; whether that changed.
+    fn set_taking(&mut self, dist: &Dist, vmcr: Vmcr) -> bool {
+        let taking = [vmcr.igrpen0() != 0, vmcr.igrpen1() != 0];
+        let changed = taking != self.held.taking;
+        if changed {
+            self.held.taking = taking;
+            self.kicks |= dist.set_taking(self.id.index, taking) & !self.me();
+        }
+        changed
+    }
+
+    /// It is off: everything goes back to the distributor.
+    pub(super) fn go_offline(&mut self, dist: &Dist) {
+        self.kicks |= dist.power_off(self.id.index, core::mem::take(&mut self.held.more));
+        (self.held.online, self.held.taking) = (false, [false; 2]);
+        for_each(self.held.indices(), |index| self.release(dist, index));
+    }
+
+    /// It leaves its pCPU: what is pending goes back to the distributor.
+    pub(super) fn release_waiting(&mut self, dist: &Dist) {
+        if self.held.more != 0 {
+            dist.post(self.id.index, core::mem::take(&mut self.held.more));
+        }
+        for_each(self.held.indices() & !(self.words.active & self.taken), |index| {
+            self.release(dist, index);
+        });
+    }
+
+    /// With nothing in the list registers: looks at what is held, gives back what is not this vCPU's to have, and claims what is.
+    pub(super) fn gather<H: Ich>(&mut self, h: &H, dist: &Dist) {
+        self.held.used_at_all = dist.is_used();
+        for_each(self.held.indices(), |index| {
+            self.sync(dist, index);
+            if !self.fits(index) {
+                self.release(dist, index);
+            }
+        });
+        if !self.loaded {
+            return;
+        }
+        let words = dist.drain(self.id.index) | core::mem::take(&mut self.held.more);
+        self.kicks &= !self.me();
+        let _ = self.claim(dist, words);
+        if self.held.more != 0 {
+            self.choose(dist, Vmcr::new(h.vmcr()));
+        }
+    }
+
+    /// Takes over what the distributor has of a held SPI.
+    fn sync(&mut self, dist: &Dist, index: u32) {
+        let (bit, spi) = (1 << index, self.held.spi(index));
+        let (latch, active) = dist.pull(spi);
+        if latch {
+            self.words.latch |= bit;
+        }
+        if active {
+            self.words.active |= bit;
+        }
+        self.words.set_config(index, dist.config(spi));
+        let elsewhere = if dist.route(spi) == Some(self.id.index) { 0 } else { bit };
+        self.held.elsewhere = self.held.elsewhere & !bit | elsewhere;
+        self.open = self.words.enabled & dist.forwarded(self.words.group);
+    }
+
+    /// Whether a held SPI, in no list register, is this vCPU's to keep: it runs here, or is deliverable here.
+    fn fits(&self, index: u32) -> bool {
+        let bit = 1 << index;
+        if self.words.active & bit != 0 {
+            return self.taken & bit != 0;
+        }
+        self.words.pending() & self.open & !self.held.elsewhere & bit != 0
+    }
+
+    fn holds(&self, index: u32) -> bool {
+        self.held.indices() >> index & 1 != 0
+    }
+
+    /// `index` was taken out of its list register, or was in none: it goes back in, or is given back.
+    pub(super) fn put_back<H: Ich>(&mut self, h: &mut H, dist: &Dist, index: u32) {
+        if self.holds(index) {
+            self.sync(dist, index);
+            if !self.fits(index) {
+                return self.release(dist, index);
+            }
+        }
+        self.put_in(h, dist, index);
+    }
+
+    /// Gives back a held SPI that is in no list register.
+    fn release(&mut self, dist: &Dist, index: u32) {
+        let bit = 1 << index;
+        let (latch, active) = (self.words.latch & bit != 0, self.words.active & bit != 0);
+        self.words.forget(bit);
+        self.taken &= !bit;
+        self.open &= !bit;
+        self.held.elsewhere &= !bit;
+        self.held.used &= !(1 << (index - PRIVATE_INTIDS));
+        self.kicks |= dist.release(self.held.spi(index), latch, active);
+    }
+
+    /// Claims what is for this vCPU in `words`, while there is place. Gives the new indices.
+    fn claim(&mut self, dist: &Dist, words: u32) -> u64 {
+        let mut new = 0;
+        for_each(words.into(), |word| {
+            for_each(dist.for_vcpu(word as usize, self.id.index).into(), |bit| {
+                if self.held.used == u32::MAX {
+                    self.held.more |= 1 << word;
+                } else {
+                    new |= self.claim_one(dist, Spi::at(word as usize, bit));
+                }
+            });
+        });
+        new
+    }
+
+    /// Claims one SPI, if nobody else does; there is place. Gives its index as a bit, or none.
+    fn claim_one(&mut self, dist: &Dist, spi: Spi) -> u64 {
+        let place = self.held.used.trailing_ones();
+        if place as usize >= PLACES || !dist.claim(self.id.index, spi) {
+            return 0;
+        }
+        let index = PRIVATE_INTIDS + place;
+        self.held.used |= 1 << place;
+        self.held.spi[place as usize] = spi;
+        self.sync(dist, index);
+        if self.fits(index) {
+            1 << index
+        } else {
+            self.release(dist, index);
+            0
+        }
+    }
+
+    /// More is pending for this vCPU than it can hold: it holds the most urgent, those first whose group it takes.
+    fn choose(&mut self, dist: &Dist, vmcr: Vmcr) {
+        for_each(self.held.indices() & !self.words.active, |index| self.release(dist, index));
+        if self.held.used == u32::MAX
+            && let Some(index) = super::lowest(self.held.indices(), |index| !self.level(index, vmcr))
+        {
+            self.release(dist, index);
+        }
+        let words = dist.drain(self.id.index) | core::mem::take(&mut self.held.more);
+        self.kicks &= !self.me();
+        let key = |config: Config| {
+            let on = if config.group1 { vmcr.igrpen1() } else { vmcr.igrpen0() } != 0;
+            usize::from(config.priority >> 3) | if on { 0 } else { 32 }
+        };
+        let each = |f: &mut dyn FnMut(Spi)| {
+            for_each(words.into(), |word| {
+                for_each(dist.for_vcpu(word as usize, self.id.index).into(), |bit| {
+                    f(Spi::at(word as usize, bit));
+                });
+            });
+        };
+        // How many there are of each urgency, and from which on there is no place for all.
+        let mut count = [0u32; 64];
+        each(&mut |spi| count[key(dist.config(spi)) % 64] += 1);
+        let mut place = self.held.used.count_zeros();
+        let mut bound = 0;
+        while bound < count.len() && count[bound] <= place {
+            place -= count[bound];
+            bound += 1;
+        }
+        for at_bound in [false, true] {
+            for_each(words.into(), |word| {
+                for_each(dist.for_vcpu(word as usize, self.id.index).into(), |bit| {
+                    let spi = Spi::at(word as usize, bit);
+                    let key = key(dist.config(spi));
+                    if if at_bound { key == bound } else { key < bound } {
+                        let _ = self.claim_one(dist, spi);
+                    }
+                });
+            });
+        }
+        for_each(words.into(), |word| {
+            if dist.for_vcpu(word as usize, self.id.index) != 0 {
+                self.held.more |= 1 << word;
+            }
+        });
+    }
+
+    /// The INTID of `index`.
+    pub(super) const fn intid(&self, index: u32) -> u32 {
+        if 1 << index & PRIVATE != 0 {
+            index
+        } else {
+            self.held.spi(index).intid()
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! List registers, filled, spilled and taken back, on a fake CPU interface.
+
+use super::super::fake::{Dir, FakeIch};
+use super::*;
+use crate::vgic::Absent;
+use crate::vgic::dist::CTLR;
+use crate::vgic::redist::{ICACTIVER0, ICENABLER0, ICPENDR0, IGROUPR0, IPRIORITYR0, ISENABLER0, ISPENDR0};
+
+const TIMER: u32 = 27;
+const EOIMODE: u64 = 2;
+
+/// A loaded vCPU with everything enabled, in group 1, priority 0x80.
+fn loaded(lrs: usize) -> (VcpuGic, FakeIch, Dist) {
+    let mut h = FakeIch::new(lrs);
+    let dist = Dist::new(&h.view);
+    let _ = dist.write(CTLR, 4, 3);
+    let mut gic = VcpuGic::new(
+        Identity {
+            index: 0,
+            last: true,
+            affinity: 0,
+        },
+        1 << TIMER,
+    );
+    gic.load(&mut h, &dist);
+    gic.write(&mut h, &dist, IGROUPR0, 4, u64::MAX);
+    gic.write(&mut h, &dist, ISENABLER0, 4, u64::MAX);
+    for word in 0..8 {
+        gic.write(&mut h, &dist, IPRIORITYR0 + 4 * word, 4, 0x8080_8080);
+    }
+    (gic, h, dist)
+}
+
+fn set_priority(gic: &mut VcpuGic, h: &mut FakeIch, dist: &Dist, intid: u32, priority: u8) {
+    gic.write(h, dist, IPRIORITYR0 + u64::from(intid), 1, priority.into());
+}
+
+fn settle(gic: &mut VcpuGic, h: &mut FakeIch, dist: &Dist) {
+    while h.misr() != 0 {
+        gic.maintenance(h, dist);
+    }
+}
+
+fn fire_timer(gic: &mut VcpuGic, h: &mut FakeIch, dist: &Dist) {
+    h.line = true;
+    h.active = true;
+    gic.inject_hw(h, dist, TIMER);
+}
+
+#[test]
+fn more_pending_than_list_registers_are_all_taken_in_order_of_priority() {
+    let (mut gic, mut h, dist) = loaded(4);
+    for intid in 0..10 {
+        set_priority(&mut gic, &mut h, &dist, intid, 0xf0 - 8 * intid as u8);
+        gic.inject(&mut h, &dist, intid);
+    }
+    assert_eq!(gic.spill().pending.count_ones(), 6);
+    let mut taken = Vec::new();
+    for _ in 0..10 {
+        let intid = h.ack().expect("an interrupt");
+        settle(&mut gic, &mut h, &dist);
+        h.eoi(intid);
+        settle(&mut gic, &mut h, &dist);
+        taken.push(intid);
+    }
+    assert_eq!(taken, (0..10).rev().collect::<Vec<_>>());
+    assert_eq!(gic.spill(), Spill::default());
+    assert_eq!(h.hcr, 1, "no maintenance is asked for when nothing is spilled");
+}
+
+#[test]
+fn nothing_but_the_list_register_is_written_when_there_is_room() {
+    let (mut gic, mut h, dist) = loaded(4);
+    h.hcr = 0xdead_0001;
+    gic.inject(&mut h, &dist, 1);
+    assert_eq!(h.hcr, 0xdead_0001);
+    assert_eq!(h.signalled_intid(), Some(1));
+}
+
+#[test]
+fn nested_active_interrupts_beyond_the_list_registers_end_in_order() {
+    for lrs in [1, 2, 4] {
+        let (mut gic, mut h, dist) = loaded(lrs);
+        for intid in 0..8 {
+            set_priority(&mut gic, &mut h, &dist, intid, 0x80 - 8 * intid as u8);
+            gic.inject(&mut h, &dist, intid);
+            assert_eq!(h.ack(), Some(intid));
+            settle(&mut gic, &mut h, &dist);
+        }
+        assert_eq!(gic.live(&h).active, 0xff);
+        for intid in (0..8).rev() {
+            h.eoi(intid);
+            settle(&mut gic, &mut h, &dist);
+            assert_eq!(gic.live(&h).active, (1 << intid) - 1, "{lrs} list registers");
+        }
+    }
+}
+
+#[test]
+fn with_eoimode_1_pending_interrupts_arrive_while_every_active_one_waits_for_dir() {
+    for counts_drops in [false, true] {
+        let (mut gic, mut h, dist) = loaded(4);
+        h.counts_drops = counts_drops;
+        h.vmcr = h.view.apply_write(h.vmcr, EOIMODE);
+        for intid in 0..12 {
+            gic.inject(&mut h, &dist, intid);
+            assert_eq!(h.ack(), Some(intid));
+            settle(&mut gic, &mut h, &dist);
+            h.eoi(intid);
+            settle(&mut gic, &mut h, &dist);
+        }
+        assert_eq!(gic.live(&h).active, 0xfff);
+        for intid in [3, 11, 0, 7, 1, 2, 4, 5, 6, 8, 9, 10] {
+            if h.dir(intid) == Dir::Trapped {
+                let _ = gic.deactivate(&mut h, &dist, intid);
+            }
+            settle(&mut gic, &mut h, &dist);
+            assert_eq!(gic.live(&h).active >> intid & 1, 0);
+        }
+        assert_eq!((gic.live(&h).active, h.hcr & (1 << 14)), (0, 0));
+    }
+}
+
+#[test]
+fn dir_without_eoimode_1_does_nothing() {
+    let (mut gic, mut h, dist) = loaded(4);
+    gic.inject(&mut h, &dist, 1);
+    h.ack();
+    let _ = gic.deactivate(&mut h, &dist, 1);
+    assert_eq!(gic.live(&h).active, 1 << 1);
+}
+
+#[test]
+fn an_edge_while_active_is_taken_again() {
+    let (mut gic, mut h, dist) = loaded(4);
+    gic.inject(&mut h, &dist, 1);
+    assert_eq!(h.ack(), Some(1));
+    gic.inject(&mut h, &dist, 1);
+    gic.inject(&mut h, &dist, 1);
+    assert_eq!((gic.live(&h).pending, gic.live(&h).active), (2, 2));
+    h.eoi(1);
+    assert_eq!(h.ack(), Some(1));
+    h.eoi(1);
+    assert_eq!(h.ack(), None);
+}
+
+#[test]
+fn an_eoi_of_the_timer_reaches_the_physical_interrupt_without_an_exit() {
+    let (mut gic, mut h, dist) = loaded(4);
+    fire_timer(&mut gic, &mut h, &dist);
+    assert_eq!(h.ack(), Some(TIMER));
+    h.line = false;
+    h.eoi(TIMER);
+    assert!(!h.active);
+    assert_eq!(gic.live(&h).pending, 0);
+}
+
+#[test]
+fn a_timer_entry_whose_line_fell_is_withdrawn_and_deactivated() {
+    let (mut gic, mut h, dist) = loaded(4);
+    fire_timer(&mut gic, &mut h, &dist);
+    gic.attend(&mut h, &dist);
+    assert_eq!(h.signalled_intid(), Some(TIMER), "not while the line is high");
+    h.line = false;
+    assert!(gic.needs_attention());
+    gic.attend(&mut h, &dist);
+    assert_eq!(h.ack(), None);
+    assert!(!h.active);
+    assert!(!gic.needs_attention());
+}
+
+#[test]
+fn a_taken_timer_needs_no_attention_after_one_look() {
+    let (mut gic, mut h, dist) = loaded(4);
+    fire_timer(&mut gic, &mut h, &dist);
+    h.ack();
+    gic.attend(&mut h, &dist);
+    assert!(!gic.needs_attention());
+    assert!(h.active);
+    assert_eq!(gic.live(&h).active, 1 << TIMER);
+}
+
+#[test]
+fn a_write_to_the_timers_pending_state_reaches_the_physical_interrupt() {
+    let (mut gic, mut h, dist) = loaded(4);
+    gic.write(&mut h, &dist, ISPENDR0, 4, 1 << TIMER);
+    assert!(h.active, "or the guest's EOI would have nothing to deactivate");
+    gic.attend(&mut h, &dist);
+    assert_eq!(h.signalled_intid(), Some(TIMER), "a written pending state needs no line");
+    gic.write(&mut h, &dist, ICPENDR0, 4, 1 << TIMER);
+    assert!(!h.active);
+}
+
+#[test]
+fn a_write_that_ends_the_timer_lets_it_fire_again() {
+    let (mut gic, mut h, dist) = loaded(4);
+    fire_timer(&mut gic, &mut h, &dist);
+    h.ack();
+    gic.write(&mut h, &dist, ICACTIVER0, 4, 1 << TIMER);
+    assert!(!h.active);
+}
+
+#[test]
+fn ispendr_shows_the_line_of_a_disabled_timer() {
+    let (mut gic, mut h, dist) = loaded(4);
+    gic.write(&mut h, &dist, ICENABLER0, 4, u64::MAX);
+    h.line = true;
+    assert_eq!(gic.read(&h, ISPENDR0, 4), 1 << TIMER);
+    h.active = true;
+    gic.inject_hw(&mut h, &dist, TIMER);
+    assert_eq!(gic.read(&h, ISPENDR0, 4), 1 << TIMER);
+    assert_eq!(h.signalled_intid(), None);
+    gic.write(&mut h, &dist, ISENABLER0, 4, 1 << TIMER);
+    assert_eq!(h.signalled_intid(), Some(TIMER));
+}
+
+#[test]
+fn a_level_line_is_sampled_again_when_its_interrupt_ends() {
+    let (mut gic, mut h, dist) = loaded(4);
+    gic.set_line(&mut h, &dist, 30, true);
+    assert_eq!(h.ack(), Some(30));
+    h.eoi(30);
+    assert_ne!(h.misr(), 0);
+    settle(&mut gic, &mut h, &dist);
+    assert_eq!(h.ack(), Some(30), "still high");
+    gic.set_line(&mut h, &dist, 30, false);
+    h.eoi(30);
+    settle(&mut gic, &mut h, &dist);
+    assert_eq!(h.ack(), None);
+}
+
+#[test]
+fn the_line_of_a_ppi_may_change_while_its_vcpu_is_not_loaded() {
+    let (mut gic, mut h, dist) = loaded(4);
+    gic.put(&mut h, &dist);
+    gic.set_line(&mut Absent, &dist, 30, true);
+    assert!(gic.wakes(&Absent, &dist, h.vmcr, 0xff));
+    gic.load(&mut h, &dist);
+    assert_eq!(h.signalled_intid(), Some(30));
+    gic.put(&mut h, &dist);
+    gic.set_line(&mut Absent, &dist, 30, false);
+    assert!(!gic.wakes(&Absent, &dist, h.vmcr, 0xff));
+    gic.load(&mut h, &dist);
+    assert_eq!(h.signalled_intid(), None);
+}
+
+#[test]
+fn cpu_off_keeps_pending_sgis_and_drops_the_timer() {
+    let (mut gic, mut h, dist) = loaded(4);
+    for intid in 0..6 {
+        gic.inject(&mut h, &dist, intid);
+    }
+    fire_timer(&mut gic, &mut h, &dist);
+    gic.park(&mut h, &dist);
+    assert!(h.lr.iter().take(4).all(|&lr| lr == 0));
+    assert!(!h.active);
+    assert_eq!(gic.read(&h, ISPENDR0, 4), 0x3f);
+    h.line = false;
+    gic.load(&mut h, &dist);
+    let mut taken = 0;
+    while let Some(intid) = h.ack() {
+        taken |= 1 << intid;
+        h.eoi(intid);
+        settle(&mut gic, &mut h, &dist);
+    }
+    assert_eq!(taken, 0x3f);
+}
+
+#[test]
+fn an_sgi_is_taken_only_in_the_group_the_target_holds_it_in() {
+    let (mut gic, mut h, dist) = loaded(4);
+    gic.write(&mut h, &dist, IGROUPR0, 4, !2);
+    gic.receive(&mut h, &dist, 0b110);
+    assert_eq!(gic.live(&h).pending, 0b100);
+    gic.receive(&mut h, &dist, 0b110 << 16);
+    assert_eq!(gic.live(&h).pending, 0b110);
+}
+
+#[test]
+fn group_0_that_the_guest_does_not_use_keeps_no_list_register_from_group_1() {
+    let (mut gic, mut h, dist) = loaded(2);
+    gic.write(&mut h, &dist, IGROUPR0, 4, !0xf);
+    for intid in 0..4 {
+        set_priority(&mut gic, &mut h, &dist, intid, 0);
+        gic.inject(&mut h, &dist, intid);
+    }
+    gic.inject(&mut h, &dist, 7);
+    settle(&mut gic, &mut h, &dist);
+    assert_eq!(h.ack(), Some(7));
+    settle(&mut gic, &mut h, &dist);
+    h.eoi(7);
+    h.vmcr = h.vmcr.with_igrpen0(1);
+    settle(&mut gic, &mut h, &dist);
+    assert_eq!(h.ack(), Some(0));
+}
+
+#[test]
+fn trapping_is_in_ich_hcr_once_loaded() {
+    let (mut gic, mut h, dist) = loaded(4);
+    let coming_up = Trapping {
+        coming_up: true,
+        ..Trapping::default()
+    };
+    gic.set_trapping(&mut h, coming_up);
+    assert_eq!(h.hcr, 1 << 10 | 1);
+    gic.put(&mut h, &dist);
+    h.hcr = 0;
+    gic.set_trapping(&mut h, Trapping { strict: true, ..coming_up });
+    assert_eq!(h.hcr, 0);
+    gic.load(&mut h, &dist);
+    assert_eq!(h.hcr, 1 << 10 | 1);
+    gic.set_trapping(&mut h, Trapping::default());
+    assert_eq!(h.hcr, 1);
+}
+
+#[test]
+fn intids_that_no_vcpu_has_are_ignored() {
+    let (mut gic, mut h, dist) = loaded(4);
+    let before = gic.clone();
+    for intid in [288, 1020, 1023, u32::MAX] {
+        gic.inject(&mut h, &dist, intid);
+        gic.set_line(&mut h, &dist, intid, true);
+        h.vmcr = h.view.apply_write(h.vmcr, EOIMODE);
+        let _ = gic.deactivate(&mut h, &dist, intid);
+    }
+    assert_eq!(gic, before);
+}

@@ -1,0 +1,621 @@
+//! Several vCPUs and their SPIs against a slow and obvious model: every interrupt has its own few booleans, and what each vCPU may
+//! take is worked out from all of them each time. Nothing here knows of list registers, inboxes or who holds what.
+
+use super::dist::{self, Dist, Effect, Vcpus};
+use super::fake::{Dir, FakeIch};
+use super::lr::VcpuGic;
+use super::redist::{self, Identity};
+use super::vmcr::Vmcr;
+use super::{Absent, Group, Ich, for_each};
+use proptest::prelude::*;
+
+/// Few enough for them to meet: SGIs, and SPIs of several words.
+const INTIDS: [u32; 9] = [1, 2, 32, 33, 34, 63, 64, 100, 287];
+const VCPUS: usize = 3;
+
+#[derive(Clone, Copy, Default)]
+struct Irq {
+    latch: bool,
+    line: bool,
+    edge: bool,
+    active: bool,
+    enabled: bool,
+    group1: bool,
+    priority: u8,
+    /// `None`: any vCPU.
+    route: Option<usize>,
+}
+
+impl Irq {
+    fn pending(&self) -> bool {
+        self.latch || self.line && !self.edge
+    }
+}
+
+#[derive(Clone, Default)]
+struct Cpu {
+    private: [Irq; 32],
+    /// The running interrupts, the innermost last: INTID, group 1, and the part of its priority that preempts.
+    running: Vec<(u32, bool, u64)>,
+    /// Private ones that were dropped, with EOImode 1, and are still to be deactivated.
+    dropped: Vec<u32>,
+}
+
+struct Model {
+    spi: [Irq; 288],
+    cpu: [Cpu; VCPUS],
+    /// SPIs that somebody dropped.
+    dropped: Vec<u32>,
+    enables: u32,
+}
+
+impl Model {
+    fn irq(&mut self, cpu: usize, intid: u32) -> &mut Irq {
+        if intid < 32 {
+            &mut self.cpu[cpu].private[intid as usize]
+        } else {
+            &mut self.spi[intid as usize]
+        }
+    }
+
+    fn get(&self, cpu: usize, intid: u32) -> Irq {
+        if intid < 32 {
+            self.cpu[cpu].private[intid as usize]
+        } else {
+            self.spi[intid as usize]
+        }
+    }
+
+    fn deliverable(&self, irq: &Irq) -> bool {
+        irq.pending() && !irq.active && irq.enabled && self.enables >> u32::from(irq.group1) & 1 == 1
+    }
+
+    fn urgent(&self, cpu: usize, irq: &Irq, vmcr: Vmcr) -> bool {
+        let group = if irq.group1 { Group::One } else { Group::Zero };
+        let on = if irq.group1 { vmcr.igrpen1() } else { vmcr.igrpen0() } == 1;
+        let level = u64::from(irq.priority) & FakeIch::preempting(vmcr, group);
+        let running = &self.cpu[cpu].running;
+        on && u64::from(irq.priority) < vmcr.pmr() && running.iter().all(|&(_, _, running)| level < running)
+    }
+
+    /// Whether `cpu` may take `intid` now: it is for this vCPU, and nothing that is for this vCPU alone comes before it.
+    fn may_take(&self, cpu: usize, intid: u32, vmcr: Vmcr) -> bool {
+        let irq = self.get(cpu, intid);
+        let mine = intid < 32 || irq.route.is_none_or(|route| route == cpu);
+        let first = self.for_alone(cpu, vmcr).map(|(_, other)| other.priority).min();
+        mine && self.deliverable(&irq) && self.urgent(cpu, &irq, vmcr) && first.is_none_or(|first| irq.priority <= first)
+    }
+
+    /// What is deliverable to `cpu` and to nobody else, of a group that it takes.
+    fn for_alone(&self, cpu: usize, vmcr: Vmcr) -> impl Iterator<Item = (u32, Irq)> {
+        INTIDS
+            .into_iter()
+            .map(move |intid| (intid, self.get(cpu, intid)))
+            .filter(move |(intid, irq)| {
+                let on = if irq.group1 { vmcr.igrpen1() } else { vmcr.igrpen0() } == 1;
+                on && self.deliverable(irq) && (*intid < 32 || irq.route == Some(cpu))
+            })
+    }
+
+    /// Whether `cpu` must be signalled something: what comes first is urgent enough, whichever that is of several alike.
+    fn must_take(&self, cpu: usize, vmcr: Vmcr) -> bool {
+        let first = self.for_alone(cpu, vmcr).map(|(_, irq)| irq.priority).min();
+        let mut tied = self.for_alone(cpu, vmcr).filter(|(_, irq)| Some(irq.priority) == first).peekable();
+        tied.peek().is_some() && tied.all(|(_, irq)| self.urgent(cpu, &irq, vmcr))
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Bits {
+    Group,
+    SetEnable,
+    ClearEnable,
+    SetPending,
+    ClearPending,
+    SetActive,
+    ClearActive,
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Raise(u32),
+    Line(u32, bool),
+    Sgi(usize, u32),
+    Write(Bits, u32, u32),
+    Priority(u32, u8),
+    Edge(u32, bool),
+    Route(u32, Option<usize>),
+    Ack(usize),
+    Eoi(usize),
+    Dir(usize, usize),
+    Mask(usize, u8),
+    GroupEnable(usize, bool, bool),
+    Forward(u32),
+    Put(usize),
+    Load(usize),
+    Off(usize),
+    Read,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let bits = prop_oneof![
+        Just(Bits::Group),
+        Just(Bits::SetEnable),
+        Just(Bits::SetEnable),
+        Just(Bits::ClearEnable),
+        Just(Bits::SetPending),
+        Just(Bits::ClearPending),
+        Just(Bits::SetActive),
+        Just(Bits::ClearActive),
+        Just(Bits::ClearActive),
+    ];
+    let spi = || proptest::sample::select(&INTIDS[2..]);
+    let cpu = || 0..VCPUS;
+    prop_oneof![
+        6 => spi().prop_map(Op::Raise),
+        5 => (spi(), any::<bool>()).prop_map(|(i, high)| Op::Line(i, high)),
+        3 => (cpu(), 1..3u32).prop_map(|(c, i)| Op::Sgi(c, i)),
+        5 => (bits, 0..9u32, any::<u32>()).prop_map(|(bits, word, value)| Op::Write(bits, word, value | value >> 16)),
+        2 => (spi(), 0..32u8).prop_map(|(i, p)| Op::Priority(i, p * 8)),
+        1 => (spi(), any::<bool>()).prop_map(|(i, edge)| Op::Edge(i, edge)),
+        3 => (spi(), proptest::option::of(0..VCPUS + 1)).prop_map(|(i, route)| Op::Route(i, route)),
+        12 => cpu().prop_map(Op::Ack),
+        8 => cpu().prop_map(Op::Eoi),
+        5 => (cpu(), any::<usize>()).prop_map(|(c, n)| Op::Dir(c, n)),
+        1 => (cpu(), prop_oneof![Just(0xf8u8), any::<u8>()]).prop_map(|(c, pmr)| Op::Mask(c, pmr)),
+        1 => (cpu(), prop::bool::weighted(0.7), prop::bool::weighted(0.7)).prop_map(|(c, zero, one)| Op::GroupEnable(c, zero, one)),
+        1 => prop_oneof![3 => Just(3u32), 1 => 0..4u32].prop_map(Op::Forward),
+        2 => cpu().prop_map(Op::Put),
+        3 => cpu().prop_map(Op::Load),
+        1 => cpu().prop_map(Op::Off),
+        2 => Just(Op::Read),
+    ]
+}
+
+struct Vcpu {
+    h: FakeIch,
+    gic: VcpuGic,
+    loaded: bool,
+    on: bool,
+}
+
+struct Machine {
+    cpu: Vec<Vcpu>,
+    dist: Dist,
+    model: Model,
+    split: bool,
+}
+
+impl Machine {
+    fn new(lrs: usize, split: bool, counts_drops: bool) -> Self {
+        let cpu: Vec<Vcpu> = (0..VCPUS)
+            .map(|index| {
+                let mut h = FakeIch::new(lrs);
+                h.counts_drops = counts_drops;
+                h.vmcr = h.vmcr.with_igrpen0(1);
+                h.vmcr = h.view.apply_write(h.vmcr, u64::from(split) << 1);
+                let gic = VcpuGic::new(
+                    Identity {
+                        index,
+                        last: index + 1 == VCPUS,
+                        affinity: index as u64,
+                    },
+                    0,
+                );
+                Vcpu {
+                    h,
+                    gic,
+                    loaded: false,
+                    on: false,
+                }
+            })
+            .collect();
+        let route = Irq {
+            route: Some(0),
+            ..Irq::default()
+        };
+        let model = Model {
+            spi: [route; 288],
+            cpu: Default::default(),
+            dropped: Vec::new(),
+            enables: 0,
+        };
+        Self {
+            dist: Dist::new(&cpu[0].h.view),
+            cpu,
+            model,
+            split,
+        }
+    }
+
+    // What hyp does.
+
+    /// Everybody in `vcpus` looks, and whoever that concerns, until it is quiet.
+    fn kick(&mut self, mut vcpus: Vcpus) {
+        for round in 0.. {
+            assert!(round < 64, "vCPUs hand SPIs to each other for ever");
+            for vcpu in &mut self.cpu {
+                vcpus |= vcpu.gic.take_kicks();
+            }
+            if vcpus == 0 {
+                return;
+            }
+            for (index, vcpu) in self.cpu.iter_mut().enumerate() {
+                if vcpus >> index & 1 != 0 && vcpu.loaded {
+                    vcpu.gic.receive_spis(&mut vcpu.h, &self.dist);
+                }
+            }
+            vcpus = 0;
+        }
+    }
+
+    fn apply(&mut self, effect: Effect) -> u32 {
+        let mut answer = 0;
+        if let Some((owners, ask)) = effect.ask {
+            for_each(owners.into(), |index| {
+                let vcpu = &mut self.cpu[index as usize];
+                answer |= if vcpu.loaded {
+                    vcpu.gic.spi(&mut vcpu.h, &self.dist, ask)
+                } else {
+                    vcpu.gic.spi(&mut Absent, &self.dist, ask)
+                };
+            });
+        }
+        if effect.refresh_vm {
+            for vcpu in &mut self.cpu {
+                if vcpu.loaded {
+                    vcpu.gic.refresh(&mut vcpu.h, &self.dist);
+                } else {
+                    vcpu.gic.refresh(&mut Absent, &self.dist);
+                }
+            }
+        }
+        self.kick(effect.kick);
+        answer
+    }
+
+    fn write(&mut self, offset: u64, size: u64, value: u64) {
+        let effect = self.dist.write(offset, size, value);
+        self.apply(effect);
+    }
+
+    fn read(&mut self, offset: u64) -> u32 {
+        let (value, effect) = self.dist.read(offset, 4);
+        value as u32 | self.apply(effect) | self.dist.read(offset, 4).0 as u32
+    }
+
+    fn settle(&mut self) {
+        for vcpu in self.cpu.iter_mut().filter(|vcpu| vcpu.loaded) {
+            let mut rounds = 0;
+            while vcpu.h.misr() != 0 {
+                rounds += 1;
+                assert!(
+                    rounds < 16,
+                    "EL2 never gets back to the guest: MISR {:#x} HCR {:#x}",
+                    vcpu.h.misr(),
+                    vcpu.h.hcr
+                );
+                vcpu.gic.maintenance(&mut vcpu.h, &self.dist);
+            }
+        }
+        self.kick(0);
+    }
+
+    fn load(&mut self, index: usize) {
+        let vcpu = &mut self.cpu[index];
+        if !vcpu.loaded {
+            (vcpu.loaded, vcpu.on) = (true, true);
+            vcpu.gic.load(&mut vcpu.h, &self.dist);
+        }
+        self.kick(0);
+    }
+
+    /// A write to the private registers of a vCPU, or to the distributor's.
+    fn write_bits(&mut self, bits: Bits, word: u32, value: u32) {
+        let meant = |intid: u32| intid / 32 == word && value >> (intid % 32) & 1 == 1 && INTIDS.contains(&intid);
+        // With EOImode 0 an EOIR of an interrupt that a write has ended meanwhile cannot be told from that of another.
+        let running = |model: &Model, cpu: usize, intid: u32| {
+            let any = |c: &Cpu| c.running.iter().any(|r| r.0 == intid);
+            if intid < 32 {
+                any(&model.cpu[cpu])
+            } else {
+                model.cpu.iter().any(any)
+            }
+        };
+        let cpus = if word == 0 { 0..VCPUS } else { 0..1 };
+        for cpu in cpus {
+            let mut now = 0u32;
+            for intid in INTIDS.into_iter().filter(|i| meant(*i)) {
+                if matches!(bits, Bits::ClearActive) && !self.split && running(&self.model, cpu, intid) {
+                    continue;
+                }
+                now |= 1 << (intid % 32);
+            }
+            if word == 0 {
+                let offset = match bits {
+                    Bits::Group => redist::IGROUPR0,
+                    Bits::SetEnable => redist::ISENABLER0,
+                    Bits::ClearEnable => redist::ICENABLER0,
+                    Bits::SetPending => redist::ISPENDR0,
+                    Bits::ClearPending => redist::ICPENDR0,
+                    Bits::SetActive => redist::ISACTIVER0,
+                    Bits::ClearActive => redist::ICACTIVER0,
+                };
+                let vcpu = &mut self.cpu[cpu];
+                if vcpu.loaded {
+                    vcpu.gic.write(&mut vcpu.h, &self.dist, offset, 4, now.into());
+                } else {
+                    vcpu.gic.write(&mut Absent, &self.dist, offset, 4, now.into());
+                }
+                self.kick(0);
+            } else {
+                let offset = match bits {
+                    Bits::Group => dist::IGROUPR,
+                    Bits::SetEnable => dist::ISENABLER,
+                    Bits::ClearEnable => dist::ICENABLER,
+                    Bits::SetPending => dist::ISPENDR,
+                    Bits::ClearPending => dist::ICPENDR,
+                    Bits::SetActive => dist::ISACTIVER,
+                    Bits::ClearActive => dist::ICACTIVER,
+                };
+                self.write(offset + 4 * u64::from(word), 4, now.into());
+            }
+            for intid in INTIDS.into_iter().filter(|i| i / 32 == word) {
+                let set = now >> (intid % 32) & 1 == 1;
+                let irq = self.model.irq(cpu, intid);
+                match bits {
+                    Bits::Group => irq.group1 = set,
+                    _ if !set => {}
+                    Bits::SetEnable => irq.enabled = true,
+                    Bits::ClearEnable => irq.enabled = false,
+                    Bits::SetPending => irq.latch = true,
+                    Bits::ClearPending => irq.latch = false,
+                    Bits::SetActive => irq.active = true,
+                    Bits::ClearActive => irq.active = false,
+                }
+            }
+        }
+    }
+
+    fn step(&mut self, op: &Op) {
+        match *op {
+            Op::Raise(intid) => {
+                let kicks = self.dist.raise_edge(intid);
+                self.kick(kicks.map_or(0, |v| 1 << v));
+                self.model.spi[intid as usize].latch = true;
+            }
+            Op::Line(intid, high) => {
+                let kicks = self.dist.set_line(intid, high);
+                self.kick(kicks.map_or(0, |v| 1 << v));
+                let irq = &mut self.model.spi[intid as usize];
+                irq.latch |= irq.edge && high && !irq.line;
+                irq.line = high;
+            }
+            Op::Sgi(cpu, intid) => {
+                let vcpu = &mut self.cpu[cpu];
+                if vcpu.loaded {
+                    vcpu.gic.inject(&mut vcpu.h, &self.dist, intid);
+                } else {
+                    vcpu.gic.inject(&mut Absent, &self.dist, intid);
+                }
+                self.model.cpu[cpu].private[intid as usize].latch = true;
+            }
+            Op::Write(bits, word, value) => self.write_bits(bits, word, value),
+            Op::Priority(intid, priority) => {
+                self.write(dist::IPRIORITYR + u64::from(intid), 1, priority.into());
+                self.model.spi[intid as usize].priority = priority;
+            }
+            Op::Edge(intid, edge) => {
+                self.model.spi[intid as usize].edge = edge;
+                let first = intid / 16 * 16;
+                let value: u64 = (first..first + 16)
+                    .map(|i| u64::from(self.model.spi[i as usize].edge) << ((i % 16) * 2 + 1))
+                    .sum();
+                self.write(dist::ICFGR + u64::from(intid / 16) * 4, 4, value);
+            }
+            Op::Route(intid, route) => {
+                let value = route.map_or(1 << 31, |vcpu| vcpu as u64);
+                self.write(dist::IROUTER + 8 * u64::from(intid), 8, value);
+                self.model.spi[intid as usize].route = route;
+            }
+            Op::Ack(cpu) => self.ack(cpu),
+            Op::Eoi(cpu) => self.eoi(cpu),
+            Op::Dir(cpu, n) => self.dir(cpu, n),
+            Op::Mask(cpu, pmr) => {
+                let h = &mut self.cpu[cpu].h;
+                h.vmcr = h.vmcr.with_pmr(&h.view, pmr.into());
+            }
+            Op::GroupEnable(cpu, zero, one) => {
+                let vcpu = &mut self.cpu[cpu];
+                if vcpu.loaded {
+                    vcpu.h.vmcr = vcpu.h.vmcr.with_igrpen0(zero.into()).with_igrpen1(one.into());
+                    let vmcr = vcpu.h.vmcr;
+                    vcpu.gic.vmcr_changed(&mut vcpu.h, &self.dist, vmcr);
+                }
+                self.kick(0);
+            }
+            Op::Forward(enables) => {
+                self.write(dist::CTLR, 4, enables.into());
+                self.model.enables = enables;
+            }
+            Op::Put(cpu) => {
+                let vcpu = &mut self.cpu[cpu];
+                if vcpu.loaded {
+                    vcpu.gic.put(&mut vcpu.h, &self.dist);
+                    vcpu.loaded = false;
+                    vcpu.h.hcr = 0;
+                    assert!(
+                        (0..vcpu.h.count()).all(|i| vcpu.h.lr(i) == 0),
+                        "nothing stays in the list registers"
+                    );
+                }
+                self.kick(0);
+            }
+            Op::Load(cpu) => self.load(cpu),
+            Op::Off(cpu) => {
+                let vcpu = &mut self.cpu[cpu];
+                if vcpu.loaded {
+                    vcpu.gic.park(&mut vcpu.h, &self.dist);
+                } else {
+                    vcpu.gic.park(&mut Absent, &self.dist);
+                }
+                (vcpu.loaded, vcpu.on) = (false, false);
+                (vcpu.h.ap0r, vcpu.h.ap1r, vcpu.h.hcr) = ([0; 4], [0; 4], 0);
+                let model = &mut self.model.cpu[cpu];
+                let running = core::mem::take(&mut model.running);
+                if self.split {
+                    // Still to be deactivated, by whoever.
+                    self.model.dropped.extend(running.into_iter().map(|r| r.0).filter(|i| *i >= 32));
+                }
+                self.kick(0);
+            }
+            Op::Read => self.compare(),
+        }
+    }
+
+    fn ack(&mut self, cpu: usize) {
+        let vcpu = &mut self.cpu[cpu];
+        if !vcpu.loaded {
+            return;
+        }
+        let vmcr = vcpu.h.vmcr;
+        let Some(intid) = vcpu.h.ack() else {
+            assert!(!self.model.must_take(cpu, vmcr), "vCPU {cpu} should have been signalled something");
+            return;
+        };
+        assert!(self.model.may_take(cpu, intid, vmcr), "vCPU {cpu} took {intid}");
+        let irq = self.model.irq(cpu, intid);
+        let group = if irq.group1 { Group::One } else { Group::Zero };
+        let level = u64::from(irq.priority) & FakeIch::preempting(vmcr, group);
+        (irq.latch, irq.active) = (false, true);
+        let group1 = irq.group1;
+        self.model.cpu[cpu].running.push((intid, group1, level));
+    }
+
+    fn eoi(&mut self, cpu: usize) {
+        let vcpu = &mut self.cpu[cpu];
+        if !vcpu.loaded {
+            return;
+        }
+        let Some((intid, _, _)) = self.model.cpu[cpu].running.pop() else {
+            return vcpu.h.eoi(33);
+        };
+        vcpu.h.eoi(intid);
+        if !self.split {
+            self.model.irq(cpu, intid).active = false;
+        } else if intid < 32 {
+            self.model.cpu[cpu].dropped.push(intid);
+        } else {
+            self.model.dropped.push(intid);
+        }
+    }
+
+    /// One that was dropped here, or an SPI that was dropped anywhere, or any other.
+    fn dir(&mut self, cpu: usize, n: usize) {
+        if !self.cpu[cpu].loaded {
+            return;
+        }
+        let model = &mut self.model;
+        let list = if n.is_multiple_of(2) {
+            &mut model.dropped
+        } else {
+            &mut model.cpu[cpu].dropped
+        };
+        let intid = if list.is_empty() {
+            INTIDS[n % INTIDS.len()]
+        } else {
+            list.swap_remove(n / 2 % list.len())
+        };
+        let vcpu = &mut self.cpu[cpu];
+        if vcpu.h.dir(intid) == Dir::Trapped {
+            let effect = vcpu.gic.deactivate(&mut vcpu.h, &self.dist, intid);
+            self.apply(effect);
+        }
+        if self.split {
+            self.model.irq(cpu, intid).active = false;
+        }
+    }
+
+    /// What a guest reads.
+    fn compare(&mut self) {
+        for word in 1..9 {
+            let pending = self.read(dist::ISPENDR + 4 * word);
+            let active = self.read(dist::ICACTIVER + 4 * word);
+            let bits = |f: fn(&Irq) -> bool| {
+                (0..32)
+                    .map(|i| u32::from(f(&self.model.spi[word as usize * 32 + i])) << i)
+                    .sum::<u32>()
+            };
+            assert_eq!(pending, bits(Irq::pending), "pending, word {word}");
+            assert_eq!(active, bits(|irq| irq.active), "active, word {word}");
+        }
+    }
+
+    fn check(&mut self) {
+        for cpu in 0..VCPUS {
+            let vcpu = &self.cpu[cpu];
+            let vmcr = vcpu.h.vmcr;
+            let must = self.model.must_take(cpu, vmcr);
+            if vcpu.loaded {
+                vcpu.h.assert_sane();
+                match vcpu.h.signalled_intid() {
+                    Some(intid) => assert!(self.model.may_take(cpu, intid, vmcr), "vCPU {cpu} is signalled {intid}"),
+                    None => assert!(!must, "vCPU {cpu} should be signalled something"),
+                }
+            } else if must && vcpu.on {
+                assert!(
+                    vcpu.gic.wakes(&Absent, &self.dist, vmcr, vcpu.h.running()),
+                    "vCPU {cpu} should wake"
+                );
+            }
+        }
+        self.check_any();
+    }
+
+    /// What any vCPU may take is signalled to one, unless each that could has something else to do.
+    fn check_any(&self) {
+        for intid in INTIDS.into_iter().filter(|i| *i >= 32) {
+            let irq = &self.model.spi[intid as usize];
+            if irq.route.is_some() || !self.model.deliverable(irq) {
+                continue;
+            }
+            let free = |cpu: usize| {
+                let vcpu = &self.cpu[cpu];
+                vcpu.loaded && vcpu.h.signalled().is_none() && self.model.urgent(cpu, irq, vcpu.h.vmcr)
+            };
+            assert!(!(0..VCPUS).all(free), "{intid} should be signalled to some vCPU");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 2 } else { ProptestConfig::default().cases }, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn vcpus_see_what_the_model_sees(
+        lrs in prop_oneof![Just(1usize), Just(2), Just(4), Just(4), Just(16)],
+        split: bool,
+        counts_drops: bool,
+        priorities in proptest::collection::vec(0..32u8, INTIDS.len()),
+        groups: u32,
+        routes in proptest::collection::vec(proptest::option::of(0..VCPUS), INTIDS.len()),
+        ops in proptest::collection::vec(op(), 0..if cfg!(miri) { 40 } else { 200 }),
+    ) {
+        let mut machine = Machine::new(lrs, split, counts_drops);
+        let mut first = vec![Op::Forward(3), Op::Load(0), Op::Load(1), Op::Load(2)];
+        for word in 0..9 {
+            first.push(Op::Write(Bits::Group, word, groups.rotate_left(word)));
+            first.push(Op::Write(Bits::SetEnable, word, u32::MAX));
+        }
+        for (i, &intid) in INTIDS.iter().enumerate().skip(2) {
+            first.push(Op::Priority(intid, priorities[i] * 8));
+            first.push(Op::Route(intid, routes[i]));
+        }
+        for op in first.iter().chain(&ops) {
+            machine.step(op);
+            machine.settle();
+            machine.check();
+        }
+        machine.compare();
+    }
+}
