@@ -26,9 +26,24 @@ pub(crate) fn is_elf(bytes: &[u8]) -> bool {
     bytes.starts_with(&elf::ELFMAG)
 }
 
-/// Whether `bytes` begin as a gzip file does.
-pub(crate) fn is_gzip(bytes: &[u8]) -> bool {
-    bytes.starts_with(&[0x1f, 0x8b])
+/// How a file that begins with `bytes` is compressed, if it is, and what unpacks it.
+pub(crate) fn compression(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
+    const KINDS: [(&[u8], &str, &str); 6] = [
+        (b"\x1f\x8b", "gzip", "gunzip -c FILE > Image"),
+        (b"\xfd7zXZ\0", "xz", "xz -dc FILE > Image"),
+        (b"\x28\xb5\x2f\xfd", "zstd", "zstd -dc FILE > Image"),
+        (b"\x04\x22\x4d\x18", "lz4", "lz4 -dc FILE > Image"),
+        (b"BZh", "bzip2", "bzip2 -dc FILE > Image"),
+        (b"\x5d\0\0", "lzma", "lzma -dc FILE > Image"),
+    ];
+    // Linux' EFI zboot image: a PE file that holds a compressed kernel and names itself behind the first word.
+    if bytes.starts_with(b"MZ") && bytes.get(4..8) == Some(b"zimg") {
+        return Some(("an EFI zboot image", "take the plain Image of the same build"));
+    }
+    KINDS
+        .iter()
+        .find(|(magic, ..)| bytes.starts_with(magic))
+        .map(|(_, how, unpack)| (*how, *unpack))
 }
 
 fn header(data: &[u8]) -> Result<&elf::FileHeader64<LittleEndian>> {
@@ -156,6 +171,16 @@ pub(crate) mod tests {
             file.extend_from_slice(bytes);
         }
         file
+    }
+
+    #[test]
+    fn compressed_images_are_told_from_plain_ones() {
+        let kind = |bytes: &[u8]| compression(bytes).map(|(how, _)| how);
+        assert_eq!(kind(b"\x1f\x8b\x08"), Some("gzip"));
+        assert_eq!(kind(b"MZ\0\0zimg"), Some("an EFI zboot image"));
+        assert_eq!(kind(b"\x28\xb5\x2f\xfd"), Some("zstd"));
+        assert_eq!(kind(b"MZ\x40\xfa"), None);
+        assert_eq!(kind(b""), None);
     }
 
     #[test]

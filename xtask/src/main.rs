@@ -9,10 +9,14 @@
 mod build;
 mod callgraph;
 mod console;
+mod cpio;
 mod doctor;
 mod fail;
+mod fetch;
 mod flatten;
+mod forwarded;
 mod gdb;
+mod guests;
 mod machine;
 mod plan;
 mod qemu;
@@ -20,12 +24,14 @@ mod report;
 mod run;
 mod screen;
 mod setup;
+mod terminal;
 mod test;
 mod tree;
 mod ui;
 mod verdict;
 mod vmfile;
 
+use crate::guests::Guest;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -46,6 +52,7 @@ Start here:
 
 More:
   cargo xtask qemu --vm my.toml        run a VM of your own instead of the demo
+  cargo xtask qemu --guest linux       boot Debian's Linux on four vCPUs, to a shell
   cargo xtask qemu --icount            the demo's numbers in instructions, the same every time
   cargo xtask test --only machine psci run the machine tests whose names contain \"psci\"
   cargo xtask gdb                      the demo under gdb, from its first instruction
@@ -59,7 +66,7 @@ enum Command {
     /// Run the demo, or VMs of your own, on Umbra under QEMU
     #[command(after_help = QEMU_HELP)]
     Qemu(RunArgs),
-    /// Run every test: host, loom, miri, corpus, panic-path and machine
+    /// Run every test: host, loom, miri, corpus, panic-path, machine and linux
     Test(test::TestArgs),
     /// Build Umbra and its guests
     Build {
@@ -111,6 +118,27 @@ pub(crate) struct RunArgs {
     /// Run the VM that this file describes instead of the demo (repeatable)
     #[arg(long, value_name = "FILE.toml")]
     pub(crate) vm: Vec<PathBuf>,
+    /// Run a guest that others wrote, with a terminal to type in; fetched from Debian once
+    #[arg(long, value_enum, value_name = "GUEST")]
+    pub(crate) guest: Option<Guest>,
+    /// Boot this arm64 Image, or this U-Boot, in place of Debian's
+    #[arg(long, value_name = "PATH", requires = "guest", help_heading = GUEST_OPTIONS)]
+    pub(crate) kernel: Option<PathBuf>,
+    /// Boot with this initramfs instead of the BusyBox one
+    #[arg(long, value_name = "PATH", requires = "guest", help_heading = GUEST_OPTIONS)]
+    pub(crate) initrd: Option<PathBuf>,
+    /// How many vCPUs the guest has [default: 4 for linux, 1 for u-boot]
+    #[arg(long, value_name = "N", requires = "guest", help_heading = GUEST_OPTIONS)]
+    pub(crate) vcpus: Option<u32>,
+    /// The guest's RAM [default: 512M for linux, 128M for u-boot]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "guest", help_heading = GUEST_OPTIONS)]
+    pub(crate) ram: Option<u64>,
+    /// Add this to the guest's command line, which begins with console=ttyAMA0 for linux
+    #[arg(long, value_name = "TEXT", requires = "guest", allow_hyphen_values = true, help_heading = GUEST_OPTIONS)]
+    pub(crate) bootargs: Option<String>,
+    /// Forward these PSCI calls to the host partition, such as cpu_on,cpu_off
+    #[arg(long, value_name = "CALLS", value_delimiter = ',', requires = "guest", help_heading = GUEST_OPTIONS)]
+    pub(crate) forward: Vec<String>,
     /// Run this image (ELF, arm64 Image or raw binary) as the host partition
     #[arg(long, value_name = "IMAGE")]
     pub(crate) host: Option<PathBuf>,
@@ -132,7 +160,7 @@ pub(crate) struct RunArgs {
     /// Do everything but run: print the QEMU command line
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// End the run after this long, with status 3; 0 for never [default: 120; never for --vm on a terminal]
+    /// End the run after this long, with status 3; 0 for never [default: 120; never for --vm and --guest on a terminal]
     #[arg(long, value_name = "SECONDS")]
     pub(crate) timeout: Option<u64>,
     /// Build without optimisation
@@ -148,6 +176,16 @@ pub(crate) struct RunArgs {
     #[arg(last = true, value_name = "EXTRA QEMU ARGUMENTS")]
     pub(crate) extra: Vec<String>,
 }
+
+impl RunArgs {
+    /// Whether nothing but the demo is asked for.
+    pub(crate) fn is_demo(&self) -> bool {
+        self.vm.is_empty() && self.guest.is_none()
+    }
+}
+
+/// The heading of the options that go with `--guest`.
+const GUEST_OPTIONS: &str = "With --guest";
 
 const QEMU_HELP: &str = "\
 A VM file needs a name and an image; the rest has defaults:
@@ -171,6 +209,9 @@ A VM file needs a name and an image; the rest has defaults:
   path = \"Image\"                    # arm64 Image, ELF or raw binary
   load = 0x40080000                 # raw binary: where it goes
   entry = 0x40080000                # where it is entered; load
+
+With --guest and with --vm, what you type goes to the guest, Ctrl-C too. Ctrl-A x ends the run, Ctrl-A Ctrl-A types one.
+VMs that share pCPUs: name the same pCPU in several lists of pcpus, or give a --smp smaller than the number of vCPUs.
 
 Guests' consoles go to standard output as the guests wrote them (tagged by name when there are several);
 Umbra's lines go to standard error, marked \"umbra|\". The whole console is kept in target/umbra/console.log.";

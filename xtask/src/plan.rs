@@ -6,6 +6,7 @@ use crate::ui;
 use crate::vmfile::{BLOCK, Dtb, Vm};
 use anyhow::{Result, ensure};
 use hyp_abi::layout;
+use hyp_core::fdt::vms::Device;
 use hyp_core::types::Range;
 use std::ffi::OsString;
 use std::path::Path;
@@ -18,6 +19,8 @@ pub(crate) const KERNEL: u64 = 0x4020_0000;
 const LEAST_MEMORY: u64 = 256 << 20;
 /// What a machine has when nothing needs more.
 const USUAL_MEMORY: u64 = 1 << 30;
+/// The most pCPUs a machine is given.
+const MOST_PCPUS: u32 = 64;
 /// QEMU's device tree may take this much.
 const DTB_ROOM: u64 = 2 << 20;
 /// Memory that Umbra itself may take, image and tables.
@@ -41,9 +44,30 @@ pub(crate) struct Machine {
 impl Machine {
     /// QEMU's arguments for the machine itself; `options` are added to `-M`.
     fn args(&self, options: &str) -> Vec<OsString> {
+        self.args_of(&format!("virt,virtualization=on,gic-version=3{options}"))
+    }
+
+    /// QEMU's arguments to boot the image of `vm` at EL1, without Umbra.
+    pub(crate) fn el1_args(&self, vm: &Vm, dtb: &Path) -> Vec<OsString> {
+        let mut args = self.args_of("virt,gic-version=3");
+        args.extend(["-sandbox", "on,spawn=deny", "-append", &vm.bootargs].map(OsString::from));
+        args.extend([OsString::from("-kernel"), vm.image.module.file.clone().into()]);
+        args.extend([OsString::from("-dtb"), dtb.into()]);
+        if let Some(initrd) = &vm.initrd {
+            args.extend([OsString::from("-initrd"), initrd.file.clone().into()]);
+        }
+        args
+    }
+
+    /// QEMU's arguments to write the device tree of that machine to `file`.
+    pub(crate) fn dump_el1_args(&self, file: &Path) -> Vec<OsString> {
+        self.args_of(&format!("virt,gic-version=3,dumpdtb={}", escaped(file)))
+    }
+
+    fn args_of(&self, machine: &str) -> Vec<OsString> {
         let mut args: Vec<OsString> = Vec::new();
         let mut add = |list: &[&str]| args.extend(list.iter().map(OsString::from));
-        add(&["-M", &format!("virt,virtualization=on,gic-version=3{options}")]);
+        add(&["-M", machine]);
         if self.icount {
             add(&["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"]);
             add(&["-cpu", &format!("{},cntfrq=1000000000", self.cpu)]);
@@ -172,6 +196,23 @@ impl Plan {
         tree
     }
 
+    /// Checks the devices that VMs are given against the machine's own device tree, `blob`.
+    pub(crate) fn check_devices(&self, blob: &[u8]) -> Result<()> {
+        if self.vms.iter().all(|vm| vm.devices.is_empty()) {
+            return Ok(());
+        }
+        let tree = hyp_core::fdt::Tree::new(blob).map_err(|e| anyhow::anyhow!("the device tree that QEMU wrote: {e}"))?;
+        let mut given: Vec<Device> = Vec::new();
+        for vm in &self.vms {
+            for (i, path) in vm.devices.iter().enumerate() {
+                let device = Device::read(&tree, path).and_then(|device| device.fits(vm.ram, given.iter()).map(|()| device));
+                let shown = path.escape_debug();
+                given.push(device.map_err(|why| usage(format!("{}: devices[{i}]: \"{shown}\": {why}", vm.origin)))?);
+            }
+        }
+        Ok(())
+    }
+
     /// QEMU's arguments for the run: Umbra's image `kernel` and the merged device tree `dtb`.
     pub(crate) fn qemu_args(&self, kernel: &Path, dtb: &Path) -> Vec<OsString> {
         let mut args = self.machine.args("");
@@ -228,6 +269,10 @@ fn vm_node(vm: &Vm, index: usize, place: Placement) -> Node {
         let triples: Vec<u32> = vm.filter.iter().flat_map(|f| [f.base, f.count, f.action as u32]).collect();
         node.cells("umbra,smccc-filter", &triples);
     }
+    if !vm.devices.is_empty() {
+        let paths: Vec<&str> = vm.devices.iter().map(String::as_str).collect();
+        node.strings("umbra,devices", &paths);
+    }
     let image = node.child_mut(&format!("image@{:x}", place.image));
     image
         .strings("compatible", &["umbra,image"])
@@ -241,17 +286,13 @@ fn vm_node(vm: &Vm, index: usize, place: Placement) -> Node {
     node
 }
 
-/// Gives every vCPU a pCPU of its own and returns how many pCPUs the machine has.
+/// Gives every vCPU a pCPU and returns how many pCPUs the machine has. A vCPU has a pCPU of its own unless the VM files
+/// name one twice, or `smp` is less than there are vCPUs: then those without a named pCPU are dealt out in turn, and the
+/// host partition keeps the first pCPU for itself if there is more than one.
 fn assign_pcpus(vms: &mut [Vm], smp: Option<u32>) -> Result<u32> {
-    let mut owner: Vec<(u32, String)> = Vec::new();
+    let mut taken: Vec<u32> = Vec::new();
     for vm in vms.iter() {
-        for &pcpu in &vm.pcpus {
-            if let Some((_, other)) = owner.iter().find(|(p, _)| *p == pcpu) {
-                return Err(usage(format!(
-                    "{}: pcpus: pCPU {pcpu} already runs a vCPU of {other}; one vCPU to a pCPU",
-                    vm.origin
-                )));
-            }
+        for (index, &pcpu) in vm.pcpus.iter().enumerate() {
             if let Some(smp) = smp.filter(|smp| pcpu >= *smp) {
                 return Err(usage(format!(
                     "{}: pcpus: pCPU {pcpu} is not one of the machine's {smp} (--smp {smp}: 0 to {})",
@@ -259,31 +300,51 @@ fn assign_pcpus(vms: &mut [Vm], smp: Option<u32>) -> Result<u32> {
                     smp - 1
                 )));
             }
-            owner.push((pcpu, vm.origin.clone()));
+            // Two vCPUs of one VM on one pCPU is slow and allowed; on 64 or more it is a mistake.
+            if pcpu >= MOST_PCPUS {
+                return Err(usage(format!(
+                    "{}: pcpus: vCPU {index} on pCPU {pcpu}; a machine has {MOST_PCPUS} at most",
+                    vm.origin
+                )));
+            }
+            taken.push(pcpu);
         }
+    }
+    let open: u32 = vms.iter().filter(|vm| vm.pcpus.is_empty()).map(|vm| vm.vcpus).sum();
+    let free = |smp: u32| (0..smp).filter(|p| !taken.contains(p)).count();
+    if let Some(smp) = smp.filter(|smp| free(*smp) < open as usize) {
+        // The host partition is first.
+        let alone = u32::from(smp > 1 && vms.first().is_some_and(|vm| vm.host && vm.pcpus.is_empty()));
+        let mut turn = 0;
+        for vm in vms.iter_mut().filter(|vm| vm.pcpus.is_empty()) {
+            if vm.host {
+                vm.pcpus = vec![0; vm.vcpus as usize];
+                continue;
+            }
+            while vm.pcpus.len() < vm.vcpus as usize {
+                vm.pcpus.push(alone + turn % (smp - alone));
+                turn += 1;
+            }
+        }
+        return Ok(smp);
     }
     let mut next = 0;
     for vm in vms.iter_mut().filter(|vm| vm.pcpus.is_empty()) {
         while vm.pcpus.len() < vm.vcpus as usize {
-            if !owner.iter().any(|(p, _)| *p == next) {
+            if !taken.contains(&next) {
                 vm.pcpus.push(next);
-                owner.push((next, vm.origin.clone()));
+                taken.push(next);
             }
             next += 1;
         }
     }
-    let needed = owner.iter().map(|(p, _)| p + 1).max().unwrap_or(1);
-    match smp {
-        Some(smp) if smp < needed => {
-            let count = owner.len();
-            Err(usage(format!(
-                "--smp {smp}: {count} vCPUs, host partition included, need a pCPU each, the highest being {}; give --smp {needed}",
-                needed - 1
-            )))
-        }
-        Some(smp) => Ok(smp),
-        None => Ok(needed),
+    let needed = taken.iter().map(|p| p + 1).max().unwrap_or(1);
+    if needed > MOST_PCPUS {
+        return Err(usage(format!(
+            "{needed} vCPUs, host partition included, and a machine has {MOST_PCPUS} pCPUs at most: have them share with --smp"
+        )));
     }
+    Ok(smp.unwrap_or(needed))
 }
 
 /// Places the modules from the top of RAM downward, and makes sure that the VMs' RAM fits beside them.
@@ -401,6 +462,7 @@ pub(crate) mod tests {
                 entry: 0x4008_0000,
                 memory: 0x1_2345,
             },
+            devices: Vec::new(),
         }
     }
 
@@ -447,15 +509,36 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn vcpus_share_pcpus_when_files_say_so_or_the_machine_is_small() {
+        let pcpus = |vms: Vec<Vm>, smp| -> Vec<Vec<u32>> {
+            let plan = plan(vms, smp, None).expect("a plan");
+            plan.vms.iter().map(|vm| vm.pcpus.clone()).collect()
+        };
+        let named = vec![vm("a", 2, &[0, 1], 2 << 20), vm("b", 2, &[0, 1], 2 << 20)];
+        assert_eq!(pcpus(named, None), [[0, 1], [0, 1]]);
+        let open = || vec![vm("a", 2, &[], 2 << 20), vm("b", 3, &[], 2 << 20)];
+        assert_eq!(pcpus(open(), Some(2)), [vec![0, 1], vec![0, 1, 0]]);
+        assert_eq!(pcpus(open(), Some(5)), [vec![0, 1], vec![2, 3, 4]]);
+        let mut with_host = open();
+        with_host.push(host_anywhere());
+        assert_eq!(pcpus(with_host.clone(), Some(3)), [vec![0], vec![1, 2], vec![1, 2, 1]]);
+        assert_eq!(pcpus(with_host, Some(1)), [vec![0], vec![0, 0], vec![0, 0, 0]]);
+    }
+
+    fn host_anywhere() -> Vm {
+        let mut vm = host();
+        vm.pcpus.clear();
+        vm
+    }
+
+    #[test]
     fn clashes_between_vms_are_named() {
-        let shared = refused(vec![vm("a", 1, &[1], 2 << 20), vm("b", 1, &[1], 2 << 20)], None, None);
-        assert_eq!(shared, "b.toml: pcpus: pCPU 1 already runs a vCPU of a.toml; one vCPU to a pCPU");
+        let far = refused(vec![vm("a", 1, &[64], 2 << 20)], None, None);
+        assert_eq!(far, "a.toml: pcpus: vCPU 0 on pCPU 64; a machine has 64 at most");
         let twice = refused(vec![vm("a", 1, &[], 2 << 20), vm("a", 1, &[], 2 << 20)], None, None);
         assert!(twice.contains("a.toml: name: \"a\" is the name of"), "{twice}");
         let beyond = refused(vec![vm("a", 1, &[4], 2 << 20)], Some(4), None);
         assert!(beyond.contains("a.toml: pcpus: pCPU 4") && beyond.contains("0 to 3"), "{beyond}");
-        let few = refused(vec![vm("a", 4, &[], 2 << 20), host()], Some(4), None);
-        assert!(few.contains("give --smp 5"), "{few}");
         let many = refused((0..8).map(|i| vm(&format!("v{i}"), 1, &[], 2 << 20)).collect(), None, None);
         assert!(many.contains("7 at most"), "{many}");
         assert!(refused(vec![host()], None, None).contains("no guest"));
@@ -518,6 +601,38 @@ pub(crate) mod tests {
         assert!(a.property("umbra,strict").is_some() && a.property("umbra,no-on-pending").is_some());
         assert_eq!(a.children[0].name, format!("image@{:x}", plan.placements[1].image));
         assert_eq!(a.children.len(), 2);
+    }
+
+    #[test]
+    fn devices_are_checked_against_the_machine_and_named_with_file_field_and_path() {
+        let blob = include_bytes!("../../hyp/core/tests/data/qemu-virt-gicv3.dtb");
+        let given = |a: &[&str], b: &[&str]| {
+            let mut vms = vec![vm("a", 1, &[], 2 << 20), vm("b", 1, &[], 2 << 20)];
+            for (vm, paths) in vms.iter_mut().zip([a, b]) {
+                vm.devices = paths.iter().map(|path| (*path).to_owned()).collect();
+            }
+            plan(vms, None, None).expect("a plan")
+        };
+        let refused = |a: &[&str], b: &[&str]| given(a, b).check_devices(blob).expect_err("refused").to_string();
+        let fine = given(&["/pl031@9010000"], &["/pl061@9030000"]);
+        fine.check_devices(blob).expect("both can be passed");
+        let node = vm_node(&fine.vms[0], 1, fine.placements[0]);
+        assert_eq!(node.property("umbra,devices"), Some(b"/pl031@9010000\0".as_slice()));
+        assert_eq!(
+            refused(&[], &["/nothing"]),
+            "b.toml: devices[0]: \"/nothing\": the board has no such node"
+        );
+        let twice = refused(&["/pl031@9010000"], &["/pl061@9030000", "/pl031@9010000"]);
+        assert!(
+            twice.starts_with("b.toml: devices[1]: \"/pl031@9010000\"") && twice.contains("already"),
+            "{twice}"
+        );
+        let dma = refused(&["/virtio_mmio@a000000"], &[]);
+        assert!(dma.contains("DMA") && dma.contains("SMMU"), "{dma}");
+        assert!(refused(&["/pl011@9000000"], &[]).contains("Umbra needs it"));
+        let warning = fine.vms[0].device_warning().expect("a warning");
+        assert!(warning.starts_with("a.toml: devices:") && warning.contains("SMMU"), "{warning}");
+        assert!(given(&[], &[]).vms[0].device_warning().is_none());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -54,19 +54,28 @@ pub(crate) struct Run {
     pub(crate) stderr: String,
     /// How long it took.
     pub(crate) elapsed: Duration,
+    /// How long QEMU computed, all threads together; where the system tells.
+    pub(crate) cpu_seconds: Option<f64>,
 }
 
 /// Sees the consoles as they speak.
 pub(crate) trait Watch {
+    /// The run begins; what is written to `input` is typed on the machine's serial line.
+    fn begin(&mut self, _input: ChildStdin) {}
     /// A byte of a channel.
     fn byte(&mut self, _channel: u8, _byte: u8) {}
     /// A finished line of a channel.
     fn line(&mut self, _line: &Line) {}
-    /// There is nothing more to read for the moment.
-    fn pause(&mut self) {}
+    /// What was read has been given. `idle` says that nothing has come for a moment.
+    fn pause(&mut self, _idle: bool) {}
+    /// Whether enough has been seen: the run ends then.
+    fn enough(&self) -> bool {
+        false
+    }
 }
 
 /// Watches nothing.
+#[derive(Debug, Default)]
 pub(crate) struct Blind;
 impl Watch for Blind {}
 
@@ -75,7 +84,7 @@ pub(crate) fn spawn(qemu: &Path, args: &[OsString]) -> Result<Owned> {
     let mut command = Command::new(qemu);
     command
         .args(args)
-        .stdin(Stdio::null())
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0);
@@ -92,6 +101,7 @@ pub(crate) fn run(qemu: &Path, args: &[OsString], log: &Path, deadline: Option<D
     let mut child = spawn(qemu, args)?;
     let output = child.0.stdout.take().context("QEMU has no standard output")?;
     let errors = child.0.stderr.take().context("QEMU has no standard error")?;
+    watch.begin(child.0.stdin.take().context("QEMU has no standard input")?);
     let (sender, pieces) = mpsc::sync_channel::<Vec<u8>>(256);
     let reader = std::thread::spawn(move || pump(output, &sender));
     let complaints = std::thread::spawn(move || {
@@ -118,8 +128,9 @@ pub(crate) fn run(qemu: &Path, args: &[OsString], log: &Path, deadline: Option<D
                         watch.line(&line);
                     }
                 });
+                watch.pause(false);
             }
-            Err(RecvTimeoutError::Timeout) => watch.pause(),
+            Err(RecvTimeoutError::Timeout) => watch.pause(true),
             Err(RecvTimeoutError::Disconnected) => break None,
         }
         if verdict_at.is_none() && transcript.records.last().is_some_and(|r| r.channel == 0 && r.kind == "verdict") {
@@ -128,6 +139,9 @@ pub(crate) fn run(qemu: &Path, args: &[OsString], log: &Path, deadline: Option<D
         if interrupted() {
             break Some(Ending::Interrupted);
         }
+        if watch.enough() {
+            break Some(Ending::Enough);
+        }
         if deadline.is_some_and(|d| started.elapsed() >= d) {
             break Some(Ending::Deadline);
         }
@@ -135,6 +149,7 @@ pub(crate) fn run(qemu: &Path, args: &[OsString], log: &Path, deadline: Option<D
             break Some(Ending::Lingered);
         }
     };
+    let cpu_seconds = cpu_seconds(child.0.id());
     let ending = match forced {
         Some(ending) => ending,
         // The console is closed: QEMU is ending. It gets a moment, but not for ever.
@@ -168,7 +183,21 @@ pub(crate) fn run(qemu: &Path, args: &[OsString], log: &Path, deadline: Option<D
         transcript,
         stderr,
         elapsed: started.elapsed(),
+        cpu_seconds,
     })
+}
+
+/// User and system time of a process that has not been waited for, as Linux tells it.
+fn cpu_seconds(pid: u32) -> Option<f64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    cpu_ticks(&text).map(|ticks| ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+}
+
+fn cpu_ticks(stat: &str) -> Option<u64> {
+    // The program's name, in brackets, may hold anything. After it: state, and utime and stime as words 12 and 13.
+    let (_, rest) = stat.rsplit_once(')')?;
+    let words: Vec<&str> = rest.split_ascii_whitespace().collect();
+    Some(words.get(11)?.parse::<u64>().ok()? + words.get(12)?.parse::<u64>().ok()?)
 }
 
 fn pump(mut from: impl Read, to: &mpsc::SyncSender<Vec<u8>>) {
@@ -226,6 +255,12 @@ mod tests {
             (["boot".to_owned()].as_slice(), ["hi".to_owned()].as_slice())
         );
         assert_eq!(run.stderr, "oops\n");
+    }
+
+    #[test]
+    fn cpu_time_is_read_past_a_name_with_brackets() {
+        assert_eq!(cpu_ticks("7 (a) b (c) R 1 7 7 0 -1 0 0 0 0 0 120 30 0 0 20"), Some(150));
+        assert_eq!(cpu_ticks("7"), None);
     }
 
     #[test]

@@ -3,22 +3,24 @@
 use crate::RunArgs;
 use crate::build::{self, Hyp, Profile};
 use crate::fail::{self, usage};
+use crate::forwarded::Summary;
+use crate::guests::{self, Guest, Wish};
 use crate::plan::{Machine, Plan, shell};
 use crate::qemu::{self, Run};
 use crate::report::{About, Report};
 use crate::screen::Screen;
 use crate::setup;
+use crate::terminal::{self, Console};
 use crate::tree::Tree;
 use crate::ui::{self, Style};
 use crate::verdict::{self, Ending, Verdict};
-use crate::vmfile::{self, Dtb, FilterEntry, Vm};
+use crate::vmfile::{self, Dtb, FilterEntry, Image, Vm};
 use anyhow::{Context, Result};
 use hyp_abi::{layout, psci};
 use hyp_core::filter::Action;
 use hyp_core::types::Range;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -32,8 +34,13 @@ const DEADLINE: u64 = 120;
 pub(crate) fn own_vm(name: &str, vcpus: u32, elf: &Path, scratch: &Path) -> Result<Vm> {
     let ram = Range::new(layout::RAM_BASE, OWN_RAM).context("RAM that wraps")?;
     let image = vmfile::load_image(elf, None, None, ram, scratch, name).map_err(|(field, e)| usage(format!("{name}: {field}: {e}")))?;
-    Ok(Vm {
-        origin: format!("our own {name}"),
+    Ok(bare_vm(&format!("our own {name}"), name, vcpus, ram, image))
+}
+
+/// A VM that runs `image` and has the defaults for all else.
+pub(crate) fn bare_vm(origin: &str, name: &str, vcpus: u32, ram: Range, image: Image) -> Vm {
+    Vm {
+        origin: origin.to_owned(),
         name: name.to_owned(),
         host: false,
         vcpus,
@@ -47,7 +54,8 @@ pub(crate) fn own_vm(name: &str, vcpus: u32, elf: &Path, scratch: &Path) -> Resu
         forward_deadline_ms: vmfile::DEFAULT_FORWARD_DEADLINE_MS,
         filter: Vec::new(),
         image,
-    })
+        devices: Vec::new(),
+    }
 }
 
 /// The host partition, running `image`.
@@ -114,6 +122,7 @@ pub(crate) fn prepare(plan: Plan, qemu: &Path, kernel: &Path, folder: &Path) -> 
         )));
     };
     let tree = Tree::parse(&bytes).context("the device tree that QEMU wrote")?;
+    plan.check_devices(&bytes)?;
     let merged = folder.join("umbra.dtb");
     std::fs::write(&merged, plan.describe(&tree).flatten()?).with_context(|| format!("cannot write {}", merged.display()))?;
     let args = plan.qemu_args(kernel, &merged);
@@ -136,7 +145,13 @@ pub(crate) struct Request {
 pub(crate) fn request(args: &RunArgs, folder: &Path) -> Result<Request> {
     // Mistakes in VM files are told before anything is installed or built.
     let mut vms = args.vm.iter().map(|path| vmfile::read(path, folder)).collect::<Result<Vec<_>>>()?;
-    for warning in vms.iter().flat_map(Vm::one_width_warnings) {
+    if let Some(guest) = args.guest {
+        vms.insert(0, foreign_vm(guest, args, folder)?);
+    }
+    for warning in vms
+        .iter()
+        .flat_map(|vm| vm.one_width_warnings().into_iter().chain(vm.device_warning()))
+    {
         ui::warn(&warning);
     }
     if let Some(host) = &args.host {
@@ -149,7 +164,7 @@ pub(crate) fn request(args: &RunArgs, folder: &Path) -> Result<Request> {
         icount: args.icount,
         extra: args.extra.clone(),
     };
-    let demo = args.vm.is_empty();
+    let demo = args.is_demo();
     let forwards = vms.iter().any(Vm::forwards);
     if !demo && (!forwards || args.host.is_some()) {
         // All is known already: check the whole before the long steps.
@@ -192,9 +207,25 @@ pub(crate) fn request(args: &RunArgs, folder: &Path) -> Result<Request> {
     })
 }
 
+/// The VM that `--guest` and its options describe.
+fn foreign_vm(guest: Guest, args: &RunArgs, folder: &Path) -> Result<Vm> {
+    let wish = Wish {
+        kernel: args.kernel.as_deref(),
+        initrd: args.initrd.as_deref(),
+        vcpus: args.vcpus,
+        ram: args.ram,
+        bootargs: args.bootargs.as_deref().unwrap_or(""),
+    };
+    // What to forward is checked before anything is fetched.
+    let filter = guests::forward(&args.forward)?;
+    let mut vm = guest.vm(&wish, folder)?;
+    vm.filter = filter;
+    Ok(vm)
+}
+
 /// The deadline of a run: what the user says, else none when somebody is there to end it.
 fn deadline(args: &RunArgs) -> Option<Duration> {
-    let interactive = !args.vm.is_empty() && std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    let interactive = !args.is_demo() && terminal::is_there();
     match args.timeout {
         Some(0) => None,
         Some(seconds) => Some(Duration::from_secs(seconds)),
@@ -221,7 +252,12 @@ pub(crate) fn command(args: &RunArgs) -> Result<u8> {
     let log = setup::output().join("console.log");
     let limit = deadline(args);
     let what = if request.demo { "the demo" } else { "the VMs" };
-    let limit_text = limit.map_or_else(|| "Ctrl-C ends it".to_owned(), |l| format!("{} s at most", l.as_secs()));
+    let keyboard = !request.demo && terminal::is_there();
+    let limit_text = match (limit, keyboard) {
+        (Some(limit), _) => format!("{} s at most", limit.as_secs()),
+        (None, true) => "Ctrl-A x ends it".to_owned(),
+        (None, false) => "Ctrl-C ends it".to_owned(),
+    };
     ui::say(
         "Running",
         &format!("{what} on {} pCPUs of {} ({limit_text})", plan.machine.smp, plan.machine.cpu),
@@ -234,11 +270,22 @@ pub(crate) fn command(args: &RunArgs) -> Result<u8> {
         .filter(|(_, vm)| !vm.host)
         .map(|(i, vm)| (plan.channel_of(i), vm.name.clone()))
         .collect();
-    let mut screen = Screen::new(std::io::stdout(), std::io::stderr(), guests, plan.own, args.verbose);
-    let run = qemu::run(&request.qemu, &request.ready.args, &log, limit, &mut screen)?;
-    drop(screen);
+    let screen = Screen::new(std::io::stdout(), std::io::stderr(), guests, plan.own, args.verbose);
+    let mut console = Console::new(screen, !request.demo);
+    let run = qemu::run(&request.qemu, &request.ready.args, &log, limit, &mut console)?;
+    // The terminal is the user's again before the summary is written.
+    drop(console);
     for line in run.stderr.lines() {
         eprintln!("{} {line}", ui::err(Style::Dim, "qemu| "));
+    }
+
+    if run.ending == Ending::Enough {
+        eprintln!(
+            "{} by Ctrl-A x (console log: {})",
+            ui::err(Style::Bold, "ended"),
+            setup::shown(&log)
+        );
+        return Ok(fail::OK);
     }
 
     let mut verdict = verdict_of(&run, plan);
@@ -249,6 +296,17 @@ pub(crate) fn command(args: &RunArgs) -> Result<u8> {
     }
     if request.demo && matches!(run.ending, Ending::Exited(_) | Ending::Lingered) {
         report(&request, &run, args, &mut verdict)?;
+    } else if !args.forward.is_empty()
+        && let Some(summary) = Summary::of(&run.transcript, args.icount)
+    {
+        println!("\n{}\n", summary.text());
+        let misses = summary.misses();
+        if verdict.status == fail::OK && !misses.is_empty() {
+            verdict = Verdict {
+                status: fail::FAILED,
+                reason: format!("rules missed: {}", misses.join(", ")),
+            };
+        }
     }
     let (style, word) = if verdict.status == fail::OK {
         (Style::Good, "passed")

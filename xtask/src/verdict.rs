@@ -18,6 +18,8 @@ pub(crate) enum Ending {
     Lingered,
     /// We ended it because the user asked.
     Interrupted,
+    /// We ended it because all that was to be seen had been.
+    Enough,
 }
 
 /// What a run came to.
@@ -66,6 +68,7 @@ pub(crate) fn judge(transcript: &Transcript, nonce: &str, guests: usize, ending:
                 reason: "the run did not end in time".to_owned(),
             };
         }
+        Ending::Enough => return failed("the tool ended the run".to_owned()),
         Ending::Exited(_) | Ending::Lingered => {}
     }
     let mut ours = transcript.umbra("verdict").filter(|r| r.text("nonce") == Some(nonce));

@@ -5,6 +5,7 @@ use crate::flatten;
 use anyhow::{Context, Result};
 use hyp_abi::errno::Errno;
 use hyp_abi::layout;
+use hyp_core::fdt::vms::MAX_DEVICES;
 use hyp_core::filter::{Action, Filter};
 use hyp_core::types::Range;
 use serde::Deserialize;
@@ -40,6 +41,8 @@ struct File {
     forward_deadline_ms: Option<u32>,
     #[serde(default)]
     smccc_filter: Vec<FilterField>,
+    #[serde(default)]
+    devices: Vec<String>,
     #[serde(default)]
     ram: RamField,
     image: ImageField,
@@ -152,12 +155,24 @@ pub(crate) struct Vm {
     pub(crate) filter: Vec<FilterEntry>,
     /// Its image.
     pub(crate) image: Image,
+    /// Paths of the machine's devices that it is given.
+    pub(crate) devices: Vec<String>,
 }
 
 impl Vm {
     /// Whether a call of this VM can reach the host partition.
     pub(crate) fn forwards(&self) -> bool {
         self.filter.iter().any(|f| f.action == Action::Forward)
+    }
+
+    /// What to say about devices that are passed to it.
+    pub(crate) fn device_warning(&self) -> Option<String> {
+        (!self.devices.is_empty()).then(|| {
+            format!(
+                "{}: devices: there is no SMMU: a device that does DMA could write anywhere, Umbra included; only those that do none can be passed",
+                self.origin
+            )
+        })
     }
 
     /// What to say about calls that the filter treats in one width only.
@@ -227,13 +242,8 @@ pub(crate) fn parse(origin: &str, text: &str, folder: &Path, scratch: &Path) -> 
         ));
     }
     let bootargs = file.bootargs.unwrap_or_default();
-    if bootargs.len() > MAX_BOOTARGS || bootargs.contains('\0') {
-        return Err(bad(
-            "bootargs",
-            format!("longer than {MAX_BOOTARGS} bytes, or with a NUL byte inside"),
-        ));
-    }
-    let ram = check_ram(&file.ram).map_err(|(field, reason)| bad(field, reason))?;
+    check_bootargs(&bootargs).map_err(|e| bad("bootargs", e))?;
+    let ram = check_ram(file.ram.base, file.ram.size).map_err(|(field, reason)| bad(field, reason))?;
     let deadline = file.forward_deadline_ms.unwrap_or(DEFAULT_FORWARD_DEADLINE_MS);
     if deadline == 0 {
         return Err(bad(
@@ -257,22 +267,7 @@ pub(crate) fn parse(origin: &str, text: &str, folder: &Path, scratch: &Path) -> 
     };
     let dtb = check_dtb(file.dtb, ram, &image).map_err(|e| bad("dtb", e))?;
 
-    let dtb_room = if dtb == Dtb::AboveImage { DTB_ROOM } else { 0 };
-    let offset = image.load - ram.start();
-    let needed = offset
-        .saturating_add(image.memory)
-        .saturating_add(dtb_room)
-        .saturating_add(initrd.as_ref().map_or(0, |m| m.size));
-    if needed > ram.size() {
-        return Err(bad(
-            "ram.size",
-            format!(
-                "{:#x} bytes do not hold image, device tree and initrd, which need {needed:#x} from ram.base on",
-                ram.size()
-            ),
-        ));
-    }
-    Ok(Vm {
+    let vm = Vm {
         origin: origin.to_owned(),
         name: file.name,
         host: false,
@@ -287,7 +282,56 @@ pub(crate) fn parse(origin: &str, text: &str, folder: &Path, scratch: &Path) -> 
         forward_deadline_ms: deadline,
         filter,
         image,
-    })
+        devices: file.devices,
+    };
+    check_devices(&vm.devices).map_err(|(field, reason)| bad(&field, reason))?;
+    check_room(&vm).map_err(|e| bad("ram.size", e))?;
+    Ok(vm)
+}
+
+/// Whether a list of devices can be one; the machine's tree is not known yet.
+fn check_devices(devices: &[String]) -> Result<(), (String, String)> {
+    if devices.len() > MAX_DEVICES {
+        return Err((
+            "devices".to_owned(),
+            format!("{} devices; a VM is given {MAX_DEVICES} at most", devices.len()),
+        ));
+    }
+    match devices.iter().position(|path| !path.starts_with('/') || path.contains('\0')) {
+        Some(i) => Err((
+            format!("devices[{i}]"),
+            format!(
+                "\"{}\" is not a device-tree path, such as /pl031@9010000",
+                devices[i].escape_debug()
+            ),
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Whether a VM's RAM holds what goes into it.
+pub(crate) fn check_room(vm: &Vm) -> Result<(), String> {
+    let dtb_room = if vm.dtb == Dtb::AboveImage { DTB_ROOM } else { 0 };
+    let offset = vm.image.load - vm.ram.start();
+    let needed = offset
+        .saturating_add(vm.image.memory)
+        .saturating_add(dtb_room)
+        .saturating_add(vm.initrd.as_ref().map_or(0, |m| m.size));
+    if needed > vm.ram.size() {
+        return Err(format!(
+            "{:#x} bytes do not hold image, device tree and initrd, which need {needed:#x} from ram.base on",
+            vm.ram.size()
+        ));
+    }
+    Ok(())
+}
+
+/// Whether a command line can be given to a guest.
+pub(crate) fn check_bootargs(bootargs: &str) -> Result<(), String> {
+    if bootargs.len() > MAX_BOOTARGS || bootargs.contains('\0') {
+        return Err(format!("longer than {MAX_BOOTARGS} bytes, or with a NUL byte inside"));
+    }
+    Ok(())
 }
 
 fn check_name(name: &str) -> Result<(), String> {
@@ -304,9 +348,10 @@ fn check_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn check_ram(field: &RamField) -> Result<Range, (&'static str, String)> {
-    let base = field.base.unwrap_or(layout::RAM_BASE);
-    let size = field.size.unwrap_or(DEFAULT_RAM);
+/// Whether a VM's RAM can be there and that large.
+pub(crate) fn check_ram(base: Option<u64>, size: Option<u64>) -> Result<Range, (&'static str, String)> {
+    let base = base.unwrap_or(layout::RAM_BASE);
+    let size = size.unwrap_or(DEFAULT_RAM);
     if !base.is_multiple_of(BLOCK) {
         return Err(("ram.base", format!("{base:#x} is not a multiple of 2 MiB")));
     }
@@ -424,10 +469,10 @@ pub(crate) fn load_image(
     std::fs::File::open(path)
         .and_then(|file| std::io::Read::read_to_end(&mut std::io::Read::take(file, 64), &mut head))
         .map_err(|e| ("image.path", format!("{shown}: {e}")))?;
-    if flatten::is_gzip(&head) {
+    if let Some((how, unpack)) = flatten::compression(&head) {
         return Err((
             "image.path",
-            format!("{shown} is compressed with gzip; unpack it first (gunzip -c {shown} > Image)"),
+            format!("{shown} is compressed ({how}), and Umbra unpacks nothing; unpack it first ({unpack})"),
         ));
     }
     let (load, entry, memory);
@@ -531,6 +576,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_device_tree_path_is_refused() {
+        let refused = |list: &str| Place::new().refused(&format!("name = \"a\"\ndevices = {list}\n{IMAGE}"));
+        let relative = refused("[\"/a\", \"pl031\"]");
+        assert_eq!(
+            relative,
+            "vm.toml: devices[1]: \"pl031\" is not a device-tree path, such as /pl031@9010000"
+        );
+        let many = refused(&format!("{:?}", ["/a"; 9]));
+        assert_eq!(many, "vm.toml: devices: 9 devices; a VM is given 8 at most");
+    }
+
+    #[test]
     fn every_field_is_taken() {
         let text = r#"
             name = "guest"
@@ -542,6 +599,7 @@ mod tests {
             strict = true
             on_pending = false
             forward_deadline_ms = 7
+            devices = ["/pl031@9010000"]
             smccc_filter = [
               { base = 0x84000003, count = 1, action = "forward" },
               { base = 0xC4000003, count = 1, action = "forward" },
@@ -564,6 +622,7 @@ mod tests {
             (0x4020_0000, 0x4020_0010, 7)
         );
         assert_eq!(vm.initrd.as_ref().map(|m| m.size), Some(100));
+        assert_eq!(vm.devices, ["/pl031@9010000"]);
         assert!(vm.forwards());
         assert!(vm.one_width_warnings().is_empty());
     }

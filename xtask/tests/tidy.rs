@@ -27,7 +27,8 @@ fn sources(extensions: &[&str]) -> Vec<Source> {
         .expect("the root")
         .flatten()
         .map(|e| e.path())
-        .filter(|p| p.is_file())
+        // In a linked work tree `.git` is a file that names a path.
+        .filter(|p| p.is_file() && p.file_name().is_none_or(|n| n != ".git"))
         .collect();
     while let Some(folder) = folders.pop() {
         for path in std::fs::read_dir(&folder).into_iter().flatten().flatten().map(|e| e.path()) {

@@ -21,6 +21,11 @@ fn umbra_fails(name: &'static str, host: &'static str, expect: super::Expect) ->
         .expect(expect)
 }
 
+/// Four vCPUs on two pCPUs, or on those that are given.
+fn shared(name: &'static str, bootargs: &'static str, pcpus: &'static [u32]) -> Case {
+    Case::new(name, four("share", bootargs).pcpus(pcpus)).seconds(120)
+}
+
 /// The demo, shortened.
 fn short_demo(name: &'static str) -> Case {
     Case::new(name, four("demo", "cycles=50 races=10").forward().oem())
@@ -89,6 +94,16 @@ pub(super) fn all() -> Vec<Case> {
         Case::new("off-by-smc", four("psci", "test=off_by_smc"))
             .seconds(30)
             .expect(|seen| seen.verdict_is(0, "powered off")),
+        Case::new("off-by-off2", four("psci", "test=off_by_off2"))
+            .seconds(30)
+            .expect(|seen| seen.verdict_is(0, "powered off")),
+        Case::new(
+            "psci-suspend-forwarded",
+            four("psci", "test=system_suspend_checks,system_suspend_wakes_at_its_entry")
+                .filter(0x8400_000E, 1, Action::Forward)
+                .filter(0xC400_000E, 1, Action::Forward),
+        )
+        .host("hosttest", "test=serve"),
         with_host(
             "host-never-answers",
             four("psci", "test=unanswered").forward_deadline(300),
@@ -109,6 +124,43 @@ pub(super) fn all() -> Vec<Case> {
         with_host("ready-and-reset-template", four("vgic", "test=template,narrowed"), "test=ready"),
         with_host("reset-finds-pristine-copies", four("reset", ""), "test=serve"),
         with_host("answers-from-before-a-reset", four("reset", "test=outstanding"), "test=epoch"),
+        shared("shared-four-on-four", "", &[0, 1, 2, 3]),
+        shared("shared-four-on-two", "", &[0, 1, 0, 1]),
+        shared("shared-four-on-one", "fair=4", &[0, 0, 0, 0]),
+        shared("shared-by-two-vms", "", &[0, 1, 0, 1]).and(Guest::new("share", "key=4").named("other").vcpus(2).pcpus(&[1, 0])),
+        Case::new("shared-with-the-host", four("share", "").pcpus(&[0, 1, 0, 1]).forward().oem())
+            .host("hosttest", "test=serve")
+            .smp(2)
+            .seconds(120),
+        Case::new(
+            "shared-and-read-exactly",
+            four("share", "test=neighbours").pcpus(&[0, 1, 0, 1]).forward().oem(),
+        )
+        .host("hosttest", "test=neighbours")
+        .smp(2),
+        Case::new("shared-and-contended", four("contended", "").pcpus(&[1, 2, 1, 2]).forward().oem())
+            .host("hosttest", "test=contended")
+            .seconds(60),
+        Case::new("ptimer", four("ptimer", "")),
+        Case::new("ptimer-shared", four("ptimer", "").pcpus(&[0, 1, 0, 0])),
+        Case::new("ptimer-icount", four("ptimer", "")).icount(),
+        Case::new("spi", four("spi", "")),
+        Case::new("spi-shared", four("spi", "").pcpus(&[0, 1, 0, 0])),
+        Case::new("pl011", Guest::new("uart", "")),
+        Case::new("pl011-shared", Guest::new("uart", ""))
+            .and(Guest::new("share", "").named("other").pcpus(&[0]))
+            .smp(1),
+        Case::new("device-passed-to-a-vm", Guest::new("rtc", "").devices(&["/pl031@9010000"])).seconds(120),
+        Case::new(
+            "device-passed-to-a-vm-that-is-reset",
+            Guest::new("rtc", "test=after_a_reset").devices(&["/pl031@9010000"]),
+        ),
+        Case::new(
+            "device-passed-to-a-vm-that-shares",
+            Guest::new("rtc", "").pcpus(&[0]).devices(&["/pl031@9010000"]),
+        )
+        .and(Guest::new("share", "test=spinners_starve_nobody").vcpus(2).pcpus(&[0, 1]))
+        .seconds(120),
         umbra_fails("panic-on-the-boot-pcpu", "test=trigger_panic pcpu=0", |seen| {
             seen.verdict_is(1, "panicked")?;
             seen.umbra_says(&["pCPU 0"])
@@ -139,5 +191,8 @@ pub(super) fn all() -> Vec<Case> {
                 Some(_) => Ok(()),
                 None => Err("the storm was not reported".to_owned()),
             }),
+        Case::new("debug", four("debug", "")),
+        Case::new("debug-on-a-shared-pcpu", Guest::new("debug", "").named("a").vcpus(2).pcpus(&[0, 0]))
+            .and(Guest::new("debug", "test=nothing_of_another_vm").named("b").pcpus(&[0])),
     ]
 }

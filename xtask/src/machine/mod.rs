@@ -5,12 +5,15 @@
 //! one pass and no failure.
 
 mod cases;
+mod linux;
 mod matrix;
+mod ratio;
 
 use crate::build::{self, Profile};
 use crate::console::{HOST, Transcript};
+use crate::guests;
 use crate::plan::{Machine, Plan, shell};
-use crate::qemu::{self, Blind, Run};
+use crate::qemu::{self, Run, Watch};
 use crate::report::{About, Report};
 use crate::run::{forward_cpu_on, host_vm, own_vm, prepare};
 use crate::verdict::Verdict;
@@ -19,7 +22,9 @@ use anyhow::{Context, Result};
 use hyp_core::filter::Action;
 use hyp_core::types::Range;
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::ChildStdin;
 use std::time::Duration;
 
 /// One guest of a test.
@@ -27,8 +32,7 @@ use std::time::Duration;
 pub(crate) struct Guest {
     /// The VM's name.
     name: &'static str,
-    /// The program of the guest package.
-    bin: &'static str,
+    program: Program,
     bootargs: &'static str,
     vcpus: u32,
     filter: Vec<FilterEntry>,
@@ -37,24 +41,48 @@ pub(crate) struct Guest {
     deadline_ms: Option<u32>,
     ram: Option<(u64, u64)>,
     flat: bool,
+    pcpus: &'static [u32],
+    devices: &'static [&'static str],
     spoil: Option<fn(&mut Vm)>,
+}
+
+/// What a guest runs.
+#[derive(Clone, Copy, Debug)]
+enum Program {
+    /// A program of the guest package.
+    Own(&'static str),
+    /// Debian's.
+    Debian(guests::Guest),
 }
 
 #[allow(dead_code, reason = "the table of tests decides which of these it needs")]
 impl Guest {
     /// A guest that runs the program `bin` with `bootargs`, on one vCPU.
     pub(crate) fn new(bin: &'static str, bootargs: &'static str) -> Self {
+        Self::of(bin, Program::Own(bin), bootargs, 1)
+    }
+    /// Debian's Linux on four vCPUs; `bootargs` are added to its command line.
+    pub(crate) fn linux(bootargs: &'static str) -> Self {
+        Self::of("linux", Program::Debian(guests::Guest::Linux), bootargs, 4)
+    }
+    /// Debian's U-Boot.
+    pub(crate) fn u_boot() -> Self {
+        Self::of("u-boot", Program::Debian(guests::Guest::UBoot), "", 1)
+    }
+    fn of(name: &'static str, program: Program, bootargs: &'static str, vcpus: u32) -> Self {
         Self {
-            name: bin,
-            bin,
+            name,
+            program,
             bootargs,
-            vcpus: 1,
+            vcpus,
             filter: Vec::new(),
             strict: false,
             on_pending: true,
             deadline_ms: None,
             ram: None,
             flat: false,
+            pcpus: &[],
+            devices: &[],
             spoil: None,
         }
     }
@@ -66,6 +94,22 @@ impl Guest {
     /// Gives it this many vCPUs.
     pub(crate) fn vcpus(mut self, vcpus: u32) -> Self {
         self.vcpus = vcpus;
+        self
+    }
+    /// Says on which pCPU each of its vCPUs runs.
+    pub(crate) fn pcpus(mut self, pcpus: &'static [u32]) -> Self {
+        self.pcpus = pcpus;
+        self
+    }
+    /// Gives it these devices of the machine, by their device-tree paths.
+    pub(crate) fn devices(mut self, devices: &'static [&'static str]) -> Self {
+        self.devices = devices;
+        self
+    }
+    /// Forwards these PSCI calls to the host partition, named as on the command line.
+    pub(crate) fn forwards(mut self, calls: &[&str]) -> Self {
+        let names: Vec<String> = calls.iter().map(|c| (*c).to_owned()).collect();
+        self.filter.extend(guests::forward(&names).unwrap_or_default());
         self
     }
     /// Forwards `CPU_ON` to the host partition, in both widths.
@@ -239,6 +283,9 @@ impl Seen<'_> {
 
 type Expect = fn(&Seen<'_>) -> Result<(), String>;
 
+/// What is typed: when a guest's console has said the first of a pair, the second is typed.
+type Script = &'static [(&'static str, &'static str)];
+
 /// One boot.
 #[derive(Clone, Debug)]
 pub(crate) struct Case {
@@ -253,6 +300,9 @@ pub(crate) struct Case {
     icount: bool,
     own: bool,
     seconds: u64,
+    script: Script,
+    until: Option<&'static str>,
+    ratio: Option<ratio::Ratio>,
     expect: Expect,
 }
 
@@ -271,6 +321,9 @@ impl Case {
             icount: false,
             own: true,
             seconds: 60,
+            script: &[],
+            until: None,
+            ratio: None,
             expect: |seen| seen.all_passed(),
         }
     }
@@ -314,6 +367,21 @@ impl Case {
         self.own = false;
         self
     }
+    /// Types: when a guest's console has said the first of a pair, the second.
+    pub(crate) fn types(mut self, script: Script) -> Self {
+        self.script = script;
+        self
+    }
+    /// Ends the run well when a guest's console has said this, for guests that never end by themselves.
+    pub(crate) fn until(mut self, text: &'static str) -> Self {
+        self.until = Some(text);
+        self
+    }
+    /// Boots the guest without Umbra too, and compares.
+    pub(crate) fn ratio(mut self, ratio: ratio::Ratio) -> Self {
+        self.ratio = Some(ratio);
+        self
+    }
     /// Ends the run after this many seconds.
     pub(crate) fn seconds(mut self, seconds: u64) -> Self {
         self.seconds = seconds;
@@ -326,11 +394,71 @@ impl Case {
     }
 }
 
-/// Every test on the machine, in the order in which they run.
+/// Every test on the machine with guests of our own, in the order in which they run.
 pub(crate) fn all() -> Vec<Case> {
     let mut all = cases::all();
     all.extend(matrix::all());
     all
+}
+
+/// Every test with guests that others wrote.
+pub(crate) fn foreign() -> Vec<Case> {
+    linux::all()
+}
+
+/// Types a test's script, and sees when there is enough.
+struct Typist {
+    script: Script,
+    until: Option<&'static str>,
+    input: Option<Box<dyn Write>>,
+    /// What each channel said last, since the last key was typed.
+    tails: BTreeMap<u8, String>,
+    enough: bool,
+}
+
+impl Typist {
+    fn new(case: &Case) -> Self {
+        Self {
+            script: case.script,
+            until: case.until,
+            input: None,
+            tails: BTreeMap::new(),
+            enough: false,
+        }
+    }
+}
+
+impl Watch for Typist {
+    fn begin(&mut self, input: ChildStdin) {
+        self.input = Some(Box::new(input));
+    }
+
+    fn byte(&mut self, channel: u8, byte: u8) {
+        if channel <= HOST || (self.script.is_empty() && self.until.is_none()) {
+            return;
+        }
+        let tail = self.tails.entry(channel).or_default();
+        tail.push(char::from(byte));
+        // Enough to find any of the script's words at its end.
+        if tail.len() > 4096 {
+            tail.drain(..tail.len() - 1024);
+        }
+        self.enough |= self.until.is_some_and(|text| tail.ends_with(text));
+        if let Some(((wait, keys), rest)) = self.script.split_first()
+            && tail.ends_with(wait)
+        {
+            self.script = rest;
+            self.tails.clear();
+            if let Some(input) = &mut self.input {
+                // A machine that has ended reads no more; the run's end tells.
+                let _ = input.write_all(keys.as_bytes()).and_then(|()| input.flush());
+            }
+        }
+    }
+
+    fn enough(&self) -> bool {
+        self.enough
+    }
 }
 
 /// What the tests share: QEMU, and what has been built.
@@ -346,6 +474,8 @@ pub(crate) struct Done {
     pub(crate) result: Result<(), String>,
     /// How long it took.
     pub(crate) seconds: f64,
+    /// Figures to show.
+    pub(crate) figures: Option<String>,
 }
 
 impl Bench {
@@ -374,13 +504,32 @@ impl Bench {
         found.with_context(|| format!("the guest package has no program named {name}"))
     }
 
+    fn vm(&self, guest: &Guest, folder: &Path) -> Result<Vm> {
+        match guest.program {
+            Program::Own(bin) => {
+                let mut vm = own_vm(guest.name, guest.vcpus, self.program(bin)?, folder)?;
+                vm.bootargs = guest.bootargs.to_owned();
+                Ok(vm)
+            }
+            Program::Debian(which) => {
+                let wish = guests::Wish {
+                    vcpus: Some(guest.vcpus),
+                    bootargs: guest.bootargs,
+                    ..guests::Wish::default()
+                };
+                let mut vm = which.vm(&wish, folder)?;
+                vm.name = guest.name.to_owned();
+                Ok(vm)
+            }
+        }
+    }
+
     /// Runs one test. Its log goes to `log`, its files to `folder`.
     pub(crate) fn run(&mut self, case: &Case, folder: &Path, log: &Path) -> Result<Done> {
         let hyp = self.hyp(case.features)?;
         let mut vms = Vec::new();
         for guest in &case.guests {
-            let elf = self.program(guest.bin)?;
-            let mut vm = own_vm(guest.name, guest.vcpus, elf, folder)?;
+            let mut vm = self.vm(guest, folder)?;
             if guest.flat {
                 // The same bytes, but found by their own header.
                 let bin = vm.image.module.file.clone();
@@ -390,7 +539,8 @@ impl Bench {
             if let Some((base, size)) = guest.ram {
                 vm.ram = Range::new(base, size).context("RAM that wraps")?;
             }
-            vm.bootargs = guest.bootargs.to_owned();
+            vm.pcpus = guest.pcpus.to_vec();
+            vm.devices = guest.devices.iter().map(|path| (*path).to_owned()).collect();
             vm.filter.clone_from(&guest.filter);
             vm.strict = guest.strict;
             vm.on_pending = guest.on_pending;
@@ -418,14 +568,34 @@ impl Bench {
         }
         let ready = prepare(plan, &self.qemu, &hyp.bin, folder)?;
         let image = std::fs::metadata(&hyp.bin)?.len();
-        let run = qemu::run(&self.qemu, &ready.args, log, Some(Duration::from_secs(case.seconds)), &mut Blind)?;
+        let limit = Some(Duration::from_secs(case.seconds));
+        let mut typist = Typist::new(case);
+        let run = qemu::run(&self.qemu, &ready.args, log, limit, &mut typist)?;
         let verdict = crate::run::verdict_of(&run, &ready.plan);
-        let result = (case.expect)(&Seen {
+        let mut result = (case.expect)(&Seen {
             run: &run,
             verdict: &verdict,
             plan: &ready.plan,
             image,
         });
+        if result.is_ok()
+            && let [(wait, _), ..] = typist.script
+        {
+            result = Err(format!("the guest never said {wait:?}"));
+        }
+        let mut figures = None;
+        if result.is_ok()
+            && let Some(ratio) = &case.ratio
+        {
+            let without = ratio::without_umbra(&self.qemu, &ready.plan, folder, limit)?;
+            match ratio.compare(&run, &without) {
+                Ok((text, good)) => {
+                    result = if good { Ok(()) } else { Err(text.clone()) };
+                    figures = Some(format!("{text}\n{}", ratio::counts(&run.transcript)));
+                }
+                Err(reason) => result = Err(reason),
+            }
+        }
         note(log, &shell(&self.qemu, &ready.args), &run, &verdict, &result)?;
         let result = if qemu::interrupted() {
             Err("interrupted".to_owned())
@@ -435,13 +605,13 @@ impl Bench {
         Ok(Done {
             result,
             seconds: run.elapsed.as_secs_f64(),
+            figures,
         })
     }
 }
 
 /// Adds to a test's log what is not on the console.
 fn note(log: &Path, command: &str, run: &Run, verdict: &Verdict, result: &Result<(), String>) -> Result<()> {
-    use std::io::Write;
     let mut file = std::fs::OpenOptions::new().append(true).open(log)?;
     writeln!(file, "\n---- {command}")?;
     writeln!(
@@ -464,8 +634,39 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_script_is_typed_step_by_step_and_only_guests_are_listened_to() {
+        let case = Case::new("x", Guest::new("hello", ""))
+            .types(&[("# ", "one\r"), ("# ", "two\r")])
+            .until("done");
+        let typed = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
+        struct To(std::rc::Rc<std::cell::RefCell<Vec<u8>>>);
+        impl Write for To {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0.borrow_mut().extend_from_slice(bytes);
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut typist = Typist::new(&case);
+        typist.input = Some(Box::new(To(std::rc::Rc::clone(&typed))));
+        let mut say = |channel: u8, text: &str| {
+            text.bytes().for_each(|b| typist.byte(channel, b));
+            (typed.borrow().len(), typist.enough())
+        };
+        assert_eq!(say(0, "# done"), (0, false), "Umbra's own words");
+        assert_eq!(say(2, "#"), (0, false));
+        assert_eq!(say(3, " "), (0, false), "another guest's words");
+        assert_eq!(say(2, " "), (4, false));
+        assert_eq!(say(3, "# "), (8, false));
+        assert_eq!(say(2, "# done"), (8, true));
+        assert_eq!(typed.borrow().as_slice(), b"one\rtwo\r");
+    }
+
+    #[test]
     fn names_are_distinct_and_fit_for_a_file_name() {
-        let mut names: Vec<_> = all().iter().map(|c| c.name).collect();
+        let mut names: Vec<_> = all().iter().chain(&foreign()).map(|c| c.name).collect();
         assert!(
             names.iter().all(|n| n.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')),
             "{names:?}"

@@ -47,6 +47,8 @@ pub(crate) enum Suite {
     PanicPath,
     /// Fresh boots under QEMU
     Machine,
+    /// Boots of Debian's Linux and U-Boot under QEMU
+    Linux,
 }
 
 impl Suite {

@@ -44,6 +44,7 @@ pub(super) fn list(suite: Suite, context: &Context<'_>) -> Result<Vec<String>> {
         Suite::Corpus => list_cargo(corpus::command())?,
         Suite::PanicPath => vec!["release-image".to_owned(), "canary-is-caught".to_owned()],
         Suite::Machine => machine::all().iter().map(|case| case.name.to_owned()).collect(),
+        Suite::Linux => machine::foreign().iter().map(|case| case.name.to_owned()).collect(),
     };
     names.retain(|name| context.wants(name));
     Ok(names)
@@ -61,7 +62,8 @@ pub(super) fn run(suite: Suite, context: &Context<'_>) -> Result<Vec<Outcome>> {
         Suite::Miri => run_cargo(miri_command(context)?, context, "miri"),
         Suite::Corpus => corpus::run(context),
         Suite::PanicPath => panic_path(context),
-        Suite::Machine => machines(context),
+        Suite::Machine => machines(machine::all(), context),
+        Suite::Linux => machines(machine::foreign(), context),
     }
 }
 
@@ -327,8 +329,8 @@ fn panic_path(context: &Context<'_>) -> Result<Vec<Outcome>> {
 
 // ---- the machine
 
-fn machines(context: &Context<'_>) -> Result<Vec<Outcome>> {
-    let cases: Vec<_> = machine::all().into_iter().filter(|case| context.wants(case.name)).collect();
+fn machines(cases: Vec<machine::Case>, context: &Context<'_>) -> Result<Vec<Outcome>> {
+    let cases: Vec<_> = cases.into_iter().filter(|case| context.wants(case.name)).collect();
     if cases.is_empty() {
         return Ok(Vec::new());
     }
@@ -343,14 +345,21 @@ fn machines(context: &Context<'_>) -> Result<Vec<Outcome>> {
         if qemu::interrupted() {
             break;
         }
+        let mut figures = None;
         let (failure, seconds) = match done {
-            Ok(done) => (done.result.err(), Some(done.seconds)),
+            Ok(done) => {
+                figures = done.figures;
+                (done.result.err(), Some(done.seconds))
+            }
             Err(error) => {
                 std::fs::write(&log, format!("{error:#}\n"))?;
                 (Some(format!("{error:#}")), None)
             }
         };
         show(case.name, failure.as_deref(), seconds);
+        for line in figures.iter().flat_map(|f| f.lines()) {
+            eprintln!("         {line}");
+        }
         outcomes.push(Outcome {
             name: case.name.to_owned(),
             failure,

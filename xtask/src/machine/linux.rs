@@ -1,0 +1,141 @@
+//! Guests that others wrote: Debian's Linux and U-Boot, on machines that differ.
+
+use super::ratio::Ratio;
+use super::{Case, Guest, Seen};
+
+/// The shell's prompt.
+const PROMPT: &str = "umbra-linux:/# ";
+
+/// Command lines of runs that are compared. A kernel at random addresses differs from boot to boot, and turns on page table
+/// isolation where the CPU needs none.
+const STEADY_BOOT: &str = "quiet nokaslr umbra.test=boot";
+const STEADY_ROUNDS: &str = "quiet nokaslr umbra.test=hotplug=20";
+
+/// A Linux run that ends by itself. Its first process prints results, and powers the machine off.
+fn linux(name: &'static str, guest: Guest) -> Case {
+    Case::new(name, guest).foreign().seconds(120)
+}
+
+/// Every round of taking a CPU off and on again must have gone well, and nobody may have been stopped or told `EBUSY`.
+fn hotplugged(seen: &Seen<'_>) -> Result<(), String> {
+    seen.all_passed()?;
+    let rounds = |key: &str| {
+        let record = seen.transcript().records.iter().find(|r| r.kind == "hotplug");
+        record.and_then(|r| r.number(key))
+    };
+    if rounds("rounds") != Some(100) || rounds("errors") != Some(0) {
+        return Err(format!("{:?} rounds, {:?} errors", rounds("rounds"), rounds("errors")));
+    }
+    for key in ["stops", "busy", "expired"] {
+        match seen.counted(1, key) {
+            0 => {}
+            n => return Err(format!("{key}={n}")),
+        }
+    }
+    // The boot brings up three CPUs, each round one more.
+    match seen.counted(1, "starts") {
+        104 => Ok(()),
+        n => Err(format!("{n} vCPU starts, not 104")),
+    }
+}
+
+/// As [`hotplugged`], with both calls forwarded to the host partition.
+fn hotplugged_by_the_host(seen: &Seen<'_>) -> Result<(), String> {
+    hotplugged(seen)?;
+    // One CPU_ON for each start but the first vCPU's own, one CPU_OFF for each round.
+    match seen.counted(1, "forwards") {
+        203.. => Ok(()),
+        n => Err(format!("{n} calls forwarded, not 203 or more")),
+    }
+}
+
+/// Two Linux VMs on the same two pCPUs.
+fn pair(a: &'static str, b: &'static str) -> [Guest; 2] {
+    [("a", a), ("b", b)].map(|(name, bootargs)| Guest::linux(bootargs).named(name).vcpus(2).pcpus(&[0, 1]))
+}
+
+/// All of them.
+pub(super) fn all() -> Vec<Case> {
+    let [one, other] = pair("umbra.test=spin=5", "umbra.test=spin=5");
+    let [crasher, survivor] = pair("umbra.test=crash", "umbra.test=spin=15");
+    vec![
+        linux("linux-boots-and-powers-off", Guest::linux("umbra.test=boot")),
+        linux("linux-on-cortex-a53", Guest::linux("umbra.test=boot")).cpu("cortex-a53"),
+        linux("linux-on-cpu-max", Guest::linux("umbra.test=boot")).cpu("max"),
+        linux("linux-shell-takes-what-is-typed", Guest::linux(""))
+            .types(&[
+                (PROMPT, "cat /proc/interrupts\r"),
+                (PROMPT, "echo $((6 * 7)) is the answer\r"),
+                (PROMPT, "poweroff\r"),
+            ])
+            .expect(|seen| {
+                seen.verdict_is(0, "powered off")?;
+                seen.vm_says("linux", "uart-pl011")?;
+                seen.vm_says("linux", "42 is the answer")
+            }),
+        linux("linux-cpu-off-and-on-by-hand", Guest::linux(""))
+            .types(&[
+                (
+                    PROMPT,
+                    "cd /sys/devices/system/cpu/cpu1; echo 0 >online; grep -c ^processor /proc/cpuinfo\r",
+                ),
+                ("\n3\r", "echo 1 >online; grep -c ^processor /proc/cpuinfo\r"),
+                ("\n4\r", "poweroff\r"),
+            ])
+            .expect(|seen| seen.verdict_is(0, "powered off")),
+        linux("linux-reboot-boots-again", Guest::linux(""))
+            .types(&[(PROMPT, "reboot\r"), ("Type poweroff or reboot", ""), (PROMPT, "poweroff\r")])
+            .expect(|seen| {
+                seen.verdict_is(0, "powered off")?;
+                let boots = seen
+                    .lines("linux")
+                    .iter()
+                    .filter(|l| l.contains("Run /init as init process"))
+                    .count();
+                if boots == 2 { Ok(()) } else { Err(format!("{boots} boots, not 2")) }
+            }),
+        linux("linux-cpus-off-and-on-100-times", Guest::linux("umbra.test=hotplug=100"))
+            .seconds(240)
+            .expect(hotplugged),
+        linux(
+            "linux-cpus-off-and-on-100-times-forwarded",
+            Guest::linux("umbra.test=hotplug=100").forwards(&["cpu_on", "cpu_off"]),
+        )
+        .seconds(300)
+        .expect(hotplugged_by_the_host),
+        linux("linux-four-vcpus-on-two-pcpus", Guest::linux("umbra.test=boot,hotplug=10"))
+            .smp(2)
+            .seconds(240),
+        linux("linux-two-vms-share-pcpus", one).and(other).seconds(240),
+        linux("linux-goes-on-when-the-other-crashes", crasher)
+            .and(survivor)
+            .seconds(240)
+            .until("@guest done passed=2 failed=0")
+            .expect(|seen| {
+                seen.vm_says("a", "Kernel panic")?;
+                seen.vm_says("b", "@guest alive round=15")
+            }),
+        linux("u-boot-reaches-its-prompt", Guest::u_boot())
+            .types(&[("=> ", "echo $((1 + 1)) $arch\r"), ("=> ", "poweroff\r")])
+            .expect(|seen| {
+                seen.verdict_is(0, "powered off")?;
+                seen.vm_says("u-boot", "arm")
+            }),
+        linux("linux-boot-as-a-ratio", Guest::linux(STEADY_BOOT)).icount().ratio(Ratio {
+            what: "Linux from the machine's start to init",
+            of: |records| records.iter().find(|r| r.kind == "init")?.number("ticks"),
+            target: 1.15,
+        }),
+        linux("linux-cpus-off-and-on-as-a-ratio", Guest::linux(STEADY_ROUNDS))
+            .icount()
+            .seconds(240)
+            .ratio(Ratio {
+                what: "20 rounds of a CPU off and on",
+                of: |records| {
+                    let record = records.iter().find(|r| r.kind == "hotplug")?;
+                    record.number("end")?.checked_sub(record.number("begin")?)
+                },
+                target: 1.2,
+            }),
+    ]
+}
