@@ -17,6 +17,7 @@ use hyp_core::{
     policy::{self, Options},
     psci::{self, Outcome, Start},
     regs::cpu::SysReg,
+    sched::{self, Says, Turn, earlier},
     types::Pa,
     vgic::{Absent, cpuif::running_priority, redist},
 };
@@ -144,19 +145,6 @@ pub(crate) struct Neighbours<'a> {
     after: &'a mut [Option<Place>],
 }
 
-/// What a pCPU does next.
-enum Next {
-    /// Put this vCPU into the registers and go.
-    Enter {
-        /// Its place.
-        index: usize,
-        /// When to look again.
-        alarm: Option<u64>,
-    },
-    /// Sleep until an interrupt, or until this moment.
-    Idle(Option<u64>),
-}
-
 impl Resident<'_> {
     /// The vCPU, its VM, what its lock guards and its interface, each to be used beside the others.
     pub(crate) fn parts(&mut self) -> (&'static Vcpu, &'static Vm, &mut VcpuState, &mut Interface) {
@@ -197,12 +185,13 @@ pub(crate) extern "C" fn run_loop(frame: &mut Frame) {
     loop {
         interrupts();
         match run.next() {
-            Next::Enter { index, alarm } => {
+            Turn::Run { index, alarm } => {
                 if run.load(index, alarm, frame, interface) {
                     return;
                 }
             }
-            Next::Idle(deadline) => idle(deadline),
+            Turn::Sleep(deadline) => idle(deadline),
+            Turn::Again => {}
         }
     }
 }
@@ -241,14 +230,6 @@ fn interrupts() {
 /// What the hardware says in an ID register.
 pub(crate) fn hardware_value(register: SysReg) -> u64 {
     cpu::id_register(u64::from(register.crm()), u64::from(register.op2()))
-}
-
-/// The earlier of two deadlines.
-pub(crate) fn earlier(a: Option<u64>, b: Option<u64>) -> Option<u64> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (one, other) => one.or(other),
-    }
 }
 
 impl Run {
@@ -299,40 +280,20 @@ impl Run {
         }
     }
 
-    /// Which vCPU is to run: the next one in turn that can. Otherwise, until when there is nothing to do.
-    fn next(&mut self) -> Next {
+    /// Which vCPU is to run, if any.
+    fn next(&mut self) -> Turn {
         self.find_places();
         if self.count == 0 {
-            return Next::Idle(system::finish_if_over());
+            return Turn::Sleep(system::finish_if_over());
         }
-        let (mut alarm, mut chosen, mut busy) = (None, None, false);
-        for turn in 1..=self.count {
-            let after = self.current + turn;
-            let index = if after >= self.count { after - self.count } else { after };
-            let Some(place) = self.places.get_mut(index).and_then(Option::as_mut) else {
-                continue;
-            };
-            if chosen.is_some() {
-                // Its turn is another time; what is asked of it is served now, and its own deadlines are kept.
-                alarm = earlier(alarm, place.look());
-                continue;
-            }
-            match place.settle() {
-                Step::Enter => chosen = Some(index),
-                Step::Wait(deadline) => alarm = earlier(alarm, deadline),
-                Step::Again | Step::Busy => busy = true,
-            }
-        }
-        match chosen {
-            Some(index) => {
-                if self.count > 1 {
-                    alarm = earlier(alarm, Some(timer::now() + timer::ticks(SLICE_MS)));
-                }
-                Next::Enter { index, alarm }
-            }
-            None if busy => Next::Idle(Some(timer::now())),
-            None => Next::Idle(alarm),
-        }
+        let slice_end = timer::now() + timer::ticks(SLICE_MS);
+        let places = &mut self.places;
+        sched::turn(self.current, self.count, slice_end, |index| {
+            places
+                .get_mut(index)
+                .and_then(Option::as_mut)
+                .map_or(Says::Waits(None), Place::settle)
+        })
     }
 
     /// Puts a vCPU into the registers. At `alarm` the pCPU looks again.
@@ -485,22 +446,16 @@ impl Place {
     }
 
     /// [`Place::step`] until it says something definite; a few times at most.
-    fn settle(&mut self) -> Step {
+    fn settle(&mut self) -> Says {
         for _ in 0..8 {
             match self.step() {
                 Step::Again => {}
-                definite => return definite,
+                Step::Enter => return Says::Ready,
+                Step::Wait(deadline) => return Says::Waits(deadline),
+                Step::Busy => return Says::Busy,
             }
         }
-        Step::Again
-    }
-
-    /// What is to be done for a vCPU whose turn it is not: until when nothing.
-    fn look(&mut self) -> Option<u64> {
-        match self.settle() {
-            Step::Wait(deadline) => deadline,
-            Step::Again | Step::Busy | Step::Enter => None,
-        }
+        Says::Busy
     }
 
     /// What to do next with this vCPU.

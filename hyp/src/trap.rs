@@ -15,6 +15,7 @@ use hyp_core::{
     idreg::{self, IccRegister, SysRegAction},
     inject::{self, CrashReason, Injected, Interrupted, Target},
     psci::{self, CpuOn, Forwarded, Outcome},
+    sched::earlier,
     timer::Register,
     types::Ipa,
     vgic::{
@@ -217,7 +218,7 @@ impl Exit<'_> {
         let (_, vm, state, interface) = self.parts();
         let due = state.sample_timer(interface, vm);
         // A moment that has passed rings at once: it is never dropped.
-        match run::earlier(due, self.alarm) {
+        match earlier(due, self.alarm) {
             Some(alarm) => timer::arm(alarm),
             None => timer::disarm(),
         }

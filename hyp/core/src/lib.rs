@@ -20,6 +20,7 @@ pub mod pl011;
 pub mod policy;
 pub mod psci;
 pub mod regs;
+pub mod sched;
 pub mod shadow;
 pub mod stage2;
 pub mod sync;
