@@ -115,6 +115,31 @@ pub(super) fn all() -> Vec<Case> {
                 seen.vm_says("a", "Kernel panic")?;
                 seen.vm_says("b", "@guest alive round=15")
             }),
+        linux("monitor-lists-stops-resets-and-turns-off", Guest::linux(""))
+            .types(&[(PROMPT, "\x1dl\x1ds\x1ds\x1dr"), ("Type poweroff or reboot", ""), (PROMPT, "\x1do")])
+            .expect(|seen| {
+                seen.verdict_is(0, "powered off")?;
+                seen.umbra_says(&["VM 1 linux: Running"])?;
+                seen.umbra_says(&["vCPU 3", "ICC_CTLR_EL1", "generation"])?;
+                seen.umbra_says(&["VM 1 vCPU 0:"])?;
+                for did in ["is stopped", "goes on", "is being reset", "is being turned off"] {
+                    seen.umbra_says(&["monitor: VM 1 (linux)", did])?;
+                }
+                Ok(())
+            }),
+        linux("monitor-starts-a-vm-that-has-ended", Guest::linux(""))
+            .and(Guest::new("hello", "").named("short"))
+            .types(&[(PROMPT, "\x1d2\x1dg\x1d1poweroff\r")])
+            .expect(|seen| {
+                seen.verdict_is(0, "powered off")?;
+                seen.umbra_says(&["monitor: VM 2 (short)", "is started anew"])?;
+                let starts = seen.lines("short").iter().filter(|l| l.contains("hello from EL1")).count();
+                if starts == 2 {
+                    Ok(())
+                } else {
+                    Err(format!("{starts} starts, not 2"))
+                }
+            }),
         linux("u-boot-reaches-its-prompt", Guest::u_boot())
             .types(&[("=> ", "echo $((1 + 1)) $arch\r"), ("=> ", "poweroff\r")])
             .expect(|seen| {
