@@ -3,7 +3,7 @@
 //! Who asks sends a kick and waits, at most until a deadline, and serves meanwhile what is asked of its own vCPU, so two
 //! that ask each other both get their answer. A vCPU that is resident nowhere and whose lock is free is looked at directly.
 
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use hyp_abi::{call::Counter, errno::Errno};
 use hyp_core::{
@@ -121,12 +121,12 @@ pub(crate) fn serve<H: Ich>(vcpu: &Vcpu, vm: &Vm, state: &mut VcpuState, interfa
     if word != 0 {
         state.gic.receive(interface, &vm.dist, word);
     }
-    if vcpu.refill.swap(false, Ordering::AcqRel) {
+    if asked(&vcpu.refill) {
         state.gic.refresh(interface, &vm.dist);
     }
     state.gic.receive_spis(interface, &vm.dist);
     vm.kick_spis(state.gic.take_kicks());
-    if vcpu.show.swap(false, Ordering::AcqRel) {
+    if asked(&vcpu.show) {
         show(vcpu, vm, interface);
     }
     vcpu.request.serve(
@@ -138,6 +138,11 @@ pub(crate) fn serve<H: Ich>(vcpu: &Vcpu, vm: &Vm, state: &mut VcpuState, interfa
     if vcpu.kick.pending() {
         vcpu.kick.answer(|| state.publish(vcpu, resident));
     }
+}
+
+/// Takes what a flag asks for; only a load while it asks for nothing.
+fn asked(flag: &AtomicBool) -> bool {
+    flag.load(Ordering::Relaxed) && flag.swap(false, Ordering::AcqRel)
 }
 
 /// Prints the vCPU's list registers, for the monitor. One that is not resident has none.
