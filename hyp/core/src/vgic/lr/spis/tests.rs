@@ -109,6 +109,7 @@ fn a_line_that_falls_while_its_interrupt_is_active_asks_for_no_maintenance() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "minutes under the interpreter, and no other code than the tests beside it runs")]
 fn all_256_at_once_are_taken_in_order_of_priority() {
     for lrs in [1, 4, 16] {
         let dist = dist();
@@ -139,6 +140,7 @@ fn all_256_at_once_are_taken_in_order_of_priority() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "minutes under the interpreter, and no other code than the tests beside it runs")]
 fn with_eoimode_1_all_256_may_be_active_and_end_on_another_vcpu() {
     let dist = dist();
     let (mut gic, mut h) = loaded(&dist, 0, 4);
@@ -315,6 +317,7 @@ struct Seen {
 /// vCPUs on threads of their own take what two devices raise, while routes change under them: nothing is lost, and nothing is taken
 /// by two.
 #[test]
+#[cfg_attr(miri, ignore = "minutes under the interpreter, and no other code than the tests beside it runs")]
 fn threads_that_race_for_spis_lose_none() {
     const RAISES: u32 = if cfg!(miri) { 20 } else { 4000 };
     const USED: u32 = 40;
