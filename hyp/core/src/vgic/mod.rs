@@ -26,7 +26,7 @@ pub mod lr;
 mod model;
 pub mod redist;
 pub mod sgi;
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(loom), not(miri)))]
 mod spi_model;
 pub mod vmcr;
 

@@ -84,6 +84,7 @@ fn expected(offset: u64) -> Option<(u32, u32)> {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "minutes under the interpreter")]
 fn every_offset_at_every_size_has_a_defined_result() {
     for size in [1, 2, 4, 8] {
         let dist = dist();
