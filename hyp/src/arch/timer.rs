@@ -2,7 +2,7 @@
 
 use super::barrier;
 
-/// The physical counter, in ticks of [`frequency`]; equal to every VM's virtual counter, as `CNTVOFF_EL2` is 0.
+/// The physical counter, in ticks of [`frequency`]; equal to the host partition's virtual counter, whose `CNTVOFF_EL2` is 0.
 pub(crate) fn now() -> u64 {
     mrs!("cntpct_el0")
 }
