@@ -6,6 +6,7 @@
 //! and [`report`] (what it came to).
 #![forbid(unsafe_code)]
 
+mod bench;
 mod build;
 mod callgraph;
 mod console;
@@ -68,6 +69,8 @@ enum Command {
     Qemu(RunArgs),
     /// Run every test: host, loom, miri, corpus, panic-path, machine and linux
     Test(test::TestArgs),
+    /// Measure what each operation costs, in instructions
+    Bench(bench::BenchArgs),
     /// Build Umbra and its guests
     Build {
         /// Build without optimisation
@@ -253,6 +256,7 @@ fn main() -> ExitCode {
         }
         Some(Command::Qemu(args)) => run::command(args),
         Some(Command::Test(args)) => test::command(args),
+        Some(Command::Bench(args)) => bench::command(args),
         Some(Command::Build { debug, install }) => {
             let profile = if *debug { build::Profile::Debug } else { build::Profile::Release };
             build::command(profile, install.no_install).map(|()| fail::OK)

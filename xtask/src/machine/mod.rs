@@ -9,6 +9,8 @@ mod linux;
 mod matrix;
 mod ratio;
 
+pub(crate) use ratio::without_umbra;
+
 use crate::build::{self, Profile};
 use crate::console::{HOST, Transcript};
 use crate::guests;

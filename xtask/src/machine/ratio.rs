@@ -80,7 +80,7 @@ const FIRST_GUEST: u8 = 2;
 const KEPT: [&str; 8] = ["chosen", "cpus", "psci", "intc", "timer", "apb-pclk", "pl011", "memory"];
 
 /// Boots the only VM of `plan` at EL1 on QEMU itself, with the devices that Umbra would give it and no others.
-pub(super) fn without_umbra(qemu: &Path, plan: &Plan, folder: &Path, limit: Option<Duration>) -> Result<Run> {
+pub(crate) fn without_umbra(qemu: &Path, plan: &Plan, folder: &Path, limit: Option<Duration>) -> Result<Run> {
     let vm = plan.vms.iter().find(|vm| !vm.host).context("no guest to compare")?;
     let mut machine = plan.machine.clone();
     (machine.smp, machine.memory) = (vm.vcpus, vm.ram.size());
