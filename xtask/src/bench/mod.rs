@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: what each operation costs, in instructions.
 
+mod profile;
 mod scene;
 
 use crate::build::{self, Profile};
@@ -21,6 +22,9 @@ pub(crate) struct BenchArgs {
     /// How often each operation is measured
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub(crate) samples: u32,
+    /// Say where the instructions of this operation go, by function and by class
+    #[arg(long, value_name = "NAME")]
+    pub(crate) profile: Option<String>,
     /// Use this QEMU [default: qemu-system-aarch64 on PATH]
     #[arg(long, value_name = "PATH")]
     pub(crate) qemu: Option<PathBuf>,
@@ -36,13 +40,18 @@ pub(crate) fn command(args: &BenchArgs) -> Result<u8> {
     setup::toolchain(args.no_install)?;
     let hyp = build::hyp(&[], Profile::Release, true)?;
     let guests = build::guests(Profile::Release, true)?;
+    let only: Vec<String> = args.profile.iter().chain(&args.only).cloned().collect();
     let bench = scene::Bench {
         qemu: &qemu.path,
         hyp: &hyp,
         guests: &guests,
-        only: &args.only,
-        samples: args.samples,
+        only: &only,
+        samples: if args.profile.is_some() { 16 } else { args.samples },
     };
+    if let Some(name) = &args.profile {
+        profile::profile(&bench, name)?;
+        return Ok(fail::OK);
+    }
     let mut figures = Figures::new();
     for scene in Scene::all() {
         ui::say("Measuring", scene.name);

@@ -11,6 +11,7 @@ use crate::vmfile::{FilterEntry, Vm};
 use anyhow::{Context, Result, ensure};
 use hyp_core::filter::Action;
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -107,7 +108,8 @@ const LIMIT: Duration = Duration::from_secs(120);
 const FIRST_GUEST: u8 = 2;
 
 impl Bench<'_> {
-    fn program(&self, name: &str) -> Result<&Path> {
+    /// A program of the guest package.
+    pub(super) fn program(&self, name: &str) -> Result<&Path> {
         let found = self.guests.get(name).map(PathBuf::as_path);
         found.with_context(|| format!("the guest package has no program named {name}"))
     }
@@ -134,6 +136,13 @@ impl Bench<'_> {
         let mut plan = Plan::new(vms, machine(), None, None, true)?;
         plan.bootargs = "loglevel=1".to_owned();
         Ok(plan)
+    }
+
+    /// QEMU's arguments for a scene.
+    pub(super) fn arguments(&self, scene: &Scene) -> Result<Vec<OsString>> {
+        let folder = setup::output().join("bench");
+        let plan = self.plan(scene, &folder)?;
+        Ok(prepare(plan, self.qemu, &self.hyp.bin, &folder)?.args)
     }
 
     /// Boots a scene on Umbra.
