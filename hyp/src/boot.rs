@@ -196,7 +196,7 @@ extern "C" fn primary(dtb: usize, _base: usize, el: u64) -> ! {
         console::listen(intid);
     }
     vm::start_all();
-    run::enter(boot_cpu.stack.end())
+    run::begin(boot_cpu.stack.end())
 }
 
 /// A secondary pCPU, on its own stack with translation on.
@@ -204,7 +204,7 @@ extern "C" fn secondary(cpu: &'static PerCpu) -> ! {
     let Some(board) = vm::board() else { park() };
     join(board, cpu, board.gic.maintenance.unwrap_or(25));
     ONLINE.fetch_or(1 << (cpu.index & 63), Ordering::Release);
-    run::enter(cpu.stack.end())
+    run::begin(cpu.stack.end())
 }
 
 fn park() -> ! {
@@ -393,14 +393,9 @@ fn join(board: &'static Board, cpu: &'static PerCpu, maintenance: u32) {
     redistributor.enable(maintenance);
     gic::enable_cpu_interface();
     timer::disarm();
-    let run = Run::new(cpu.index);
+    let run = Run::new(cpu.index, Interface::new(redistributor));
     // SAFETY: This pCPU, once, before it takes an exit.
-    unsafe {
-        cpu.set_local(Local {
-            interface: Interface::new(redistributor),
-            run,
-        });
-    };
+    unsafe { cpu.set_local(Local { run }) };
 }
 
 /// The redistributor of a PE is found by the affinity in its GICR_TYPER, never by a PE's number.

@@ -89,7 +89,7 @@ fn wait_exit(exit: &mut Exit<'_>) -> Leave {
             Leave::Stay
         }
         None => {
-            *exit.phase = Phase::HostWaits;
+            exit.phase = Phase::HostWaits;
             Leave::Go
         }
     }

@@ -1,12 +1,18 @@
 //! What belongs to one pCPU.
 
-use core::{cell::UnsafeCell, mem::offset_of, sync::atomic::AtomicBool};
+use core::{
+    cell::UnsafeCell,
+    mem::offset_of,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+};
 
 use hyp_core::types::Range;
 
 use crate::{
-    arch::{cpu, gic::Interface},
+    arch::cpu,
     run::Run,
+    vcpu::{Vcpu, VcpuState},
+    vm::Vm,
 };
 
 /// A cell that only the boot CPU uses, and only while no other pCPU runs.
@@ -37,6 +43,8 @@ impl<T> BootCell<T> {
 pub(crate) struct PerCpu {
     /// Top of the emergency stack: the vectors look here (`EMERGENCY`).
     emergency: usize,
+    /// For the short paths of the vectors (`SHORT_*`).
+    pub(crate) short: Short,
     /// Its number: the place of its node in the device tree's `/cpus`.
     pub(crate) index: usize,
     /// Its affinity, in `MPIDR_EL1`'s layout.
@@ -53,14 +61,57 @@ pub(crate) struct PerCpu {
 /// Where the vectors find the emergency stack.
 pub(crate) const EMERGENCY: usize = offset_of!(PerCpu, emergency);
 
+/// Where the vectors find what the short paths need.
+pub(crate) const SHORT_CALLS: usize = offset_of!(PerCpu, short) + offset_of!(Short, calls);
+/// [`SHORT_CALLS`] for the power states, behind which their number is.
+pub(crate) const SHORT_POWER: usize = offset_of!(PerCpu, short) + offset_of!(Short, power);
+/// [`SHORT_CALLS`] for the interrupts, behind which the counters are.
+pub(crate) const SHORT_GIC: usize = offset_of!(PerCpu, short) + offset_of!(Short, gic);
+
+/// Addresses of what the short paths in `trap.s` read and write of the vCPU that runs here: its own, which its lock guards,
+/// and what nobody changes. The pCPU itself writes them, between two stretches of guest code.
+#[repr(C)]
+pub(crate) struct Short {
+    /// Its counters, if its calls may be answered without Rust; else 0.
+    calls: AtomicUsize,
+    /// Its VM's power states.
+    power: AtomicUsize,
+    /// How many those are.
+    vcpus: AtomicUsize,
+    /// Its interrupts.
+    gic: AtomicUsize,
+    /// Its counters.
+    counters: AtomicUsize,
+}
+
+impl Short {
+    const fn new() -> Self {
+        Self {
+            calls: AtomicUsize::new(0),
+            power: AtomicUsize::new(0),
+            vcpus: AtomicUsize::new(0),
+            gic: AtomicUsize::new(0),
+            counters: AtomicUsize::new(0),
+        }
+    }
+
+    /// `vcpu`, whose lock is held here and guards `state`, is about to run.
+    pub(crate) fn open(&self, vm: &'static Vm, vcpu: &'static Vcpu, state: &VcpuState) {
+        let counters = vcpu.counters_address();
+        self.calls.store(if vm.calls_are_short() { counters } else { 0 }, Ordering::Relaxed);
+        self.power.store(vm.power.as_ptr() as usize, Ordering::Relaxed);
+        self.vcpus.store(vm.power.len(), Ordering::Relaxed);
+        self.gic.store(&raw const state.gic as usize, Ordering::Relaxed);
+        self.counters.store(counters, Ordering::Relaxed);
+    }
+}
+
 // SAFETY: `local` is reached only through `local()`, by the pCPU whose TPIDR_EL2 points here; the rest is read-only or
 // atomic.
 unsafe impl Sync for PerCpu {}
 
 /// What only the pCPU itself touches.
 pub(crate) struct Local {
-    /// Its virtual interface.
-    pub(crate) interface: Interface,
     /// What it runs.
     pub(crate) run: Run,
 }
@@ -68,6 +119,7 @@ pub(crate) struct Local {
 /// The boot CPU's, before its own is made: `boot.s` fills in the emergency stack.
 pub(crate) static BOOT: PerCpu = PerCpu {
     emergency: 0,
+    short: Short::new(),
     index: 0,
     affinity: 0,
     guard_page: Range::EMPTY,
@@ -81,6 +133,7 @@ impl PerCpu {
     pub(crate) const fn new(index: usize, affinity: u64, guard_page: Range, stack: Range, emergency_top: u64) -> Self {
         Self {
             emergency: emergency_top as usize,
+            short: Short::new(),
             index,
             affinity,
             guard_page,

@@ -96,59 +96,59 @@ pub(crate) struct Place {
 /// What one pCPU runs: one vCPU or several, in turn.
 pub(crate) struct Run {
     pcpu: usize,
-    /// The vCPUs of this pCPU; found once the VMs are built.
-    places: [Option<Place>; MOST_PLACES],
-    /// How many there are.
-    count: usize,
-    /// Which of them is in the registers, or was last.
+    /// The vCPU that is in the registers.
+    here: Option<Resident>,
+    /// The others of this pCPU.
+    neighbours: Neighbours,
+    /// Which place is that of the vCPU in the registers, or of the last that was.
     current: usize,
-    /// Its state is in the registers.
-    resident: bool,
-    /// When this pCPU is to look again while it runs.
-    alarm: Option<u64>,
-    /// Whose translations this pCPU's TLB may hold: the last VM and vCPU that ran here.
+    /// Whose state is in this pCPU's EL1, FP and debug registers and whose translations are in its TLB: the last VM and
+    /// vCPU that ran here.
     last: Option<(usize, usize)>,
-    /// What this pCPU's hardware is, and what its guests see of it.
+    interface: Interface,
+    world: World,
+    /// What this pCPU's hardware is.
+    pub(crate) machine: Machine,
+}
+
+/// What a pCPU's hardware is, and what its guests see of it.
+pub(crate) struct Machine {
+    /// What PSTATE has.
     pub(crate) features: PstateFeatures,
     /// The ID registers as guests see them.
     pub(crate) ids: IdTable,
-    host: HostId,
 }
 
-/// What a vCPU that runs here is, for one exit.
-pub(crate) struct Resident<'a> {
+/// The vCPU that is in the registers, with its lock held.
+pub(crate) struct Resident {
     /// The vCPU.
     pub(crate) vcpu: &'static Vcpu,
     /// Its VM.
     pub(crate) vm: &'static Vm,
     /// What its lock guards.
-    pub(crate) state: &'a mut VcpuState,
+    pub(crate) state: Guard<'static, VcpuState>,
     /// This pCPU's virtual interface.
-    pub(crate) interface: &'a mut Interface,
+    pub(crate) interface: Interface,
     /// Where it goes when it leaves.
-    pub(crate) phase: &'a mut Phase,
+    pub(crate) phase: Phase,
     /// Whether other vCPUs share this pCPU.
     pub(crate) shared: bool,
     /// When the pCPU is to look again, whatever the vCPU does.
     pub(crate) alarm: Option<u64>,
-    /// Those.
-    pub(crate) neighbours: Neighbours<'a>,
-    /// What this pCPU's PSTATE has.
-    pub(crate) features: PstateFeatures,
-    /// The ID registers as guests see them.
-    pub(crate) ids: &'a IdTable,
 }
 
-/// The other vCPUs of a pCPU, during an exit of one.
-pub(crate) struct Neighbours<'a> {
-    before: &'a mut [Option<Place>],
-    after: &'a mut [Option<Place>],
+/// The vCPUs of a pCPU that are not in its registers.
+pub(crate) struct Neighbours {
+    places: [Option<Place>; MOST_PLACES],
+    /// How many vCPUs this pCPU has, the one in the registers included; 0 before the VMs are built.
+    count: usize,
 }
 
-impl Resident<'_> {
+impl Resident {
     /// The vCPU, its VM, what its lock guards and its interface, each to be used beside the others.
+    #[inline]
     pub(crate) fn parts(&mut self) -> (&'static Vcpu, &'static Vm, &mut VcpuState, &mut Interface) {
-        (self.vcpu, self.vm, self.state, self.interface)
+        (self.vcpu, self.vm, &mut self.state, &mut self.interface)
     }
 }
 
@@ -168,7 +168,7 @@ unsafe extern "C" {
 }
 
 /// Starts the run loop on this pCPU, on an empty stack. Does not come back.
-pub(crate) fn enter(stack_top: u64) -> ! {
+pub(crate) fn begin(stack_top: u64) -> ! {
     // SAFETY: `stack_top` is the end of this pCPU's own stack; nothing on it is used any more.
     unsafe { enter_run_loop(stack_top) }
 }
@@ -180,13 +180,13 @@ pub(crate) extern "C" fn run_loop(frame: &mut Frame) {
     let Some(local) = (unsafe { percpu::local() }) else {
         system::idle_forever()
     };
-    let (run, interface) = (&mut local.run, &mut local.interface);
-    run.leave(frame, interface);
+    let run = &mut local.run;
+    run.leave(frame);
     loop {
         interrupts();
         match run.next() {
             Turn::Run { index, alarm } => {
-                if run.load(index, alarm, frame, interface) {
+                if run.load(index, alarm, frame) {
                     return;
                 }
             }
@@ -233,122 +233,145 @@ pub(crate) fn hardware_value(register: SysReg) -> u64 {
 }
 
 impl Run {
-    /// Nothing runs yet on pCPU `pcpu`.
-    pub(crate) fn new(pcpu: usize) -> Self {
+    /// Nothing runs yet on pCPU `pcpu`, whose virtual interface is `interface`.
+    pub(crate) fn new(pcpu: usize, interface: Interface) -> Self {
         let host = HostId::read(hardware_value);
         Self {
             pcpu,
-            places: [const { None }; MOST_PLACES],
-            count: 0,
+            here: None,
+            neighbours: Neighbours {
+                places: [const { None }; MOST_PLACES],
+                count: 0,
+            },
             current: 0,
-            resident: false,
-            alarm: None,
             last: None,
-            features: PstateFeatures::of(&host),
-            ids: IdTable::build(hardware_value, Shown { pauth: false }),
-            host,
+            interface,
+            world: world(&host),
+            machine: Machine {
+                features: PstateFeatures::of(&host),
+                ids: IdTable::build(hardware_value, Shown { pauth: false }),
+            },
         }
     }
 
-    /// The vCPU whose state is in the registers.
-    pub(crate) fn resident<'a>(&'a mut self, interface: &'a mut Interface) -> Option<Resident<'a>> {
-        let (before, rest) = self.places.split_at_mut_checked(self.current)?;
-        let (place, after) = rest.split_first_mut()?;
-        let Place { vcpu, guard, phase, .. } = place.as_mut()?;
-        Some(Resident {
-            vcpu,
-            vm: vcpu.vm()?,
-            state: guard.as_mut()?,
-            interface,
-            phase,
-            shared: self.count > 1,
-            alarm: self.alarm,
-            neighbours: Neighbours { before, after },
-            features: self.features,
-            ids: &self.ids,
-        })
+    /// The vCPU whose state is in the registers, its neighbours, and the hardware.
+    #[inline]
+    pub(crate) fn resident(&mut self) -> Option<(&mut Resident, &mut Neighbours, &Machine)> {
+        Some((self.here.as_mut()?, &mut self.neighbours, &self.machine))
     }
 
     /// Takes the vCPU out of the registers. From here on its shadow is exact.
-    fn leave(&mut self, frame: &Frame, interface: &mut Interface) {
-        if !core::mem::take(&mut self.resident) {
-            return;
-        }
+    fn leave(&mut self, frame: &Frame) {
+        let Some(here) = self.here.take() else { return };
         timer::disarm();
-        if let Some(place) = self.places.get_mut(self.current).and_then(Option::as_mut) {
-            place.leave(frame, interface);
+        if let Some(place) = self.neighbours.places.get_mut(self.current) {
+            let place = place.insert(Place {
+                vcpu: here.vcpu,
+                guard: Some(here.state),
+                phase: here.phase,
+                was_in_guest: true,
+            });
+            place.leave(frame, &mut self.interface, here.shared);
         }
     }
 
     /// Which vCPU is to run, if any.
     fn next(&mut self) -> Turn {
         self.find_places();
-        if self.count == 0 {
-            return Turn::Sleep(system::finish_if_over());
+        let count = self.neighbours.count;
+        let places = &mut self.neighbours.places;
+        let look = |place: Option<&mut Option<Place>>| place.and_then(Option::as_mut).map_or(Says::Waits(None), Place::settle);
+        match count {
+            0 => Turn::Sleep(system::finish_if_over()),
+            1 => sched::alone(look(places.first_mut())),
+            _ => {
+                let slice_end = timer::now() + timer::ticks(SLICE_MS);
+                sched::turn(self.current, count, slice_end, |index| look(places.get_mut(index)))
+            }
         }
-        let slice_end = timer::now() + timer::ticks(SLICE_MS);
-        let places = &mut self.places;
-        sched::turn(self.current, self.count, slice_end, |index| {
-            places
-                .get_mut(index)
-                .and_then(Option::as_mut)
-                .map_or(Says::Waits(None), Place::settle)
-        })
     }
 
-    /// Puts a vCPU into the registers. At `alarm` the pCPU looks again.
-    fn load(&mut self, index: usize, alarm: Option<u64>, frame: &mut Frame, interface: &mut Interface) -> bool {
-        let shared = self.count > 1;
-        let Some(place) = self.places.get_mut(index).and_then(Option::as_mut) else {
+    /// Puts a vCPU into the registers. At `alarm` the pCPU looks again. What the registers still hold of it is not moved.
+    fn load(&mut self, index: usize, alarm: Option<u64>, frame: &mut Frame) -> bool {
+        let shared = self.neighbours.count > 1;
+        let Some(slot) = self.neighbours.places.get_mut(index) else {
             return false;
         };
-        let vcpu = place.vcpu;
-        let Some(vm) = vcpu.vm() else { return false };
-        world(&self.host, vm, vcpu, shared).enter();
-        if self.last != Some((vm.id, vcpu.index)) {
-            self.last = Some((vm.id, vcpu.index));
-            memory::drop_local_guest_tlb();
+        let Some((vcpu, vm, mut state)) = slot.as_mut().and_then(Place::give_up) else {
+            return false;
+        };
+        *slot = None;
+        let who = Some((vm.id, vcpu.index));
+        let kept = self.last == who && !shared && !state.context.is_new();
+        if kept {
+            state.context.resume();
+        } else {
+            self.world.enter();
+            cpu::enter_vcpu(vm.vttbr, policy::vmpidr(hyp_abi::layout::affinity_of(vcpu.index)));
+            if self.last != who {
+                self.last = who;
+                memory::drop_local_guest_tlb();
+            }
+            state.context.load();
         }
-        let Some(due) = place.load(vm, frame, interface) else {
-            return false;
-        };
-        self.alarm = alarm;
+        timer::set_guest_offset(vm.cntvoff());
+        let due = enter(vcpu, vm, &mut state, frame, &mut self.interface);
         if let Some(first) = earlier(due, alarm) {
             timer::arm(first);
         }
+        percpu::this().short.open(vm, vcpu, &state);
         self.current = index;
-        self.resident = true;
+        self.here = Some(Resident {
+            vcpu,
+            vm,
+            state,
+            interface: self.interface,
+            phase: Phase::Ready,
+            shared,
+            alarm,
+        });
         true
     }
 
     /// This pCPU's vCPUs: found once the VMs are built.
     fn find_places(&mut self) {
-        if self.count > 0 {
+        if self.neighbours.count > 0 {
             return;
         }
         let mine = vm::all().iter().flat_map(|vm| vm.vcpus).filter(|vcpu| vcpu.pcpu == self.pcpu);
-        for (vcpu, place) in mine.zip(self.places.iter_mut()) {
+        for (vcpu, place) in mine.zip(self.neighbours.places.iter_mut()) {
             *place = Some(Place {
                 vcpu,
                 guard: None,
                 phase: Phase::Off,
                 was_in_guest: false,
             });
-            self.count += 1;
+            self.neighbours.count += 1;
         }
+        let host = HostId::read(hardware_value);
+        self.world.hcr = policy::hcr(
+            &host,
+            Options {
+                pauth: false,
+                shared_pcpu: self.neighbours.count > 1,
+            },
+        );
     }
 }
 
-/// What traps from a vCPU, and which memory it has.
-fn world(host: &HostId, vm: &Vm, vcpu: &Vcpu, shared_pcpu: bool) -> World {
+/// What traps from every vCPU of this pCPU; of one that is alone.
+fn world(host: &HostId) -> World {
     World {
-        hcr: policy::hcr(host, Options { pauth: false, shared_pcpu }),
-        vttbr: vm.vttbr,
+        hcr: policy::hcr(
+            host,
+            Options {
+                pauth: false,
+                shared_pcpu: false,
+            },
+        ),
         vtcr: policy::vtcr(host),
-        vmpidr: policy::vmpidr(hyp_abi::layout::affinity_of(vcpu.index)),
         cptr: policy::cptr(host),
         mdcr: policy::mdcr(host, cpu::pmcr(host.pmu())),
-        cntvoff: vm.cntvoff(),
         cnthctl: policy::cnthctl(false),
         hcrx: host.hcrx(),
         fine_grained_traps: host.fine_grained_traps(),
@@ -356,9 +379,25 @@ fn world(host: &HostId, vm: &Vm, vcpu: &Vcpu, shared_pcpu: bool) -> World {
     }
 }
 
-impl Neighbours<'_> {
+/// The rest of what a vCPU has in registers, but for what [`Context`](context::Context) is. Returns when its physical timer
+/// is due.
+fn enter(vcpu: &Vcpu, vm: &Vm, state: &mut VcpuState, frame: &mut Frame, interface: &mut Interface) -> Option<u64> {
+    state.load_interface(vm, interface);
+    let word = vcpu.inbox.drain();
+    if word != 0 {
+        state.gic.receive(interface, &vm.dist, word);
+    }
+    frame.x = state.x;
+    cpu::set_elr(state.pc);
+    cpu::set_spsr(state.pstate);
+    let due = state.sample_timer(interface, vm);
+    state.enter(vcpu);
+    due
+}
+
+impl Neighbours {
     fn places(&mut self) -> impl Iterator<Item = &mut Place> {
-        self.before.iter_mut().chain(self.after.iter_mut()).flatten()
+        self.places.iter_mut().take(self.count).flatten()
     }
 
     /// What the lock of `vcpu` guards, if it has its place on this pCPU and its lock is held here.
@@ -382,10 +421,9 @@ impl Neighbours<'_> {
 }
 
 impl Place {
-    /// Takes the vCPU out of the registers.
-    fn leave(&mut self, frame: &Frame, interface: &mut Interface) {
+    /// Takes the vCPU out of the registers; those that only a vCPU uses keep their values on a pCPU that it does not share.
+    fn leave(&mut self, frame: &Frame, interface: &mut Interface, shared: bool) {
         let vcpu = self.vcpu;
-        self.was_in_guest = true;
         let off = matches!(self.phase, Phase::Off);
         let suspended = matches!(self.phase, Phase::Suspended { .. });
         let for_good = off || suspended || vcpu.vm().is_some_and(Vm::ending);
@@ -396,7 +434,11 @@ impl Place {
             if let Some(vm) = vcpu.vm() {
                 state.save_interface(vm, interface, for_good);
             }
-            state.context.save();
+            if shared {
+                state.context.save();
+            } else {
+                state.context.pause();
+            }
             state.publish(vcpu, false);
         }
         if let Phase::Forwards {
@@ -425,24 +467,10 @@ impl Place {
         }
     }
 
-    /// Puts the vCPU into the registers.
-    /// `None`: its lock is not held. Otherwise, when its physical timer is due.
-    fn load(&mut self, vm: &Vm, frame: &mut Frame, interface: &mut Interface) -> Option<Option<u64>> {
-        let vcpu = self.vcpu;
-        let state = self.guard.as_mut()?;
-        state.context.load();
-        state.load_interface(vm, interface);
-        let word = vcpu.inbox.drain();
-        if word != 0 {
-            state.gic.receive(interface, &vm.dist, word);
-        }
-        frame.x = state.x;
-        cpu::set_elr(state.pc);
-        cpu::set_spsr(state.pstate);
-        let due = state.sample_timer(interface, vm);
-        state.enter(vcpu);
-        self.was_in_guest = true;
-        Some(due)
+    /// What is to go into the registers, if its lock is held.
+    fn give_up(&mut self) -> Option<(&'static Vcpu, &'static Vm, Guard<'static, VcpuState>)> {
+        let vm = self.vcpu.vm()?;
+        Some((self.vcpu, vm, self.guard.take()?))
     }
 
     /// [`Place::step`] until it says something definite; a few times at most.

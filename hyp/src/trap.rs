@@ -10,11 +10,12 @@ use hyp_abi::{
 };
 use hyp_core::{
     crash::GuestCrash,
-    esr::{Abort, Esr, MemAccess, SysRegAccess, Trap},
+    esr::{self, Abort, Esr, MemAccess, SysRegAccess, Trap, ec},
     forward::Waiting,
     idreg::{self, IccRegister, SysRegAction},
     inject::{self, CrashReason, Injected, Interrupted, Target},
     psci::{self, CpuOn, Forwarded, Outcome},
+    regs::cpu::SysReg,
     sched::earlier,
     timer::Register,
     types::Ipa,
@@ -22,6 +23,7 @@ use hyp_core::{
         Ich,
         cpuif::running_priority,
         dist::Effect,
+        lr::VcpuGic,
         sgi::{self, SgiRegister},
         vmcr::Vmcr,
     },
@@ -35,12 +37,13 @@ use crate::{
     },
     ask::{self, Ask},
     console, fatal, host, input, passed, percpu,
-    run::{self, Phase, Resident},
+    run::{self, Machine, Neighbours, Phase, Resident},
     vm,
 };
 
 global_asm!(
     include_str!("trap.s"),
+    common = sym guest_common,
     sync = sym guest_sync,
     irq = sym guest_irq,
     serror = sym guest_serror,
@@ -48,10 +51,29 @@ global_asm!(
     fault = sym fatal::el2_fault,
     frame_size = const size_of::<Frame>(),
     emergency = const percpu::EMERGENCY,
+    hvc0 = const (ec::HVC as u32) << 26 | 1 << 25,
+    vtimer = const VTIMER_PPI,
+    short_calls = const percpu::SHORT_CALLS,
+    short_power = const percpu::SHORT_POWER,
+    short_gic = const percpu::SHORT_GIC,
+    hyp_uid = const hyp_abi::smccc::VENDOR_HYP_UID,
+    smccc_version = const hyp_abi::smccc::VERSION,
+    smccc_1_1 = const hyp_abi::smccc::VERSION_1_1,
+    psci_version = const ids::VERSION,
+    psci_1_3 = const ids::VERSION_1_3,
+    affinity_info = const ids::AFFINITY_INFO_32,
+    affinity_of_state = const psci::AFFINITY_OF_STATE,
+    power_size = const size_of::<psci::Power>(),
+    power_word = const psci::Power::WORD,
+    gic_again = const VcpuGic::AGAIN,
+    gic_latch = const VcpuGic::LATCH,
+    gic_shown = const VcpuGic::SHOWN,
+    count_calls = const 8 * Counter::Calls as usize,
+    count_interrupts = const 8 * Counter::Interrupts as usize,
 );
 
 /// A guest's general-purpose registers at the top of its pCPU's stack. `x19` to `x29` are there only after exits that can
-/// name them: every synchronous one but HVC.
+/// name them: not in [`guest_common`] and [`guest_irq`].
 #[repr(C, align(16))]
 pub(crate) struct Frame {
     /// `x0` to `x30`.
@@ -62,74 +84,115 @@ const _: () = assert!(size_of::<Frame>() == 256, "trap.s uses this layout");
 
 /// What becomes of the vCPU after its exit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u64)]
+#[repr(u32)]
 pub(crate) enum Leave {
     /// It goes on.
     Stay = 0,
     /// It leaves its pCPU; the run loop decides what is next.
     Go = 1,
+    /// Nothing has happened yet: all of its registers are needed.
+    Uncommon = 2,
 }
 
 /// One exit: the vCPU that made it, and its registers.
 pub(crate) struct Exit<'a> {
-    resident: Resident<'a>,
+    resident: &'a mut Resident,
+    /// The other vCPUs of this pCPU.
+    pub(crate) neighbours: &'a mut Neighbours,
+    machine: &'a Machine,
     /// The general-purpose registers.
     pub(crate) frame: &'a mut Frame,
 }
 
-impl<'a> core::ops::Deref for Exit<'a> {
-    type Target = Resident<'a>;
-    fn deref(&self) -> &Resident<'a> {
-        &self.resident
+impl core::ops::Deref for Exit<'_> {
+    type Target = Resident;
+    fn deref(&self) -> &Resident {
+        self.resident
     }
 }
 
 impl core::ops::DerefMut for Exit<'_> {
     fn deref_mut(&mut self) -> &mut Self::Target {
-        &mut self.resident
+        self.resident
     }
 }
 
-/// A synchronous exception from a guest.
+/// The common synchronous exceptions from a guest: calls, loads and stores of its devices, SGIs. They name no register that
+/// Rust preserves, or are [`Leave::Uncommon`].
+extern "C" fn guest_common(frame: &mut Frame, syndrome: u64) -> Leave {
+    let syndrome = Esr::new(syndrome);
+    ordinary(frame, |exit| match syndrome.ec() {
+        ec::HVC if syndrome.iss() as u16 == 0 => {
+            exit.attend();
+            call(exit, Conduit::Hvc)
+        }
+        ec::DATA_ABORT_LOWER => {
+            let abort = Abort::new(syndrome.iss());
+            match abort.translation_fault().filter(|access| Frame::is_common(access.rt)) {
+                Some(access) => device(exit, abort, access),
+                None => Leave::Uncommon,
+            }
+        }
+        ec::SYSREG => match SysRegAccess::decode(syndrome.iss()) {
+            access if access.register == SysReg::ICC_SGI1R_EL1 && !access.read && Frame::is_common(access.rt) => {
+                exit.vcpu.count(Counter::Sysregs);
+                exit.attend();
+                let value = exit.x(access.rt);
+                send_sgi(exit, SgiRegister::Sgi1r, value);
+                step_over(cpu::spsr());
+                Leave::Stay
+            }
+            _ => Leave::Uncommon,
+        },
+        _ => Leave::Uncommon,
+    })
+}
+
+/// Any synchronous exception from a guest.
 extern "C" fn guest_sync(frame: &mut Frame) -> Leave {
-    let esr = cpu::esr();
+    let syndrome = cpu::esr();
     ordinary(frame, |exit| {
         exit.attend();
-        match Trap::decode(esr) {
+        match Trap::decode(syndrome) {
             Trap::Hvc { imm: 0 } => call(exit, Conduit::Hvc),
             Trap::Smc { imm: 0 } => {
-                step_over();
+                step_over(cpu::spsr());
                 call(exit, Conduit::Smc)
             }
-            Trap::Hvc { .. } => undefined(exit, cpu::elr().wrapping_sub(4)),
+            Trap::Hvc { .. } => {
+                exit.vcpu.count(Counter::Calls);
+                undefined(exit, cpu::elr().wrapping_sub(4))
+            }
             Trap::SysReg(access) => sysreg(exit, access),
             Trap::DataAbort(abort) => data_abort(exit, abort),
             Trap::InstAbort(abort) => inst_abort(exit, abort),
             Trap::Wfx(_) => wait_for_interrupt(exit),
-            Trap::Smc { .. } | Trap::Hidden { .. } => undefined(exit, cpu::elr()),
-            Trap::SError => crash(exit, CrashReason::SError),
+            Trap::Smc { .. } | Trap::Hidden { .. } => {
+                exit.vcpu.count(Counter::Exits);
+                undefined(exit, cpu::elr())
+            }
+            Trap::SError => unexpected(exit, CrashReason::SError),
             Trap::Svc { .. } | Trap::IllegalState | Trap::PcAlign | Trap::SpAlign | Trap::Other { .. } => {
-                crash(exit, CrashReason::Unexpected)
+                unexpected(exit, CrashReason::Unexpected)
             }
         }
     })
 }
 
-/// A physical interrupt while a guest ran. The next one, if there is one, exits again.
-extern "C" fn guest_irq(frame: &mut Frame) -> Leave {
-    let intid = gic::acknowledge();
+/// A physical interrupt, acknowledged, while a guest ran. The next one, if there is one, exits again.
+extern "C" fn guest_irq(frame: &mut Frame, intid: u32) -> Leave {
+    let intid = intid & 0xFF_FFFF;
     ordinary(frame, |exit| {
         exit.vcpu.count(Counter::Interrupts);
         match intid {
             KICK_SGI => {
-                gic::drop_priority(intid);
-                gic::deactivate(intid);
+                gic::drop_and_deactivate(intid);
                 #[cfg(feature = "test-triggers")]
                 crate::trigger::check();
                 kicked(exit);
                 if exit.shared {
                     // It may have been for another vCPU of this pCPU.
-                    *exit.phase = Phase::Ready;
+                    exit.phase = Phase::Ready;
                     return Leave::Go;
                 }
             }
@@ -141,62 +204,79 @@ extern "C" fn guest_irq(frame: &mut Frame) -> Leave {
             }
             HYP_TIMER_PPI => {
                 timer::disarm();
-                gic::drop_priority(intid);
-                gic::deactivate(intid);
+                gic::drop_and_deactivate(intid);
                 exit.sample_timer();
                 if exit.shared {
-                    *exit.phase = Phase::Ready;
+                    exit.phase = Phase::Ready;
                     return Leave::Go;
                 }
             }
             1020.. => {}
-            _ if console::is_console(intid) => {
-                input::arrived();
-                gic::drop_priority(intid);
-                gic::deactivate(intid);
-            }
-            32.. => {
-                // It stays active until the guest ends it.
-                gic::drop_priority(intid);
-                if !passed::take(intid) {
-                    gic::deactivate(intid);
-                }
-            }
-            _ => {
-                // The maintenance interrupt: the only other one that is enabled.
-                let (vcpu, vm, state, interface) = exit.parts();
-                // Before: levels are looked at again for what has ended.
-                let looks = vm.passed.sample(&vm.dist);
-                state.gic.maintenance(interface, &vm.dist);
-                if looks >> vcpu.index & 1 != 0 {
-                    state.gic.receive_spis(interface, &vm.dist);
-                }
-                vm.kick_spis(looks & !(1 << vcpu.index) | state.gic.take_kicks());
-                gic::drop_priority(intid);
-                gic::deactivate(intid);
-            }
+            _ => other_interrupt(exit, intid),
         }
         exit.attend();
         exit.may_stay()
     })
 }
 
-/// SError while a guest ran: the guest's own, or its doing.
-extern "C" fn guest_serror(frame: &mut Frame) -> Leave {
-    ordinary(frame, |exit| crash(exit, CrashReason::SError))
+/// A device's interrupt, or the maintenance interrupt.
+#[inline(never)]
+fn other_interrupt(exit: &mut Exit<'_>, intid: u32) {
+    match intid {
+        _ if console::is_console(intid) => {
+            input::arrived();
+            gic::drop_and_deactivate(intid);
+        }
+        32.. => {
+            // It stays active until the guest ends it.
+            gic::drop_priority(intid);
+            if !passed::take(intid) {
+                gic::deactivate(intid);
+            }
+        }
+        _ => {
+            // The maintenance interrupt: the only other one that is enabled.
+            let (vcpu, vm, state, interface) = exit.parts();
+            // Before: levels are looked at again for what has ended.
+            let looks = vm.passed.sample(&vm.dist);
+            state.gic.maintenance(interface, &vm.dist);
+            if looks >> vcpu.index & 1 != 0 {
+                state.gic.receive_spis(interface, &vm.dist);
+            }
+            vm.kick_spis(looks & !(1 << vcpu.index) | state.gic.take_kicks());
+            gic::drop_and_deactivate(intid);
+        }
+    }
 }
 
-/// What every exit through Rust does: count, refresh the shadow, act.
+/// SError while a guest ran: the guest's own, or its doing.
+extern "C" fn guest_serror(frame: &mut Frame) -> Leave {
+    ordinary(frame, |exit| unexpected(exit, CrashReason::SError))
+}
+
+/// An exit after which a vCPU cannot go on.
+fn unexpected(exit: &mut Exit<'_>, reason: CrashReason) -> Leave {
+    exit.vcpu.count(Counter::Exits);
+    crash(exit, reason)
+}
+
+/// What every exit through Rust does: refresh the shadow, act. What acts counts it: as one of calls, system registers, memory
+/// accesses, interrupts and waits, or as an exit that is none of these.
+#[inline(always)]
 fn ordinary(frame: &mut Frame, act: impl FnOnce(&mut Exit<'_>) -> Leave) -> Leave {
     // SAFETY: The outermost function of this exit.
     let Some(local) = (unsafe { percpu::local() }) else {
         return Leave::Go;
     };
-    let Some(resident) = local.run.resident(&mut local.interface) else {
+    let Some((resident, neighbours, machine)) = local.run.resident() else {
         return Leave::Go;
     };
-    let mut exit = Exit { resident, frame };
-    exit.vcpu.count(Counter::Exits);
+    let mut exit = Exit {
+        resident,
+        neighbours,
+        machine,
+        frame,
+    };
     #[cfg(feature = "panic-canary")]
     core::hint::black_box(exit.frame.x[core::hint::black_box(exit.vcpu.index)]);
     let (vcpu, _, state, interface) = exit.parts();
@@ -247,34 +327,40 @@ impl Exit<'_> {
         Target {
             vbar: context::guest_vectors(),
             sctlr: context::guest_sctlr(),
-            features: self.features,
+            features: self.machine.features,
         }
+    }
+}
+
+impl Frame {
+    /// Whether `x<rt>` is in the frame whatever the exit: it is not one that Rust preserves. 31 is XZR.
+    const fn is_common(rt: u8) -> bool {
+        !matches!(rt, 19..=29)
     }
 }
 
 /// WFI of a vCPU that shares its pCPU: the next one's turn, unless something is there already.
 fn wait_for_interrupt(exit: &mut Exit<'_>) -> Leave {
     exit.vcpu.count(Counter::Waits);
-    step_over();
+    step_over(cpu::spsr());
     let cpuif = &exit.state.cpuif;
     let (group0, group1) = gic::active_priorities(cpuif.view.apr_count());
     let running = running_priority(&cpuif.view, &group0, &group1);
-    if exit.state.gic.wakes(&*exit.interface, &exit.vm.dist, cpuif.vmcr, running) || !exit.vcpu.inbox.is_empty() {
+    if exit.state.gic.wakes(&exit.interface, &exit.vm.dist, cpuif.vmcr, running) || !exit.vcpu.inbox.is_empty() {
         return Leave::Stay;
     }
-    *exit.phase = Phase::Sleeps;
+    exit.phase = Phase::Sleeps;
     Leave::Go
 }
 
 /// Past the instruction that trapped: 2 bytes of it if it is a short Thumb one. As after any instruction that was executed,
 /// PSTATE.BTYPE and PSTATE.SS are 0.
-fn step_over() {
+fn step_over(pstate: u64) {
     const AARCH32: u64 = 1 << 4;
     const SS: u64 = 1 << 21;
     const BTYPE: u64 = 3 << 10;
     let length = if Esr::new(cpu::esr()).il() { 4 } else { 2 };
     cpu::set_elr(cpu::elr().wrapping_add(length));
-    let pstate = cpu::spsr();
     let done = if pstate & AARCH32 == 0 { SS | BTYPE } else { SS };
     if pstate & done != 0 {
         cpu::set_spsr(pstate & !done);
@@ -309,7 +395,7 @@ fn call(exit: &mut Exit<'_>, conduit: Conduit) -> Leave {
         Outcome::SystemOff => end(exit, VmState::Off),
         Outcome::SystemReset => end(exit, VmState::Resetting),
         Outcome::SystemSuspend(start) => {
-            *exit.phase = Phase::Suspended { start };
+            exit.phase = Phase::Suspended { start };
             Leave::Go
         }
         Outcome::Forward(forwarded) => forward(exit, forwarded, conduit),
@@ -333,7 +419,7 @@ fn cpu_on(exit: &mut Exit<'_>, on: CpuOn) -> Leave {
 
 fn cpu_off(exit: &mut Exit<'_>) -> Leave {
     if exit.vcpu.power().is_some_and(psci::Power::begin_off) {
-        *exit.phase = Phase::Off;
+        exit.phase = Phase::Off;
         return Leave::Go;
     }
     exit.frame.x[0] = ids::PsciError::Denied.to_ret();
@@ -347,7 +433,7 @@ fn suspend(exit: &mut Exit<'_>) -> Leave {
     let cpuif = &exit.state.cpuif;
     let (group0, group1) = gic::active_priorities(cpuif.view.apr_count());
     let running = running_priority(&cpuif.view, &group0, &group1);
-    if !exit.state.gic.wakes(&*exit.interface, &exit.vm.dist, cpuif.vmcr, running) {
+    if !exit.state.gic.wakes(&exit.interface, &exit.vm.dist, cpuif.vmcr, running) {
         barrier::wfi();
     }
     Leave::Stay
@@ -367,7 +453,7 @@ fn forward(exit: &mut Exit<'_>, forwarded: Forwarded, conduit: Conduit) -> Leave
         }
         Ok(waiting) => {
             let deadline = timer::now() + timer::ticks(u64::from(exit.vm.desc.forward_deadline_ms));
-            *exit.phase = Phase::Forwards {
+            exit.phase = Phase::Forwards {
                 waiting: Some(waiting),
                 conduit,
                 deadline,
@@ -393,7 +479,7 @@ fn sysreg(exit: &mut Exit<'_>, access: SysRegAccess) -> Leave {
     exit.vcpu.count(Counter::Sysregs);
     match idreg::classify(access.register, access.read) {
         SysRegAction::Id => {
-            let value = exit.ids.get(access.register).unwrap_or(0);
+            let value = exit.machine.ids.get(access.register).unwrap_or(0);
             exit.set_x(access.rt, value);
         }
         SysRegAction::Value(value) => exit.set_x(access.rt, value),
@@ -412,7 +498,7 @@ fn sysreg(exit: &mut Exit<'_>, access: SysRegAccess) -> Leave {
         SysRegAction::Debug if exit.state.context.use_debug() => return Leave::Stay,
         SysRegAction::Debug | SysRegAction::Undef => return undefined(exit, cpu::elr()),
     }
-    step_over();
+    step_over(cpu::spsr());
     Leave::Stay
 }
 
@@ -480,23 +566,31 @@ fn send_sgi(exit: &mut Exit<'_>, register: SgiRegister, value: u64) {
     }
 }
 
+/// A load or store that is not in the guest's RAM, the common way: a device of its machine.
+fn device(exit: &mut Exit<'_>, abort: Abort, access: MemAccess) -> Leave {
+    let ipa = abort.page(cpu::hpfar()) | cpu::far() & 0xFFF;
+    if !emulated(exit, ipa) {
+        return Leave::Uncommon;
+    }
+    exit.vcpu.count(Counter::Mmio);
+    exit.attend();
+    access_device(exit, ipa, access)
+}
+
 /// A data access outside the guest's RAM: a device of its machine, or nothing.
 fn data_abort(exit: &mut Exit<'_>, abort: Abort) -> Leave {
     exit.vcpu.count(Counter::Mmio);
     let far = cpu::far();
     if abort.cache_maintenance() && !abort.on_stage1_walk() {
         // By address, outside RAM: there is nothing that a cache could hold.
-        step_over();
+        step_over(cpu::spsr());
         return Leave::Stay;
     }
     let ipa = abort
         .ipa(cpu::hpfar(), far)
         .or_else(|| memory::ipa_page_of(far).map(|page| Ipa::new(page | far & 0xFFF)));
     match (ipa.map(Ipa::get), abort.access()) {
-        (Some(ipa), Some(access)) if !abort.on_stage1_walk() => match device(exit, ipa, access) {
-            Some(leave) => leave,
-            None => external_abort(exit, abort, far),
-        },
+        (Some(ipa), Some(access)) if !abort.on_stage1_walk() && emulated(exit, ipa) => access_device(exit, ipa, access),
         (Some(ipa), None) => {
             if emulated(exit, ipa) {
                 exit.vcpu.count(Counter::NoSyndrome);
@@ -508,6 +602,7 @@ fn data_abort(exit: &mut Exit<'_>, abort: Abort) -> Leave {
 }
 
 /// Whether a device of the guest's machine is at `ipa`.
+#[inline]
 fn emulated(exit: &Exit<'_>, ipa: u64) -> bool {
     let redistributors = exit.vm.vcpus.len() as u64 * layout::GICR_STRIDE;
     ipa < layout::GICD_BASE + layout::GICD_SIZE
@@ -515,28 +610,28 @@ fn emulated(exit: &Exit<'_>, ipa: u64) -> bool {
         || ipa.wrapping_sub(layout::UART_BASE) < layout::UART_SIZE
 }
 
-/// One load or store to the guest's machine. `None`: nothing is there.
-fn device(exit: &mut Exit<'_>, ipa: u64, access: MemAccess) -> Option<Leave> {
-    if !emulated(exit, ipa) {
-        return None;
-    }
-    let big_endian = run::guest_is_big_endian();
+/// One load or store at `ipa`, where a device of the guest's machine is.
+#[inline]
+fn access_device(exit: &mut Exit<'_>, ipa: u64, access: MemAccess) -> Leave {
+    let pstate = cpu::spsr();
+    let big_endian = esr::big_endian(pstate, context::guest_sctlr());
     let size = u64::from(access.size);
     let value = access.write.then(|| access.store(exit.x(access.rt), big_endian));
-    let raw = if ipa < layout::FLASH_END {
-        0
-    } else if ipa >= layout::UART_BASE {
+    let raw = if ipa >= layout::UART_BASE {
         uart(exit, ipa - layout::UART_BASE, access.size, value)
     } else if ipa >= layout::GICR_BASE {
         redistributor(exit, ipa - layout::GICR_BASE, size, value)
-    } else {
+    } else if ipa >= layout::GICD_BASE {
         distributor(exit, ipa - layout::GICD_BASE, size, value)
+    } else {
+        // Where `virt` has its flash.
+        0
     };
     if !access.write {
         exit.set_x(access.rt, access.load(raw, big_endian));
     }
-    step_over();
-    Some(exit.may_stay())
+    step_over(pstate);
+    exit.may_stay()
 }
 
 fn uart(exit: &Exit<'_>, offset: u64, size: u8, value: Option<u64>) -> u64 {
@@ -553,10 +648,24 @@ fn uart(exit: &Exit<'_>, offset: u64, size: u8, value: Option<u64>) -> u64 {
 }
 
 /// A redistributor: the vCPU's own directly, another's by asking its pCPU.
+#[inline]
 fn redistributor(exit: &mut Exit<'_>, offset: u64, size: u64, value: Option<u64>) -> u64 {
-    let vm = exit.vm;
     let (index, offset) = ((offset / layout::GICR_STRIDE) as usize, offset % layout::GICR_STRIDE);
-    let Some(target) = vm.vcpus.get(index) else { return 0 };
+    if index != exit.vcpu.index {
+        return others_redistributor(exit, index, offset, size, value);
+    }
+    let (_, vm, state, interface) = exit.parts();
+    let Some(value) = value else {
+        return state.gic.read(interface, offset, size);
+    };
+    state.gic.write(interface, &vm.dist, offset, size, value);
+    vm.kick_spis(state.gic.take_kicks());
+    0
+}
+
+#[cold]
+fn others_redistributor(exit: &mut Exit<'_>, index: usize, offset: u64, size: u64, value: Option<u64>) -> u64 {
+    let Some(target) = exit.vm.vcpus.get(index) else { return 0 };
     let what = match value {
         Some(value) => Ask::Write(offset, size, value),
         None => Ask::Read(offset, size),
@@ -632,6 +741,7 @@ fn refresh_all(exit: &mut Exit<'_>) {
 }
 
 fn inst_abort(exit: &mut Exit<'_>, abort: Abort) -> Leave {
+    exit.vcpu.count(Counter::Exits);
     let far = cpu::far();
     let from = Interrupted {
         pc: cpu::elr(),

@@ -54,23 +54,29 @@ el2_vectors:
 
     .balign 128                     // lower EL, AArch64: synchronous
 guest_sync:
-    save_caller_saved
+    stp     x1, x2, [sp, #8]
     mrs     x1, esr_el2
-    lsr     x2, x1, #26
-    cmp     x2, #0x16               // HVC from AArch64: only x0 to x17 can matter
-    b.ne    guest_sync_full
+    mov     w2, #{hvc0}
+    cmp     x1, x2
+    b.eq    short_call
+other_sync:
+    str     x0, [sp]
     mov     x0, sp
-    bl      {sync}
-    cbnz    x0, leave
-    b       resume
+    stp     x3, x4, [sp, #24]
+    stp     x5, x6, [sp, #40]
+    b       rust_sync
 
     .balign 128                     // IRQ
 guest_irq:
-    save_caller_saved
+    stp     x0, x1, [sp, #0]
+    stp     x2, x3, [sp, #16]
+    mrs     x1, S3_0_C12_C12_0      // ICC_IAR1_EL1
+    dsb     sy
+    cmp     w1, #{vtimer}
+    b.eq    short_timer
+other_irq:
     mov     x0, sp
-    bl      {irq}
-    cbnz    x0, leave
-    b       resume
+    b       rust_irq
 
     .balign 128                     // FIQ: group 0 never reaches EL2 here, but it has the same answer
     b       guest_irq
@@ -93,13 +99,39 @@ guest_serror:
     b       guest_serror
     .balign 128
 
-// Any other synchronous exit may name any register.
-guest_sync_full:
+// The way through Rust: x0 = frame, x1 = ESR_EL2. What is common needs no callee-saved register of the guest; if it is
+// something else, nothing has happened yet, and it begins anew with all of them.
+rust_sync:
+    stp     x7, x8, [sp, #56]
+    stp     x9, x10, [sp, #72]
+    stp     x11, x12, [sp, #88]
+    stp     x13, x14, [sp, #104]
+    stp     x15, x16, [sp, #120]
+    stp     x17, x18, [sp, #136]
+    str     x30, [sp, #240]
+    bl      {common}
+    cbz     w0, resume
+    tbz     w0, #1, leave
     save_callee_saved
     mov     x0, sp
     bl      {sync}
-    cbnz    x0, leave_saved
+    cbnz    w0, leave_saved
     restore_callee_saved
+    b       resume
+
+// x0 = frame, x1 = INTID.
+rust_irq:
+    stp     x4, x5, [sp, #32]
+    stp     x6, x7, [sp, #48]
+    stp     x8, x9, [sp, #64]
+    stp     x10, x11, [sp, #80]
+    stp     x12, x13, [sp, #96]
+    stp     x14, x15, [sp, #112]
+    stp     x16, x17, [sp, #128]
+    str     x18, [sp, #144]
+    str     x30, [sp, #240]
+    bl      {irq}
+    cbnz    w0, leave
 resume:
     ldp     x2, x3, [sp, #16]
     ldp     x4, x5, [sp, #32]
@@ -115,6 +147,113 @@ resume:
     eret
     dsb     nsh                     // no speculation past ERET
     isb
+
+// A call that only reads, by HVC #0, of a guest whose filter leaves such calls alone: answered as psci::smccc does. x1 and x2
+// are saved, x0 is the guest's. Anything else goes on as if nothing had been.
+short_call:
+    mrs     x2, tpidr_el2
+    ldr     x2, [x2, #{short_calls}]
+    cbz     x2, not_short
+    ubfx    w1, w0, #24, #6         // the service that owns the function
+    cmp     w1, #4
+    b.eq    short_psci
+    cbz     w1, short_arch
+    mov     w1, #({hyp_uid} & 0xFFFF)
+    movk    w1, #({hyp_uid} >> 16), lsl #16
+    cmp     w0, w1
+    b.eq    not_short
+    mov     x0, #-1                 // NOT_SUPPORTED
+short_done:
+    ldr     x1, [x2, #{count_calls}]
+    add     x1, x1, #1
+    str     x1, [x2, #{count_calls}]
+    ldp     x1, x2, [sp, #8]
+    eret
+    dsb     nsh
+    isb
+
+not_short:
+    mrs     x1, esr_el2
+    b       other_sync
+
+short_arch:
+    mov     w1, #{smccc_version}
+    cmp     w0, w1
+    b.ne    not_short
+    mov     w0, #({smccc_1_1} & 0xFFFF)
+    movk    w0, #({smccc_1_1} >> 16), lsl #16
+    b       short_done
+
+short_psci:
+    mov     w1, #{psci_version}
+    subs    w1, w0, w1
+    b.eq    0f
+    and     w1, w1, #~(1 << 30)     // either width
+    cmp     w1, #({affinity_info} - {psci_version})
+    b.ne    not_short
+    stp     x3, x4, [sp, #24]
+    ldp     x1, x3, [sp, #8]        // target affinity and level
+    cbnz    w3, 2f
+    tbnz    w0, #30, 1f
+    mov     w1, w1
+1:  mrs     x4, tpidr_el2
+    ldp     x4, x3, [x4, #{short_power}]
+    cmp     x1, x3                  // a vCPU's affinity is its number
+    b.hs    2f
+    mov     w3, #{power_size}
+    madd    x4, x1, x3, x4
+    add     x4, x4, #{power_word}
+    ldar    x3, [x4]
+    and     w3, w3, #3
+    lsl     w3, w3, #1
+    mov     w0, #{affinity_of_state}
+    lsr     w0, w0, w3
+    and     x0, x0, #3
+    ldp     x3, x4, [sp, #24]
+    b       short_done
+0:  mov     w0, #({psci_1_3} & 0xFFFF)
+    movk    w0, #({psci_1_3} >> 16), lsl #16
+    b       short_done
+2:  ldp     x3, x4, [sp, #24]
+    b       not_short
+
+// The virtual timer's interrupt, when all is as at the last one: VcpuGic::fire_again says what that means. x0 to x3 are saved.
+short_timer:
+    mrs     x0, tpidr_el2
+    ldr     x0, [x0, #{short_gic}]
+    ldp     x2, x3, [x0, #{gic_again}]
+    cbz     x2, other_irq
+    mrs     x1, S3_4_C12_C11_5      // ICH_ELRSR_EL2
+    lsr     x1, x1, x3
+    tbz     w1, #0, 3f
+    adr     x1, 4f
+    add     x1, x1, x3, lsl #3
+    br      x1
+4:  .irp lr, C12_0, C12_1, C12_2, C12_3, C12_4, C12_5, C12_6, C12_7, C13_0, C13_1, C13_2, C13_3, C13_4, C13_5, C13_6, C13_7
+    msr     S3_4_C12_\lr, x2
+    b       5f
+    .endr
+5:  mov     x1, #{vtimer}
+    msr     S3_0_C12_C12_1, x1      // ICC_EOIR1_EL1
+    isb
+    ldr     x1, [x0, #{gic_latch}]
+    orr     x1, x1, #(1 << {vtimer})
+    str     x1, [x0, #{gic_latch}]
+    ldr     x1, [x0, #{gic_shown}]
+    orr     x1, x1, #(1 << {vtimer})
+    str     x1, [x0, #{gic_shown}]
+    mrs     x0, tpidr_el2
+    ldr     x0, [x0, #{short_gic} + 8]
+    ldr     x1, [x0, #{count_interrupts}]
+    add     x1, x1, #1
+    str     x1, [x0, #{count_interrupts}]
+    ldp     x2, x3, [sp, #16]
+    ldp     x0, x1, [sp, #0]
+    eret
+    dsb     nsh
+    isb
+3:  mov     x1, #{vtimer}
+    b       other_irq
 
 // The vCPU leaves this pCPU: the rest of its registers join the frame, and the run loop takes over until one is to run.
 leave:

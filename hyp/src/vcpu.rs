@@ -34,6 +34,16 @@ use crate::{
 /// INTIDs that a physical interrupt stands behind: the virtual timer.
 const HARDWARE_BACKED: u32 = 1 << layout::VTIMER_INTID;
 
+/// What each exit is counted as: one of these.
+const EXITS: [Counter; 6] = [
+    Counter::Exits,
+    Counter::Calls,
+    Counter::Sysregs,
+    Counter::Mmio,
+    Counter::Interrupts,
+    Counter::Waits,
+];
+
 /// One vCPU. Who may touch what: [`Vcpu::state`] by the holder of its lock, which is the pCPU on which it is resident; the
 /// rest by anyone.
 pub(crate) struct Vcpu {
@@ -157,11 +167,19 @@ impl Vcpu {
         self.wake();
     }
 
-    /// A counter's value.
+    /// A counter's value. [`Counter::Exits`] is the sum of the exits that have a counter of their own and of those that are
+    /// counted as nothing else.
     pub(crate) fn counter(&self, counter: Counter) -> u64 {
-        self.counters
-            .get(counter as usize)
-            .map_or(0, |counter| counter.load(Ordering::Relaxed))
+        let value = |counter: Counter| self.counters.get(counter as usize).map_or(0, |cell| cell.load(Ordering::Relaxed));
+        if counter == Counter::Exits {
+            return EXITS.into_iter().map(value).sum();
+        }
+        value(counter)
+    }
+
+    /// Where its counters are, for the short paths in `trap.s`.
+    pub(crate) fn counters_address(&self) -> usize {
+        self.counters.as_ptr() as usize
     }
 
     /// Counts what happens on the vCPU's own pCPU, which alone writes these counters: no read-modify-write.

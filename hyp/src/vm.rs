@@ -89,6 +89,8 @@ pub(crate) struct Vm {
     /// Its page of shadows.
     pub(crate) shadow: &'static ShadowPage,
     filter: Setup<Filter>,
+    /// Its calls that only read are answered as if there were no filter.
+    short_calls: AtomicBool,
     state: AtomicU8,
     /// See [`Vm::hold_word`].
     held: AtomicU32,
@@ -415,6 +417,7 @@ fn make(
         ready: Ready::new(),
         shadow,
         filter: Setup(UnsafeCell::new(filter)),
+        short_calls: AtomicBool::new(false),
         state: AtomicU8::new(VmState::Built as u8),
         held: AtomicU32::new(0),
         departed: AtomicU32::new(0),
@@ -480,6 +483,11 @@ impl Vm {
         unsafe { &*self.filter.0.get() }
     }
 
+    /// Whether the calls that only read can be answered in the vectors: nobody changes the filter any more.
+    pub(crate) fn calls_are_short(&self) -> bool {
+        self.short_calls.load(Ordering::Relaxed)
+    }
+
     /// Adds a range to the filter, before the VM first ran.
     ///
     /// # Errors
@@ -515,6 +523,9 @@ impl Vm {
         // First: until the state changes no pCPU takes a vCPU's lock.
         self.init_vgic();
         self.has_run.store(true, Ordering::Release);
+        // The host partition's own calls are of a service that nobody else implements.
+        self.short_calls
+            .store(self.id != 0 && self.filter().leaves_reads_alone(), Ordering::Relaxed);
         if !self.change(VmState::Built, VmState::Running) {
             return Err(Errno::Exists);
         }

@@ -191,7 +191,9 @@ pub struct SysRegAccess {
 }
 
 impl SysRegAccess {
-    const fn decode(iss: u32) -> Self {
+    /// The access with this ISS.
+    #[must_use]
+    pub const fn decode(iss: u32) -> Self {
         Self {
             register: SysReg::from_iss(iss),
             rt: (iss >> 5 & 31) as u8,
@@ -252,6 +254,7 @@ impl Abort {
     }
     /// How the instruction accessed memory, if the syndrome tells.
     #[must_use]
+    #[inline]
     pub const fn access(self) -> Option<MemAccess> {
         if !self.bit(24) {
             return None;
@@ -263,6 +266,30 @@ impl Abort {
             sixty_four: self.bit(15),
             write: self.write(),
         })
+    }
+    /// The access, if it is a load or store of a register that the syndrome describes and that stage 2 did not translate: `HPFAR_EL2`
+    /// and `FAR_EL2` hold its IPA then.
+    #[must_use]
+    #[inline]
+    pub const fn translation_fault(self) -> Option<MemAccess> {
+        const ISV: u32 = 1 << 24;
+        const CACHE_MAINTENANCE: u32 = 1 << 8;
+        const STAGE1_WALK: u32 = 1 << 7;
+        /// The fault status but for its level, and that of a translation fault.
+        const STATUS: u32 = 0x3C;
+        const TRANSLATION: u32 = 0x04;
+        if self.iss & (ISV | CACHE_MAINTENANCE | STAGE1_WALK | STATUS) == ISV | TRANSLATION {
+            self.access()
+        } else {
+            None
+        }
+    }
+    /// The page of the faulting IPA, where `HPFAR_EL2` holds it.
+    #[must_use]
+    #[inline]
+    pub const fn page(self, hpfar: u64) -> u64 {
+        // FIPA, bits 43:4, is IPA bits 51:12.
+        (hpfar & 0x0fff_ffff_fff0) << 8
     }
     /// Whether `HPFAR_EL2` holds this fault's IPA: for a translation, access-flag or address-size fault, and for any stage 2 fault on
     /// a stage 1 walk. Not for a permission fault on the access itself: translate `FAR_EL2` instead.
@@ -281,8 +308,7 @@ impl Abort {
         if !self.hpfar_valid() {
             return None;
         }
-        // FIPA, bits 43:4, is IPA bits 51:12.
-        let page = (hpfar & 0x0fff_ffff_fff0) << 8;
+        let page = self.page(hpfar);
         let offset = if self.on_stage1_walk() { 0 } else { far & 0xfff };
         Some(Ipa::new(page | offset))
     }

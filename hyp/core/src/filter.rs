@@ -3,7 +3,7 @@
 //! A range is set before its VM first runs and never leaves. A look-up costs the same whatever the number of ranges: the
 //! first 32 PSCI calls, in both widths, have a table of their own; any other call takes a search of fixed depth.
 
-use hyp_abi::errno::Errno;
+use hyp_abi::{errno::Errno, psci};
 
 /// The most ranges a filter holds. A power of two: the search halves it.
 pub const MAX_RANGES: usize = 32;
@@ -211,6 +211,20 @@ impl Filter {
         self.search(fid)
     }
 
+    /// Whether the calls that only read can be answered without a look at the filter: `PSCI_VERSION` and `AFFINITY_INFO` are
+    /// handled, and of the services that nobody implements (neither the Arm Architecture's nor the standard one) nothing is
+    /// forwarded. `SMCCC_VERSION` always is handled.
+    #[must_use]
+    pub fn leaves_reads_alone(&self) -> bool {
+        let reads = [psci::VERSION, psci::AFFINITY_INFO_32, psci::AFFINITY_INFO_64];
+        let implemented = |fid: u32| matches!(fid >> 24 & 0x3F, 0 | 4);
+        reads.into_iter().all(|fid| self.lookup(fid) == Action::Handle)
+            && self.ranges.iter().all(|range| {
+                range.action != Action::Forward
+                    || implemented(range.first) && implemented(range.last) && range.first >> 24 == range.last >> 24
+            })
+    }
+
     /// Finds the last range that starts at or below `fid`, in as many steps for none as for [`MAX_RANGES`].
     fn search(&self, fid: u32) -> Action {
         let mut at = 0;
@@ -230,7 +244,7 @@ impl Filter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hyp_abi::{psci, smccc};
+    use hyp_abi::smccc;
     use proptest::prelude::*;
 
     #[test]

@@ -11,7 +11,7 @@ use crate::filter::{Action, Filter};
 use hyp_abi::layout::MAX_VCPUS;
 use hyp_abi::psci::{self, PsciError};
 use hyp_abi::smccc as arch;
-pub use power::{Claim, How, Power, Refused, Start, State};
+pub use power::{AFFINITY_OF_STATE, Claim, How, Power, Refused, Start, State};
 
 /// What a decision needs to know of the calling VM.
 pub trait VmView {

@@ -40,6 +40,16 @@ pub const fn earlier(a: Option<u64>, b: Option<u64>) -> Option<u64> {
     }
 }
 
+/// What a pCPU does that has one vCPU: [`turn`], without a slice.
+#[must_use]
+pub const fn alone(says: Says) -> Turn {
+    match says {
+        Says::Ready => Turn::Run { index: 0, alarm: None },
+        Says::Waits(until) => Turn::Sleep(until),
+        Says::Busy => Turn::Again,
+    }
+}
+
 /// Looks at each of `count` places once, the one behind `last` first, and decides. `slice_end` is when a vCPU that is not
 /// alone must give up its turn.
 pub fn turn(last: usize, count: usize, slice_end: u64, mut look: impl FnMut(usize) -> Says) -> Turn {
@@ -82,6 +92,13 @@ mod tests {
     #[test]
     fn a_vcpu_that_is_alone_has_no_slice() {
         assert_eq!(turn(0, 1, 500, |_| Says::Ready), Turn::Run { index: 0, alarm: None });
+    }
+
+    #[test]
+    fn alone_is_a_turn_among_one() {
+        for says in [Says::Ready, Says::Busy, Says::Waits(None), Says::Waits(Some(7))] {
+            assert_eq!(alone(says), turn(0, 1, 500, |_| says));
+        }
     }
 
     #[test]

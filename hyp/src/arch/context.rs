@@ -75,6 +75,8 @@ pub(crate) struct Context {
     el1: El1State,
     fp: Fp,
     debug: Debug,
+    /// It has not been in the registers since it was made.
+    new: bool,
 }
 
 impl Context {
@@ -87,6 +89,7 @@ impl Context {
                 control: [0; 2],
             },
             debug: Debug::new(),
+            new: true,
         }
     }
 
@@ -98,6 +101,24 @@ impl Context {
             control: [0; 2],
         };
         self.debug = Debug::new();
+        self.new = true;
+    }
+
+    /// Whether it has been in no registers since it was made.
+    pub(crate) const fn is_new(&self) -> bool {
+        self.new
+    }
+
+    /// Its pCPU's registers keep the state, but the virtual timer is turned off.
+    pub(crate) fn pause(&mut self) {
+        self.el1.cntv_cval_el0 = mrs!("cntv_cval_el0");
+        self.el1.cntv_ctl_el0 = mrs!("cntv_ctl_el0");
+        msr!("cntv_ctl_el0", 0);
+    }
+
+    /// After [`Context::pause`], with nothing else in the registers since: the virtual timer is as it was.
+    pub(crate) fn resume(&self) {
+        msr!("cntv_ctl_el0", self.el1.cntv_ctl_el0);
     }
 
     /// Takes the state out of the registers, and turns the virtual timer off: it is the next vCPU's.
@@ -127,6 +148,7 @@ impl Context {
 
     /// Puts the state into the registers.
     pub(crate) fn load(&mut self) {
+        self.new = false;
         load_el1(&self.el1);
         if self.el1.mdscr_el1 & MDSCR_EVENTS != 0 {
             self.debug.load();

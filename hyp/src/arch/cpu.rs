@@ -71,23 +71,17 @@ pub(crate) fn leave_vhe(hcr: u64) -> bool {
     HCR_EL2.get() & 1 << 34 == 0
 }
 
-/// What traps from a guest, and which memory it has: written when a vCPU comes to this pCPU.
+/// What traps from a guest on this pCPU.
 #[derive(Clone, Copy)]
 pub(crate) struct World {
     /// `HCR_EL2`.
     pub(crate) hcr: u64,
-    /// `VTTBR_EL2`.
-    pub(crate) vttbr: u64,
     /// `VTCR_EL2`.
     pub(crate) vtcr: u64,
-    /// `VMPIDR_EL2`.
-    pub(crate) vmpidr: u64,
     /// `CPTR_EL2`.
     pub(crate) cptr: u64,
     /// `MDCR_EL2`.
     pub(crate) mdcr: u64,
-    /// `CNTVOFF_EL2`.
-    pub(crate) cntvoff: u64,
     /// `CNTHCTL_EL2`.
     pub(crate) cnthctl: u64,
     /// `HCRX_EL2` exists.
@@ -99,18 +93,15 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// Writes all of it. Acts at the next ERET.
+    /// Writes all of it. Acts at the next ERET. Before anything that `HCR_EL2.E2H` would redirect.
     pub(crate) fn enter(&self) {
         HCR_EL2.set(self.hcr);
-        VTTBR_EL2.set(self.vttbr);
         VTCR_EL2.set(self.vtcr);
-        VMPIDR_EL2.set(self.vmpidr);
         msr!("vpidr_el2", midr());
         CPTR_EL2.set(self.cptr);
         MDCR_EL2.set(self.mdcr);
         CNTHCTL_EL2.set(self.cnthctl);
         msr!("hstr_el2", policy::HSTR);
-        msr!("cntvoff_el2", self.cntvoff);
         if self.hcrx {
             msr!("S3_4_C1_C2_2", policy::HCRX); // HCRX_EL2
         }
@@ -126,6 +117,13 @@ impl World {
         }
         barrier::isb();
     }
+}
+
+/// Which memory the vCPU that comes to this pCPU has, and who it is. Acts at the next ERET.
+pub(crate) fn enter_vcpu(vttbr: u64, vmpidr: u64) {
+    VTTBR_EL2.set(vttbr);
+    VMPIDR_EL2.set(vmpidr);
+    barrier::isb();
 }
 
 /// Whether a physical interrupt waits for this pCPU, masked or not (`ISR_EL1`).

@@ -210,6 +210,13 @@ pub(crate) fn deactivate(intid: u32) {
     barrier::isb();
 }
 
+/// Drops the running priority of an acknowledged interrupt and deactivates it.
+pub(crate) fn drop_and_deactivate(intid: u32) {
+    msr!("S3_0_C12_C12_1", u64::from(intid)); // ICC_EOIR1_EL1
+    msr!("S3_0_C12_C11_1", u64::from(intid)); // ICC_DIR_EL1
+    barrier::isb();
+}
+
 /// Sends the kick SGI to the pCPU with this affinity. What was stored before is visible to it.
 pub(crate) fn send_kick(affinity: u64) {
     let aff0 = affinity & 0xFF;

@@ -29,3 +29,8 @@ pub(crate) fn disarm() {
     msr!("cnthp_ctl_el2", 0);
     barrier::isb();
 }
+
+/// `CNTVOFF_EL2`: the guest's virtual counter is the physical one less this. Acts at the next ERET.
+pub(crate) fn set_guest_offset(offset: u64) {
+    msr!("cntvoff_el2", offset);
+}

@@ -7,7 +7,7 @@
 
 use super::steps;
 use crate::sync::{AtomicU64, Ordering};
-use hyp_abi::psci::PsciError;
+use hyp_abi::psci::{self, PsciError};
 
 /// A vCPU's power state (DEN 0022, `AFFINITY_INFO` and `CPU_ON`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -106,7 +106,17 @@ impl Default for Power {
     }
 }
 
+/// What `AFFINITY_INFO` answers for each state, two bits each, the lowest for state 0: where an answer has to be read in few
+/// instructions.
+pub const AFFINITY_OF_STATE: u64 = psci::AFFINITY_OFF << (2 * State::Off as u64)
+    | psci::AFFINITY_ON_PENDING << (2 * State::OnPending as u64)
+    | psci::AFFINITY_ON << (2 * State::On as u64)
+    | psci::AFFINITY_ON << (2 * State::OffPending as u64);
+
 impl Power {
+    /// Where in it the word is whose bits 1:0 are the [`State`]: to be read with acquire.
+    pub const WORD: usize = core::mem::offset_of!(Self, word);
+
     /// A vCPU that is off.
     #[cfg(not(loom))]
     #[must_use]

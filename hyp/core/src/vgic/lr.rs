@@ -25,6 +25,8 @@ use super::redist::{Identity, Live, Redist, SGIS};
 use super::sgi::accepted;
 use super::vmcr::Vmcr;
 use super::{Group, Ich, MAX_LRS, PRIVATE_INTIDS};
+use hyp_abi::layout::VTIMER_INTID;
+
 use crate::regs::gic::{ICH_HCR_EL2, ICH_LR_EL2, LrValue};
 
 const NOBODY: u8 = 0xFF;
@@ -35,9 +37,20 @@ const PRIVATE: u64 = 0xFFFF_FFFF;
 const PENDING: u64 = 1;
 const ACTIVE: u64 = 2;
 
+/// How the virtual timer's interrupt can be shown again without a look at anything else: see [`VcpuGic::fire_again`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+struct Again {
+    /// What goes into its list register; 0 if it cannot.
+    value: u64,
+    /// Which list register.
+    slot: u64,
+}
+
 /// The interrupts of one vCPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VcpuGic {
+    again: Again,
     words: Redist,
     id: Identity,
     /// Those that a physical interrupt of the same number stands behind.
@@ -76,6 +89,7 @@ impl VcpuGic {
     #[must_use]
     pub const fn new(id: Identity, hw: u32) -> Self {
         Self {
+            again: Again { value: 0, slot: 0 },
             words: Redist::new(id),
             id,
             hw: hw as u64,
@@ -192,6 +206,27 @@ impl VcpuGic {
     pub fn inject_hw<H: Ich>(&mut self, h: &mut H, dist: &Dist, intid: u32) {
         self.inject(h, dist, intid);
     }
+
+    /// [`inject_hw`](Self::inject_hw) for the virtual timer, when the list register in which it was last shown is empty and nothing
+    /// about it has changed. False, and nothing happens: it is not so. The vectors do just this, by [`AGAIN`](Self::AGAIN),
+    /// [`LATCH`](Self::LATCH) and [`SHOWN`](Self::SHOWN); here it is for the tests, which hold it against the long way.
+    pub fn fire_again<H: Ich>(&mut self, h: &mut H) -> bool {
+        let Again { value, slot } = self.again;
+        if value == 0 || h.elrsr() >> slot & 1 == 0 {
+            return false;
+        }
+        h.set_lr(slot as usize, value);
+        self.words.latch |= 1 << VTIMER_INTID;
+        self.shown |= 1 << VTIMER_INTID;
+        true
+    }
+
+    /// Where in it two words are: what the virtual timer's list register is to hold (0: nothing is known), and which one it is.
+    pub const AGAIN: usize = core::mem::offset_of!(Self, again);
+    /// Where in it the word is that has a bit for each interrupt that was made pending.
+    pub const LATCH: usize = core::mem::offset_of!(Self, words) + Redist::LATCH;
+    /// Where in it the word is that has a bit for each interrupt that went into its list register pending.
+    pub const SHOWN: usize = core::mem::offset_of!(Self, shown);
 
     /// The SGIs of `word`, which came out of this vCPU's inbox or from its own SGI register.
     pub fn receive<H: Ich>(&mut self, h: &mut H, dist: &Dist, word: u32) {
@@ -437,6 +472,9 @@ impl VcpuGic {
             return;
         }
         let bit = 1u64 << index;
+        if self.again.slot == i as u64 {
+            self.again.value = 0;
+        }
         let lr = LrValue::new(h.lr(i));
         let state = lr.read(ICH_LR_EL2::State);
         if self.shown & bit != 0 && state & PENDING == 0 {
@@ -627,6 +665,12 @@ impl VcpuGic {
             lr += ICH_LR_EL2::HW::SET + ICH_LR_EL2::pINTID.val(u64::from(self.intid(index)));
         }
         h.set_lr(i, lr.value);
+        if index == VTIMER_INTID && state == PENDING && LrValue::new(lr.value).is_set(ICH_LR_EL2::HW) && !crowded {
+            self.again = Again {
+                value: lr.value,
+                slot: i as u64,
+            };
+        }
         self.in_lr |= bit;
         self.shown = self.shown & !bit | if pending { bit } else { 0 };
         self.owner[i & (MAX_LRS - 1)] = index as u8;

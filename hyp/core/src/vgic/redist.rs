@@ -85,6 +85,9 @@ pub(super) struct Redist {
 }
 
 impl Redist {
+    /// Where `latch` is in it.
+    pub(super) const LATCH: usize = core::mem::offset_of!(Self, latch);
+
     pub(super) const fn new(id: Identity) -> Self {
         let packed = (id.affinity >> 8) & 0xFF00_0000 | id.affinity & 0x00FF_FFFF;
         let typer = packed << 32 | (id.index as u64 & 0xFFFF) << 8 | (id.last as u64) << 4;
