@@ -55,7 +55,9 @@ pub(crate) fn command(args: &BenchArgs) -> Result<u8> {
     let mut figures = Figures::new();
     for scene in Scene::all() {
         ui::say("Measuring", scene.name);
+        let t = std::time::Instant::now();
         figures.extend(bench.run(&scene)?);
+        eprintln!("{:?}", t.elapsed());
         if qemu::interrupted() {
             return Ok(fail::INTERRUPTED);
         }

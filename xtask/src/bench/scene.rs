@@ -5,7 +5,7 @@ use crate::console::{Record, Source};
 use crate::machine::without_umbra;
 use crate::plan::{Machine, Plan};
 use crate::qemu::{self, Blind, Run};
-use crate::run::{host_vm, own_vm, prepare, verdict_of};
+use crate::run::{forward_cpu_on, forward_oem, host_vm, own_vm, prepare, verdict_of};
 use crate::setup;
 use crate::vmfile::{FilterEntry, Vm};
 use anyhow::{Context, Result, ensure};
@@ -67,6 +67,13 @@ fn full_filter() -> Vec<FilterEntry> {
     filter
 }
 
+/// What the host partition answers.
+fn forwards() -> Vec<FilterEntry> {
+    let mut filter = forward_cpu_on();
+    filter.push(forward_oem());
+    filter
+}
+
 impl Scene {
     /// Every scene.
     pub(crate) fn all() -> Vec<Self> {
@@ -82,6 +89,35 @@ impl Scene {
                 name: "strict mode",
                 set: "strict",
                 strict: true,
+                ..PLAIN
+            },
+            Self {
+                name: "four vCPUs",
+                set: "many",
+                vcpus: 4,
+                ..PLAIN
+            },
+            Self {
+                name: "forwarded calls",
+                set: "forwarded",
+                vcpus: 4,
+                filter: forwards,
+                host: true,
+                ..PLAIN
+            },
+            Self {
+                name: "the host's reads",
+                set: "reads",
+                vcpus: 9,
+                filter: forwards,
+                host: true,
+                ..PLAIN
+            },
+            Self {
+                name: "a shared pCPU",
+                set: "shared",
+                vcpus: 2,
+                pcpus: &[0, 0],
                 ..PLAIN
             },
         ]
@@ -103,7 +139,7 @@ pub(crate) struct Bench<'a> {
 }
 
 /// How long a scene may take.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(60);
 /// The channel of the first guest.
 const FIRST_GUEST: u8 = 2;
 
@@ -131,7 +167,9 @@ impl Bench<'_> {
         vm.filter = (scene.filter)();
         let mut vms = vec![vm];
         if scene.host {
-            vms.push(host_vm(self.program("benchhost")?, folder)?);
+            let mut host = host_vm(self.program("benchhost")?, folder)?;
+            host.bootargs = format!("samples={}", self.samples);
+            vms.push(host);
         }
         let mut plan = Plan::new(vms, machine(), None, None, true)?;
         plan.bootargs = "loglevel=1".to_owned();
@@ -160,14 +198,14 @@ impl Bench<'_> {
             verdict.reason,
             setup::shown(&log)
         );
-        Ok(figures(run.transcript.records.iter().filter(|r| r.source == Source::Guest)))
+        Ok(figures(run.transcript.records.iter().filter(|r| r.source != Source::Umbra)))
     }
 
     /// Boots the bench guest at EL1, without Umbra.
     pub(crate) fn bare(&self) -> Result<Figures> {
         let folder = setup::output().join("bench");
-        let mut vm = self.guest("bare", 1, &folder)?;
-        vm.pcpus = vec![0];
+        let mut vm = self.guest("bare", 4, &folder)?;
+        vm.pcpus = vec![0, 1, 2, 3];
         let plan = Plan::new(vec![vm], machine(), None, None, true)?;
         let run = without_umbra(self.qemu, &plan, &folder, Some(LIMIT))?;
         Ok(figures(&bare_records(&run)))
@@ -198,7 +236,11 @@ fn figures<'a>(records: impl IntoIterator<Item = &'a Record>) -> Figures {
             median: record.number("med")?,
             max: record.number("max")?,
         };
-        Some((record.text("op")?.to_owned(), figure))
+        let mut name = record.text("op")?.to_owned();
+        if let Some(running) = record.number("running") {
+            name += &format!("-{running}");
+        }
+        Some((name, figure))
     };
     records.into_iter().filter(|r| r.kind == "bench").filter_map(of).collect()
 }

@@ -8,10 +8,11 @@
 
 mod calls;
 mod clock;
+mod many;
 mod one;
 
 use core::arch::global_asm;
-use guest::{bootargs, check::Check};
+use guest::{bootargs, check::Check, cpu};
 
 global_asm!(include_str!("vectors.s"));
 
@@ -25,24 +26,37 @@ fn main() {
     one::prepare();
     match bootargs::get("set") {
         Some("one") => {
+            many::park(cpu::count() - 1);
             calls::plain(&wants);
-            one::registers(&wants);
-            one::devices(&wants);
-            one::interrupts(&wants);
-            one::waiting(&wants);
-            one::faults(&wants);
+            alone(&wants);
+        }
+        Some("many") => {
+            many::sgis(&wants);
+            many::power(&wants, "cpu-on", "cpu-off");
         }
         Some("bare") => {
-            one::registers(&wants);
-            one::devices(&wants);
-            one::interrupts(&wants);
-            one::waiting(&wants);
-            one::faults(&wants);
+            alone(&wants);
+            many::sgis(&wants);
         }
         Some("filtered") => calls::filtered(&wants),
         Some("strict") => one::icc(&wants, ["icc-ctlr-read-strict", "icc-ctlr-write-strict"]),
+        Some("forwarded") => {
+            many::forwarded(&wants);
+            many::power(&wants, "cpu-on-forwarded", "");
+        }
+        Some("reads") => many::reads(&wants),
+        Some("shared") => many::switch(&wants),
         set => check.fail(format_args!("no set of operations is named {set:?}")),
     }
     check.finish();
     guest::check::done()
+}
+
+/// What concerns one vCPU, calls aside.
+fn alone(wants: &dyn Fn(&str) -> bool) {
+    one::registers(wants);
+    one::devices(wants);
+    one::interrupts(wants);
+    one::waiting(wants);
+    one::faults(wants);
 }
