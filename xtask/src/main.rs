@@ -55,6 +55,7 @@ More:
   cargo xtask qemu --vm my.toml        run a VM of your own instead of the demo
   cargo xtask qemu --guest linux       boot Debian's Linux on four vCPUs, to a shell
   cargo xtask qemu --icount            the demo's numbers in instructions, the same every time
+  cargo xtask bench                    what each operation costs, in instructions
   cargo xtask test --only machine psci run the machine tests whose names contain \"psci\"
   cargo xtask gdb                      the demo under gdb, from its first instruction
 
@@ -69,7 +70,8 @@ enum Command {
     Qemu(RunArgs),
     /// Run every test: host, loom, miri, corpus, panic-path, machine and linux
     Test(test::TestArgs),
-    /// Measure what each operation costs, in instructions
+    /// Measure what each operation costs, in instructions, and compare it with its budget
+    #[command(after_help = bench::HELP)]
     Bench(bench::BenchArgs),
     /// Build Umbra and its guests
     Build {

@@ -1,17 +1,31 @@
 //! `cargo xtask bench`: what each operation costs, in instructions.
+//!
+//! [`scene`] boots what is measured, [`ops`] lists the operations, [`report`] makes the table of their figures,
+//! [`budget`] compares them with the budgets in the repository, [`plot`] draws them, and [`profile`] says where the
+//! instructions of one operation go.
 
+mod budget;
+mod ops;
+mod plot;
 mod profile;
+mod report;
 mod scene;
 
-use crate::build::{self, Profile};
-use crate::fail;
+use crate::build::{self, Hyp, Profile};
+use crate::fail::{self, usage};
 use crate::qemu;
 use crate::setup;
-use crate::ui::{self, Style, out};
-use anyhow::Result;
+use crate::ui::{self, Step, Style};
+use anyhow::{Context, Result};
+use budget::Budgets;
 use clap::Args;
+use report::Report;
 use scene::{Figures, Scene};
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Samples of each operation, unless the user says otherwise.
+const SAMPLES: u32 = 256;
 
 /// What can be asked of `bench`.
 #[derive(Args, Clone, Debug, Default)]
@@ -20,10 +34,19 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "NAME")]
     pub(crate) only: Vec<String>,
     /// How often each operation is measured
-    #[arg(long, value_name = "N", default_value_t = 256)]
+    #[arg(long, value_name = "N", default_value_t = SAMPLES, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub(crate) samples: u32,
+    /// Print everything as JSON instead of the table
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Fail when a median or a size exceeds its budget in xtask/bench-budgets.toml
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// Lower the budgets to what was measured; none is raised
+    #[arg(long, conflicts_with = "check")]
+    pub(crate) lower_budgets: bool,
     /// Say where the instructions of this operation go, by function and by class
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["only", "json", "check", "lower_budgets"])]
     pub(crate) profile: Option<String>,
     /// Use this QEMU [default: qemu-system-aarch64 on PATH]
     #[arg(long, value_name = "PATH")]
@@ -33,48 +56,127 @@ pub(crate) struct BenchArgs {
     pub(crate) no_install: bool,
 }
 
+/// What `--help` says after the options.
+pub(crate) const HELP: &str = "\
+The machine is QEMU's under its instruction clock: one thread runs all pCPUs, and one tick is one instruction. A guest reads the
+counter before and after each operation; figures are net of that pair, and repeat to the instruction. The same guest measures
+what it can on the bare machine, too. The plot is target/umbra/bench.svg.
+
+--profile has QEMU log every instruction (-singlestep -d exec,nochain); no plugin is needed.
+
+  cargo xtask bench --only null-hvc --only sgi-self
+  cargo xtask bench --check                the table, and status 1 when a figure exceeds its budget
+  cargo xtask bench --profile null-hvc     functions, system registers, barriers, atomics, loads and stores";
+
+/// Fails on a name that is no operation's, and lists those that are.
+fn known(names: &[String]) -> Result<()> {
+    let all: Vec<String> = ops::all().into_iter().map(|op| op.name).collect();
+    match names.iter().find(|name| !all.contains(name)) {
+        None => Ok(()),
+        Some(name) => Err(usage(format!(
+            "no operation is named \"{name}\"; there are:\n  {}",
+            all.join("\n  ")
+        ))),
+    }
+}
+
+/// Measures everything, or `only` some, and puts it together.
+fn measure(qemu: &Path, hyp: &Hyp, guests: &BTreeMap<String, PathBuf>, only: &[String], samples: u32) -> Result<Option<Report>> {
+    let bench = scene::Bench {
+        qemu,
+        hyp,
+        guests,
+        only,
+        samples,
+    };
+    let ops: Vec<ops::Op> = ops::all()
+        .into_iter()
+        .filter(|op| only.is_empty() || only.contains(&op.name))
+        .collect();
+    let wanted = |set: &str| ops.iter().any(|op| op.set == set);
+    let mut figures = Figures::new();
+    let mut eight = Figures::new();
+    let mut told = Vec::new();
+    for scene in Scene::all().into_iter().filter(|scene| wanted(scene.ops)) {
+        let step = Step::begin("Measuring", scene.name);
+        let done = bench.run(&scene)?;
+        drop(step);
+        if qemu::interrupted() {
+            return Ok(None);
+        }
+        if scene.again {
+            eight.extend(done.figures);
+        } else {
+            figures.extend(done.figures);
+        }
+        told.push((scene.id, done.sizes));
+    }
+    let bare = if wanted("one") || wanted("many") {
+        let _step = Step::begin("Measuring", "the same without Umbra");
+        bench.bare()?
+    } else {
+        Figures::new()
+    };
+    let sizes = if only.is_empty() { sizes(hyp, &told)? } else { Vec::new() };
+    Ok(Some(Report::new(ops, &figures, &eight, &bare, &sizes, samples)))
+}
+
+/// The sizes, from the image and from what Umbra says of itself in the scenes.
+fn sizes(hyp: &Hyp, told: &[(&str, BTreeMap<String, u64>)]) -> Result<Vec<(&'static str, u64)>> {
+    let of = |id: &str, key: &str| {
+        let found = told.iter().find(|(scene, _)| *scene == id).and_then(|(_, sizes)| sizes.get(key));
+        found.copied().with_context(|| format!("Umbra does not say its size `{key}`"))
+    };
+    let (fixed, per_pcpu) = (of("one", "static")?, of("one", "percpu")?);
+    // One vCPU more on the same pCPU.
+    let per_vcpu = of("shared", "heap_used")?.saturating_sub(of("one", "heap_used")?);
+    Ok(vec![
+        ("size-image", std::fs::metadata(&hyp.bin)?.len()),
+        ("size-text", of("one", "text")?),
+        ("size-static", fixed + per_pcpu),
+        ("size-per-pcpu", per_pcpu),
+        ("size-per-vcpu", per_vcpu),
+    ])
+}
+
 /// `cargo xtask bench`.
 pub(crate) fn command(args: &BenchArgs) -> Result<u8> {
     qemu::catch_interrupts();
+    known(&args.only)?;
+    known(args.profile.as_slice())?;
     let qemu = setup::qemu(args.qemu.as_deref(), args.no_install)?;
     setup::toolchain(args.no_install)?;
     let hyp = build::hyp(&[], Profile::Release, true)?;
     let guests = build::guests(Profile::Release, true)?;
-    let only: Vec<String> = args.profile.iter().chain(&args.only).cloned().collect();
-    let bench = scene::Bench {
-        qemu: &qemu.path,
-        hyp: &hyp,
-        guests: &guests,
-        only: &only,
-        samples: if args.profile.is_some() { 16 } else { args.samples },
-    };
     if let Some(name) = &args.profile {
-        profile::profile(&bench, name)?;
+        println!("{}", profile::profile(&qemu.path, &hyp, &guests, name)?);
         return Ok(fail::OK);
     }
-    let mut figures = Figures::new();
-    for scene in Scene::all() {
-        ui::say("Measuring", scene.name);
-        let t = std::time::Instant::now();
-        figures.extend(bench.run(&scene)?);
-        eprintln!("{:?}", t.elapsed());
-        if qemu::interrupted() {
-            return Ok(fail::INTERRUPTED);
-        }
+    let Some(report) = measure(&qemu.path, &hyp, &guests, &args.only, args.samples)? else {
+        return Ok(fail::INTERRUPTED);
+    };
+    if args.lower_budgets {
+        let changed = Budgets::lower(&report.figures())?;
+        ui::say("Lowered", &format!("{changed} budgets"));
     }
-    ui::say("Measuring", "the same without Umbra");
-    let bare = bench.bare()?;
-    println!(
-        "{}",
-        out(
-            Style::Bold,
-            &format!("{:<28} {:>8} {:>8} {:>8} {:>8}", "operation", "min", "median", "max", "bare")
-        )
-    );
-    for (name, figure) in &figures {
-        let floor = bare.get(name).map_or_else(|| "-".to_owned(), |f| ui::thousands(f.median));
-        let [min, median, max] = [figure.min, figure.median, figure.max].map(ui::thousands);
-        println!("{name:<28} {min:>8} {median:>8} {max:>8} {floor:>8}");
+    let budgets = Budgets::read();
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report.json(budgets.as_ref().ok()))?);
+    } else {
+        println!("{}", report.table());
     }
-    Ok(fail::OK)
+    let plot = setup::output().join("bench.svg");
+    std::fs::write(&plot, plot::svg(&report.rows)).with_context(|| format!("cannot write {}", plot.display()))?;
+    eprintln!("The plot is {}", setup::shown(&plot));
+    if !args.check {
+        return Ok(fail::OK);
+    }
+    let (failures, hints) = report.check(&budgets?, args.only.is_empty());
+    for hint in &hints {
+        eprintln!("{} {hint}", ui::err(Style::Warn, "below "));
+    }
+    for failure in &failures {
+        eprintln!("{} {failure}", ui::err(Style::Bad, "FAILED"));
+    }
+    Ok(if failures.is_empty() { fail::OK } else { fail::FAILED })
 }

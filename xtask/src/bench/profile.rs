@@ -3,16 +3,17 @@
 //! Umbra's ELF: its function, and what kind of instruction stands there.
 
 use super::scene::{Bench, Scene};
+use crate::build::Hyp;
 use crate::plan::KERNEL;
 use crate::qemu;
 use crate::setup;
 use crate::ui::{self, Style, out};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use object::{Object, ObjectSection, ObjectSymbol, SymbolKind};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ChildStderr;
 use std::time::Duration;
 
@@ -170,32 +171,46 @@ impl Cutter {
 /// How long a traced run may take.
 const LIMIT: Duration = Duration::from_secs(300);
 
+/// Samples of a traced run; QEMU logs every instruction, from the boot on.
+const SAMPLES: u32 = 16;
+
 /// Runs `name` a few times in its scene and says where its instructions go.
-pub(crate) fn profile(bench: &Bench<'_>, name: &str) -> Result<()> {
-    let code = Code::read(&bench.hyp.elf)?;
-    for scene in Scene::all() {
-        let mut traces = trace(bench, &scene, &code)?;
-        if traces.is_empty() {
-            continue;
-        }
-        // The first runs warm up.
-        traces.drain(..traces.len() / 2);
-        traces.sort_by_key(Vec::len);
-        let (least, most) = (traces[0].len(), traces[traces.len() - 1].len());
-        let median = &traces[traces.len() / 2];
-        println!("{}", text(name, &code, median));
-        if least != most {
-            println!(
-                "{} runs: {least} to {most} instructions; shown is the one in the middle",
-                traces.len()
-            );
-        }
-        let file = setup::output().join("bench-trace.txt");
-        std::fs::write(&file, listing(&code, median)).with_context(|| format!("cannot write {}", file.display()))?;
-        eprintln!("Every instruction in its order is in {}", setup::shown(&file));
-        return Ok(());
+pub(crate) fn profile(qemu: &Path, hyp: &Hyp, guests: &BTreeMap<String, PathBuf>, name: &str) -> Result<String> {
+    let code = Code::read(&hyp.elf)?;
+    let only = [name.to_owned()];
+    let bench = Bench {
+        qemu,
+        hyp,
+        guests,
+        only: &only,
+        samples: SAMPLES,
+    };
+    let set = super::ops::all().into_iter().find(|op| op.name == name).map_or("", |op| op.set);
+    let scene = Scene::all()
+        .into_iter()
+        .find(|scene| scene.ops == set)
+        .context("no scene measures it")?;
+    let step = ui::Step::begin("Tracing", name);
+    let mut traces = trace(&bench, &scene, &code)?;
+    drop(step);
+    ensure!(!traces.is_empty(), "{name} was not run between two marks");
+    // The first runs warm up.
+    traces.drain(..traces.len() / 2);
+    traces.sort_by_key(Vec::len);
+    let (least, most) = (traces[0].len(), traces[traces.len() - 1].len());
+    let median = &traces[traces.len() / 2];
+    let mut text = text(name, &code, median);
+    if least != most {
+        let _ = writeln!(
+            text,
+            "{} runs: {least} to {most} instructions; shown is the one in the middle",
+            traces.len()
+        );
     }
-    bail!("{name} leaves no trace between its marks: Umbra executes nothing for it")
+    let file = setup::output().join("bench-trace.txt");
+    std::fs::write(&file, listing(&code, median)).with_context(|| format!("cannot write {}", file.display()))?;
+    let _ = write!(text, "Every instruction in its order is in {}", setup::shown(&file));
+    Ok(text)
 }
 
 fn trace(bench: &Bench<'_>, scene: &Scene, code: &Code) -> Result<Vec<Trace>> {

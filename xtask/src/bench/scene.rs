@@ -34,22 +34,32 @@ pub(crate) type Figures = BTreeMap<String, Figure>;
 /// One boot.
 #[derive(Clone, Debug)]
 pub(crate) struct Scene {
-    /// Its name.
+    /// Its name in file names, and the set of operations that it is for.
+    pub(crate) id: &'static str,
+    /// What it is.
     pub(crate) name: &'static str,
-    /// What the bench guest measures: `set=`.
-    set: &'static str,
+    /// The operations' set ([`super::ops::Op::set`]).
+    pub(crate) ops: &'static str,
+    /// Whether it measures again, in a larger VM, what another scene measures.
+    pub(crate) again: bool,
+    program: &'static str,
     vcpus: u32,
     pcpus: &'static [u32],
+    smp: Option<u32>,
     strict: bool,
     filter: fn() -> Vec<FilterEntry>,
     host: bool,
 }
 
 const PLAIN: Scene = Scene {
+    id: "one",
     name: "one vCPU",
-    set: "one",
+    ops: "one",
+    again: false,
+    program: "bench",
     vcpus: 1,
     pcpus: &[],
+    smp: None,
     strict: false,
     filter: Vec::new,
     host: false,
@@ -80,48 +90,85 @@ impl Scene {
         vec![
             PLAIN,
             Self {
+                id: "eight",
+                name: "one vCPU of eight",
+                ops: "one",
+                again: true,
+                vcpus: 8,
+                ..PLAIN
+            },
+            Self {
+                id: "filtered",
                 name: "a filter with every range taken",
-                set: "filtered",
+                ops: "filtered",
                 filter: full_filter,
                 ..PLAIN
             },
             Self {
+                id: "strict",
                 name: "strict mode",
-                set: "strict",
+                ops: "strict",
                 strict: true,
                 ..PLAIN
             },
             Self {
+                id: "many",
                 name: "four vCPUs",
-                set: "many",
+                ops: "many",
                 vcpus: 4,
                 ..PLAIN
             },
             Self {
+                id: "forwarded",
                 name: "forwarded calls",
-                set: "forwarded",
+                ops: "forwarded",
                 vcpus: 4,
                 filter: forwards,
                 host: true,
                 ..PLAIN
             },
             Self {
+                id: "reads",
                 name: "the host's reads",
-                set: "reads",
+                ops: "reads",
                 vcpus: 9,
                 filter: forwards,
                 host: true,
                 ..PLAIN
             },
             Self {
+                id: "shared",
                 name: "a shared pCPU",
-                set: "shared",
+                ops: "shared",
                 vcpus: 2,
                 pcpus: &[0, 0],
                 ..PLAIN
             },
+            Self {
+                id: "boot-1",
+                name: "a boot on one pCPU",
+                ops: "boot-1",
+                program: "first",
+                ..PLAIN
+            },
+            Self {
+                id: "boot-4",
+                name: "a boot on four pCPUs",
+                ops: "boot-4",
+                program: "first",
+                smp: Some(4),
+                ..PLAIN
+            },
         ]
     }
+}
+
+/// What a scene found.
+pub(crate) struct Done {
+    /// The figures.
+    pub(crate) figures: Figures,
+    /// What Umbra says of its size, by its own words.
+    pub(crate) sizes: BTreeMap<String, u64>,
 }
 
 /// What the scenes share.
@@ -150,8 +197,8 @@ impl Bench<'_> {
         found.with_context(|| format!("the guest package has no program named {name}"))
     }
 
-    fn guest(&self, set: &str, vcpus: u32, folder: &Path) -> Result<Vm> {
-        let mut vm = own_vm("bench", vcpus, self.program("bench")?, folder)?;
+    fn guest(&self, program: &str, set: &str, vcpus: u32, folder: &Path) -> Result<Vm> {
+        let mut vm = own_vm(program, vcpus, self.program(program)?, folder)?;
         vm.bootargs = format!("set={set} samples={}", self.samples);
         if !self.only.is_empty() {
             vm.bootargs += &format!(" ops={}", self.only.join(","));
@@ -161,7 +208,7 @@ impl Bench<'_> {
 
     /// The plan of a scene.
     fn plan(&self, scene: &Scene, folder: &Path) -> Result<Plan> {
-        let mut vm = self.guest(scene.set, scene.vcpus, folder)?;
+        let mut vm = self.guest(scene.program, scene.ops, scene.vcpus, folder)?;
         vm.pcpus = scene.pcpus.to_vec();
         vm.strict = scene.strict;
         vm.filter = (scene.filter)();
@@ -171,7 +218,7 @@ impl Bench<'_> {
             host.bootargs = format!("samples={}", self.samples);
             vms.push(host);
         }
-        let mut plan = Plan::new(vms, machine(), None, None, true)?;
+        let mut plan = Plan::new(vms, machine(), scene.smp, None, true)?;
         plan.bootargs = "loglevel=1".to_owned();
         Ok(plan)
     }
@@ -184,11 +231,11 @@ impl Bench<'_> {
     }
 
     /// Boots a scene on Umbra.
-    pub(crate) fn run(&self, scene: &Scene) -> Result<Figures> {
+    pub(crate) fn run(&self, scene: &Scene) -> Result<Done> {
         let folder = setup::output().join("bench");
         let plan = self.plan(scene, &folder)?;
         let ready = prepare(plan, self.qemu, &self.hyp.bin, &folder)?;
-        let log = folder.join(format!("{}.log", scene.set));
+        let log = folder.join(format!("{}.log", scene.id));
         let run = qemu::run(self.qemu, &ready.args, &log, Some(LIMIT), &mut Blind)?;
         let verdict = verdict_of(&run, &ready.plan);
         ensure!(
@@ -198,13 +245,23 @@ impl Bench<'_> {
             verdict.reason,
             setup::shown(&log)
         );
-        Ok(figures(run.transcript.records.iter().filter(|r| r.source != Source::Umbra)))
+        let mut figures = figures(run.transcript.records.iter().filter(|r| r.source != Source::Umbra));
+        if let Some(boot) = figures.remove("boot") {
+            figures.insert(scene.ops.to_owned(), boot);
+        }
+        let told = run.transcript.umbra("size").next();
+        let numbers = told.into_iter().flat_map(Record::fields);
+        let sizes = numbers.filter_map(|(key, value)| Some((key.to_owned(), value.parse().ok()?)));
+        Ok(Done {
+            figures,
+            sizes: sizes.collect(),
+        })
     }
 
     /// Boots the bench guest at EL1, without Umbra.
     pub(crate) fn bare(&self) -> Result<Figures> {
         let folder = setup::output().join("bench");
-        let mut vm = self.guest("bare", 4, &folder)?;
+        let mut vm = self.guest("bench", "bare", 4, &folder)?;
         vm.pcpus = vec![0, 1, 2, 3];
         let plan = Plan::new(vec![vm], machine(), None, None, true)?;
         let run = without_umbra(self.qemu, &plan, &folder, Some(LIMIT))?;
