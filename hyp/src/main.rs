@@ -30,6 +30,8 @@ mod percpu;
 mod power;
 #[allow(unsafe_code, reason = "changes stacks")]
 mod run;
+#[allow(unsafe_code, reason = "the outermost functions of an exit")]
+mod short;
 mod system;
 #[allow(unsafe_code, reason = "exported to the vectors")]
 mod trap;

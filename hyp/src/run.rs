@@ -260,6 +260,12 @@ impl Run {
         Some((self.here.as_mut()?, &mut self.neighbours, &self.machine))
     }
 
+    /// The vCPU whose state is in the registers.
+    #[inline]
+    pub(crate) fn here(&mut self) -> Option<&mut Resident> {
+        self.here.as_mut()
+    }
+
     /// Takes the vCPU out of the registers. From here on its shadow is exact.
     fn leave(&mut self, frame: &Frame) {
         let Some(here) = self.here.take() else { return };
@@ -383,7 +389,7 @@ fn world(host: &HostId) -> World {
 /// is due.
 fn enter(vcpu: &Vcpu, vm: &Vm, state: &mut VcpuState, frame: &mut Frame, interface: &mut Interface) -> Option<u64> {
     state.load_interface(vm, interface);
-    let word = vcpu.inbox.drain();
+    let word = vcpu.inbox.drain_sgis();
     if word != 0 {
         state.gic.receive(interface, &vm.dist, word);
     }
@@ -550,9 +556,7 @@ impl Place {
     fn serve(&mut self) {
         let vcpu = self.vcpu;
         let Some(vm) = vcpu.vm() else { return };
-        let asked =
-            vcpu.kick.pending() || vcpu.request.pending() || vcpu.refill.load(Ordering::Relaxed) || vcpu.show.load(Ordering::Relaxed);
-        if asked {
+        if vcpu.asked() {
             match self.guard.as_mut() {
                 Some(state) => ask::serve(vcpu, vm, state, &mut Absent, false),
                 None => ask::serve(vcpu, vm, &mut vcpu.state.lock(), &mut Absent, false),
@@ -687,7 +691,7 @@ impl Place {
             return Step::Wait(None);
         };
         state.gic.stand_by(&vm.dist);
-        let word = vcpu.inbox.drain();
+        let word = vcpu.inbox.drain_sgis();
         if word != 0 {
             state.gic.receive(&mut Absent, &vm.dist, word);
         }

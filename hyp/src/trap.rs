@@ -15,7 +15,6 @@ use hyp_core::{
     idreg::{self, IccRegister, SysRegAction},
     inject::{self, CrashReason, Injected, Interrupted, Target},
     psci::{self, CpuOn, Forwarded, Outcome},
-    regs::cpu::SysReg,
     sched::earlier,
     timer::Register,
     types::Ipa,
@@ -38,19 +37,26 @@ use crate::{
     ask::{self, Ask},
     console, fatal, host, input, passed, percpu,
     run::{self, Machine, Neighbours, Phase, Resident},
-    vm,
+    short, vm,
 };
 
 global_asm!(
     include_str!("trap.s"),
-    common = sym guest_common,
+    call = sym guest_call,
+    load = sym short::guest_load,
+    store = sym short::guest_store,
+    sysreg = sym short::guest_sysreg,
     sync = sym guest_sync,
+    kick = sym short::guest_kick,
     irq = sym guest_irq,
     serror = sym guest_serror,
     run = sym run::run_loop,
     fault = sym fatal::el2_fault,
     frame_size = const size_of::<Frame>(),
     emergency = const percpu::EMERGENCY,
+    ec_hvc = const ec::HVC,
+    ec_sysreg = const ec::SYSREG,
+    ec_data_abort = const ec::DATA_ABORT_LOWER,
     hvc0 = const (ec::HVC as u32) << 26 | 1 << 25,
     vtimer = const VTIMER_PPI,
     short_calls = const percpu::SHORT_CALLS,
@@ -73,7 +79,7 @@ global_asm!(
 );
 
 /// A guest's general-purpose registers at the top of its pCPU's stack. `x19` to `x29` are there only after exits that can
-/// name them: not in [`guest_common`] and [`guest_irq`].
+/// name them: in [`guest_sync`] and [`guest_serror`].
 #[repr(C, align(16))]
 pub(crate) struct Frame {
     /// `x0` to `x30`.
@@ -90,8 +96,6 @@ pub(crate) enum Leave {
     Stay = 0,
     /// It leaves its pCPU; the run loop decides what is next.
     Go = 1,
-    /// Nothing has happened yet: all of its registers are needed.
-    Uncommon = 2,
 }
 
 /// One exit: the vCPU that made it, and its registers.
@@ -117,71 +121,50 @@ impl core::ops::DerefMut for Exit<'_> {
     }
 }
 
-/// The common synchronous exceptions from a guest: calls, loads and stores of its devices, SGIs. They name no register that
-/// Rust preserves, or are [`Leave::Uncommon`].
-extern "C" fn guest_common(frame: &mut Frame, syndrome: u64) -> Leave {
-    let syndrome = Esr::new(syndrome);
-    ordinary(frame, |exit| match syndrome.ec() {
-        ec::HVC if syndrome.iss() as u16 == 0 => {
-            exit.attend();
-            call(exit, Conduit::Hvc)
-        }
-        ec::DATA_ABORT_LOWER => {
-            let abort = Abort::new(syndrome.iss());
-            match abort.translation_fault().filter(|access| Frame::is_common(access.rt)) {
-                Some(access) => device(exit, abort, access),
-                None => Leave::Uncommon,
-            }
-        }
-        ec::SYSREG => match SysRegAccess::decode(syndrome.iss()) {
-            access if access.register == SysReg::ICC_SGI1R_EL1 && !access.read && Frame::is_common(access.rt) => {
-                exit.vcpu.count(Counter::Sysregs);
-                exit.attend();
-                let value = exit.x(access.rt);
-                send_sgi(exit, SgiRegister::Sgi1r, value);
-                step_over(cpu::spsr());
-                Leave::Stay
-            }
-            _ => Leave::Uncommon,
-        },
-        _ => Leave::Uncommon,
-    })
-}
-
-/// Any synchronous exception from a guest.
-extern "C" fn guest_sync(frame: &mut Frame) -> Leave {
-    let syndrome = cpu::esr();
+/// HVC from a guest that the vectors have not answered.
+extern "C" fn guest_call(frame: &mut Frame, syndrome: u64) -> Leave {
     ordinary(frame, |exit| {
         exit.attend();
         match Trap::decode(syndrome) {
             Trap::Hvc { imm: 0 } => call(exit, Conduit::Hvc),
-            Trap::Smc { imm: 0 } => {
-                step_over(cpu::spsr());
-                call(exit, Conduit::Smc)
-            }
-            Trap::Hvc { .. } => {
+            _ => {
                 exit.vcpu.count(Counter::Calls);
                 undefined(exit, cpu::elr().wrapping_sub(4))
-            }
-            Trap::SysReg(access) => sysreg(exit, access),
-            Trap::DataAbort(abort) => data_abort(exit, abort),
-            Trap::InstAbort(abort) => inst_abort(exit, abort),
-            Trap::Wfx(_) => wait_for_interrupt(exit),
-            Trap::Smc { .. } | Trap::Hidden { .. } => {
-                exit.vcpu.count(Counter::Exits);
-                undefined(exit, cpu::elr())
-            }
-            Trap::SError => unexpected(exit, CrashReason::SError),
-            Trap::Svc { .. } | Trap::IllegalState | Trap::PcAlign | Trap::SpAlign | Trap::Other { .. } => {
-                unexpected(exit, CrashReason::Unexpected)
             }
         }
     })
 }
 
+/// Any other synchronous exception from a guest, and what [`short`] has not done.
+extern "C" fn guest_sync(frame: &mut Frame) -> Leave {
+    let syndrome = cpu::esr();
+    ordinary(frame, |exit| synchronous(exit, syndrome))
+}
+
+fn synchronous(exit: &mut Exit<'_>, syndrome: u64) -> Leave {
+    exit.attend();
+    match Trap::decode(syndrome) {
+        Trap::Smc { imm: 0 } => {
+            step_over();
+            call(exit, Conduit::Smc)
+        }
+        Trap::SysReg(access) => sysreg(exit, access),
+        Trap::DataAbort(abort) => data_abort(exit, abort),
+        Trap::InstAbort(abort) => inst_abort(exit, abort),
+        Trap::Wfx(_) => wait_for_interrupt(exit),
+        Trap::Smc { .. } | Trap::Hidden { .. } => {
+            exit.vcpu.count(Counter::Exits);
+            undefined(exit, cpu::elr())
+        }
+        Trap::SError => unexpected(exit, CrashReason::SError),
+        Trap::Hvc { .. } | Trap::Svc { .. } | Trap::IllegalState | Trap::PcAlign | Trap::SpAlign | Trap::Other { .. } => {
+            unexpected(exit, CrashReason::Unexpected)
+        }
+    }
+}
+
 /// A physical interrupt, acknowledged, while a guest ran. The next one, if there is one, exits again.
 extern "C" fn guest_irq(frame: &mut Frame, intid: u32) -> Leave {
-    let intid = intid & 0xFF_FFFF;
     ordinary(frame, |exit| {
         exit.vcpu.count(Counter::Interrupts);
         match intid {
@@ -286,11 +269,17 @@ fn ordinary(frame: &mut Frame, act: impl FnOnce(&mut Exit<'_>) -> Leave) -> Leav
 
 impl Exit<'_> {
     /// Withdraws what the guest's hardware-backed interrupts no longer assert.
+    #[inline]
     fn attend(&mut self) {
-        let (_, vm, state, interface) = self.parts();
-        if state.gic.needs_attention() {
-            state.gic.attend(interface, &vm.dist);
+        if self.state.gic.needs_attention() {
+            self.withdraw();
         }
+    }
+
+    #[cold]
+    fn withdraw(&mut self) {
+        let (_, vm, state, interface) = self.parts();
+        state.gic.attend(interface, &vm.dist);
     }
 
     /// The physical timer's line follows the time, and EL2's timer rings when it rises or when the pCPU is to look.
@@ -332,17 +321,10 @@ impl Exit<'_> {
     }
 }
 
-impl Frame {
-    /// Whether `x<rt>` is in the frame whatever the exit: it is not one that Rust preserves. 31 is XZR.
-    const fn is_common(rt: u8) -> bool {
-        !matches!(rt, 19..=29)
-    }
-}
-
 /// WFI of a vCPU that shares its pCPU: the next one's turn, unless something is there already.
 fn wait_for_interrupt(exit: &mut Exit<'_>) -> Leave {
     exit.vcpu.count(Counter::Waits);
-    step_over(cpu::spsr());
+    step_over();
     let cpuif = &exit.state.cpuif;
     let (group0, group1) = gic::active_priorities(cpuif.view.apr_count());
     let running = running_priority(&cpuif.view, &group0, &group1);
@@ -355,7 +337,8 @@ fn wait_for_interrupt(exit: &mut Exit<'_>) -> Leave {
 
 /// Past the instruction that trapped: 2 bytes of it if it is a short Thumb one. As after any instruction that was executed,
 /// PSTATE.BTYPE and PSTATE.SS are 0.
-fn step_over(pstate: u64) {
+fn step_over() {
+    let pstate = cpu::spsr();
     const AARCH32: u64 = 1 << 4;
     const SS: u64 = 1 << 21;
     const BTYPE: u64 = 3 << 10;
@@ -498,7 +481,7 @@ fn sysreg(exit: &mut Exit<'_>, access: SysRegAccess) -> Leave {
         SysRegAction::Debug if exit.state.context.use_debug() => return Leave::Stay,
         SysRegAction::Debug | SysRegAction::Undef => return undefined(exit, cpu::elr()),
     }
-    step_over(cpu::spsr());
+    step_over();
     Leave::Stay
 }
 
@@ -560,21 +543,10 @@ fn send_sgi(exit: &mut Exit<'_>, register: SgiRegister, value: u64) {
         if let Some(target) = vm.vcpus.get(targets.trailing_zeros() as usize)
             && target.inbox.post(request.word)
         {
-            target.kick_for(Counter::KicksIrq);
+            target.kick_for_sgi();
         }
         targets &= targets - 1;
     }
-}
-
-/// A load or store that is not in the guest's RAM, the common way: a device of its machine.
-fn device(exit: &mut Exit<'_>, abort: Abort, access: MemAccess) -> Leave {
-    let ipa = abort.page(cpu::hpfar()) | cpu::far() & 0xFFF;
-    if !emulated(exit, ipa) {
-        return Leave::Uncommon;
-    }
-    exit.vcpu.count(Counter::Mmio);
-    exit.attend();
-    access_device(exit, ipa, access)
 }
 
 /// A data access outside the guest's RAM: a device of its machine, or nothing.
@@ -583,7 +555,7 @@ fn data_abort(exit: &mut Exit<'_>, abort: Abort) -> Leave {
     let far = cpu::far();
     if abort.cache_maintenance() && !abort.on_stage1_walk() {
         // By address, outside RAM: there is nothing that a cache could hold.
-        step_over(cpu::spsr());
+        step_over();
         return Leave::Stay;
     }
     let ipa = abort
@@ -611,7 +583,6 @@ fn emulated(exit: &Exit<'_>, ipa: u64) -> bool {
 }
 
 /// One load or store at `ipa`, where a device of the guest's machine is.
-#[inline]
 fn access_device(exit: &mut Exit<'_>, ipa: u64, access: MemAccess) -> Leave {
     let pstate = cpu::spsr();
     let big_endian = esr::big_endian(pstate, context::guest_sctlr());
@@ -630,7 +601,7 @@ fn access_device(exit: &mut Exit<'_>, ipa: u64, access: MemAccess) -> Leave {
     if !access.write {
         exit.set_x(access.rt, access.load(raw, big_endian));
     }
-    step_over(pstate);
+    step_over();
     exit.may_stay()
 }
 
@@ -648,7 +619,6 @@ fn uart(exit: &Exit<'_>, offset: u64, size: u8, value: Option<u64>) -> u64 {
 }
 
 /// A redistributor: the vCPU's own directly, another's by asking its pCPU.
-#[inline]
 fn redistributor(exit: &mut Exit<'_>, offset: u64, size: u64, value: Option<u64>) -> u64 {
     let (index, offset) = ((offset / layout::GICR_STRIDE) as usize, offset % layout::GICR_STRIDE);
     if index != exit.vcpu.index {

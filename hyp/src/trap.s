@@ -99,8 +99,8 @@ guest_serror:
     b       guest_serror
     .balign 128
 
-// The way through Rust: x0 = frame, x1 = ESR_EL2. What is common needs no callee-saved register of the guest; if it is
-// something else, nothing has happened yet, and it begins anew with all of them.
+// The way through Rust: x0 = frame, x1 = ESR_EL2. A call can name x0 to x17 only. What is common is tried first, and reads no
+// callee-saved register of the guest's into the frame; if it is something else, nothing has happened yet.
 rust_sync:
     stp     x7, x8, [sp, #56]
     stp     x9, x10, [sp, #72]
@@ -109,15 +109,33 @@ rust_sync:
     stp     x15, x16, [sp, #120]
     stp     x17, x18, [sp, #136]
     str     x30, [sp, #240]
-    bl      {common}
+    lsr     x2, x1, #26
+    cmp     x2, #{ec_data_abort}
+    b.eq    2f
+    cmp     x2, #{ec_sysreg}
+    b.eq    3f
+    cmp     x2, #{ec_hvc}
+    b.ne    4f
+    bl      {call}
     cbz     w0, resume
-    tbz     w0, #1, leave
-    save_callee_saved
-    mov     x0, sp
+    b       leave
+2:  tbnz    w1, #6, 5f              // a store
+    bl      {load}
+    cbz     w0, resume
+4:  save_callee_saved
+6:  mov     x0, sp
     bl      {sync}
     cbnz    w0, leave_saved
     restore_callee_saved
     b       resume
+3:  save_callee_saved               // what is written may be in any register
+    bl      {sysreg}
+    cbz     w0, resume
+    b       6b
+5:  save_callee_saved
+    bl      {store}
+    cbz     w0, resume
+    b       6b
 
 // x0 = frame, x1 = INTID.
 rust_irq:
@@ -130,7 +148,13 @@ rust_irq:
     stp     x16, x17, [sp, #128]
     str     x18, [sp, #144]
     str     x30, [sp, #240]
-    bl      {irq}
+    and     w1, w1, #0xFFFFFF
+    cbnz    w1, 1f
+    bl      {kick}                  // what is common
+    cbz     w0, resume
+    mov     x0, sp
+    mov     x1, #0
+1:  bl      {irq}
     cbnz    w0, leave
 resume:
     ldp     x2, x3, [sp, #16]

@@ -51,8 +51,10 @@ pub(crate) struct Vcpu {
     pub(crate) index: usize,
     /// The pCPU it runs on.
     pub(crate) pcpu: usize,
-    /// That pCPU's affinity.
-    pcpu_affinity: u64,
+    /// What kicks that pCPU.
+    kick_sgi: u64,
+    /// The IPA of its redistributor.
+    pub(crate) redistributor: u64,
     vm: Once<&'static Vm>,
     /// Held by the pCPU that has it resident.
     pub(crate) state: Mutex<VcpuState>,
@@ -110,7 +112,8 @@ impl Vcpu {
         Self {
             index,
             pcpu,
-            pcpu_affinity,
+            kick_sgi: gic::kick_sgi(pcpu_affinity),
+            redistributor: layout::GICR_BASE + index as u64 * layout::GICR_STRIDE,
             vm: Once::new(),
             state: Mutex::new(VcpuState {
                 context: Context::new(),
@@ -156,15 +159,29 @@ impl Vcpu {
         self.vm()?.shadow.slot(self.index)
     }
 
+    /// Whether somebody asks something of it, besides to take its interrupts: loads, for its own pCPU.
+    #[inline]
+    pub(crate) fn asked(&self) -> bool {
+        self.kick.pending() || self.request.pending() || self.refill.load(Ordering::Relaxed) || self.show.load(Ordering::Relaxed)
+    }
+
     /// Makes its pCPU look: at its requests, its interrupts, its VM.
     pub(crate) fn wake(&self) {
-        gic::send_kick(self.pcpu_affinity);
+        self.inbox.look();
+        gic::send_kick(self.kick_sgi);
     }
 
     /// [`Vcpu::wake`], counted with its reason.
     pub(crate) fn kick_for(&self, reason: Counter) {
         self.count_remote(reason);
         self.wake();
+    }
+
+    /// Kicks it for the first SGI in its inbox, and for nothing else.
+    #[inline]
+    pub(crate) fn kick_for_sgi(&self) {
+        self.count_remote(Counter::KicksIrq);
+        gic::send_kick(self.kick_sgi);
     }
 
     /// A counter's value. [`Counter::Exits`] is the sum of the exits that have a counter of their own and of those that are

@@ -191,6 +191,17 @@ pub struct SysRegAccess {
 }
 
 impl SysRegAccess {
+    /// Whether an access with this ISS is a write of `register`; and by which general-purpose register.
+    #[must_use]
+    #[inline(always)]
+    pub const fn write_of(iss: u32, register: SysReg) -> Option<u8> {
+        if iss & (SysReg::ISS_MASK | 1) == register.to_iss() {
+            Some((iss >> 5 & 31) as u8)
+        } else {
+            None
+        }
+    }
+
     /// The access with this ISS.
     #[must_use]
     pub const fn decode(iss: u32) -> Self {
@@ -260,29 +271,38 @@ impl Abort {
             return None;
         }
         Some(MemAccess {
-            size: 1 << (self.iss >> 22 & 3),
+            size: self.size() as u8,
             sign_extend: self.bit(21),
-            rt: (self.iss >> 16 & 31) as u8,
+            rt: self.rt(),
             sixty_four: self.bit(15),
             write: self.write(),
         })
     }
-    /// The access, if it is a load or store of a register that the syndrome describes and that stage 2 did not translate: `HPFAR_EL2`
-    /// and `FAR_EL2` hold its IPA then.
+    /// Whether this is the common access: a load or store that stage 2 did not translate, so that `HPFAR_EL2` and `FAR_EL2` hold its
+    /// IPA, and of a register that the syndrome describes, which a load does not extend the sign of.
     #[must_use]
     #[inline]
-    pub const fn translation_fault(self) -> Option<MemAccess> {
+    pub const fn is_plain(self) -> bool {
         const ISV: u32 = 1 << 24;
+        const SIGN_EXTEND: u32 = 1 << 21;
         const CACHE_MAINTENANCE: u32 = 1 << 8;
         const STAGE1_WALK: u32 = 1 << 7;
         /// The fault status but for its level, and that of a translation fault.
         const STATUS: u32 = 0x3C;
         const TRANSLATION: u32 = 0x04;
-        if self.iss & (ISV | CACHE_MAINTENANCE | STAGE1_WALK | STATUS) == ISV | TRANSLATION {
-            self.access()
-        } else {
-            None
-        }
+        self.iss & (ISV | SIGN_EXTEND | CACHE_MAINTENANCE | STAGE1_WALK | STATUS) == ISV | TRANSLATION
+    }
+    /// The general-purpose register; 31 is XZR. With a syndrome that has an [`access`](Self::access).
+    #[must_use]
+    #[inline]
+    pub const fn rt(self) -> u8 {
+        (self.iss >> 16 & 31) as u8
+    }
+    /// Bytes: 1, 2, 4 or 8. As [`rt`](Self::rt).
+    #[must_use]
+    #[inline]
+    pub const fn size(self) -> u64 {
+        1 << (self.iss >> 22 & 3)
     }
     /// The page of the faulting IPA, where `HPFAR_EL2` holds it.
     #[must_use]
@@ -354,6 +374,7 @@ impl MemAccess {
 
 /// Whether the guest's data accesses are big-endian: `SPSR_EL2` and `SCTLR_EL1` say so, and AArch32 at EL0 by its own PSTATE.E.
 #[must_use]
+#[inline]
 pub const fn big_endian(pstate: u64, sctlr: u64) -> bool {
     const E: u64 = 1 << 9;
     if pstate & SPSR_EL2::NRW::SET.value != 0 {
@@ -365,6 +386,16 @@ pub const fn big_endian(pstate: u64, sctlr: u64) -> bool {
         SCTLR_EL1::EE::SET.value
     };
     sctlr & bit != 0
+}
+
+/// Whether to go past an instruction is to add 4 to its address: it was an A64 one, and `PSTATE.BTYPE` and `PSTATE.SS` are 0
+/// already.
+#[must_use]
+#[inline]
+pub const fn is_plain(pstate: u64) -> bool {
+    const SS: u64 = 1 << 21;
+    const BTYPE: u64 = 3 << 10;
+    pstate & (SPSR_EL2::NRW::SET.value | SS | BTYPE) == 0
 }
 
 /// Ones in the low `size` bytes.
@@ -583,6 +614,38 @@ mod tests {
 
     const fn esr(ec: u8, iss: u32) -> u64 {
         (ec as u64) << 26 | 1 << 25 | iss as u64
+    }
+
+    #[test]
+    fn a_write_of_a_register_is_what_decoding_says() {
+        for iss in 0..1 << 22 {
+            let decoded = SysRegAccess::decode(iss);
+            let written = SysRegAccess::write_of(iss, SysReg::ICC_SGI1R_EL1);
+            assert_eq!(
+                written,
+                (decoded.register == SysReg::ICC_SGI1R_EL1 && !decoded.read).then_some(decoded.rt),
+                "{iss:#x}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_plain_access_is_one_that_the_careful_way_takes_for_a_device() {
+        for iss in (0..1u32 << 25).step_by(if cfg!(miri) { 4999 } else { 1 }) {
+            let abort = Abort::new(iss);
+            if abort.is_plain() {
+                let access = abort.access().expect("a syndrome");
+                assert_eq!(
+                    (access.rt, u64::from(access.size), access.write),
+                    (abort.rt(), abort.size(), abort.write())
+                );
+                assert!(!access.sign_extend && !abort.cache_maintenance() && !abort.on_stage1_walk());
+                assert_eq!(
+                    abort.ipa(0x0123_4567_89a0, 0xffff_0def),
+                    Some(Ipa::new(abort.page(0x0123_4567_89a0) | 0xdef))
+                );
+            }
+        }
     }
 
     #[test]

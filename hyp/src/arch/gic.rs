@@ -217,15 +217,19 @@ pub(crate) fn drop_and_deactivate(intid: u32) {
     barrier::isb();
 }
 
-/// Sends the kick SGI to the pCPU with this affinity. What was stored before is visible to it.
-pub(crate) fn send_kick(affinity: u64) {
+/// What sends the kick SGI to the pCPU with this affinity (`ICC_SGI1R_EL1`).
+pub(crate) const fn kick_sgi(affinity: u64) -> u64 {
     let aff0 = affinity & 0xFF;
-    let sgi = (affinity >> 32 & 0xFF) << 48
+    (affinity >> 32 & 0xFF) << 48
         | (affinity >> 16 & 0xFF) << 32
         | (affinity >> 8 & 0xFF) << 16
         | (aff0 >> 4) << 44
-        | u64::from(KICK_SGI) << 24
-        | 1 << (aff0 & 0xF);
+        | (KICK_SGI as u64) << 24
+        | 1 << (aff0 & 0xF)
+}
+
+/// Sends a [`kick_sgi`]. What was stored before is visible to its pCPU.
+pub(crate) fn send_kick(sgi: u64) {
     barrier::dsb_ishst();
     msr!("S3_0_C12_C11_5", sgi); // ICC_SGI1R_EL1
     barrier::isb();
@@ -307,13 +311,22 @@ impl Ich for Interface {
         read_lr(i)
     }
 
+    #[inline(always)]
     fn set_lr(&mut self, i: usize, value: u64) {
-        write_lr(i, value);
+        match i {
+            // The one that is used most.
+            0 => msr!("S3_4_C12_C12_0", value),
+            _ => write_lr(i, value),
+        }
     }
 
     fn elrsr(&self) -> u64 {
         // What was written to list registers before shows here only after this.
         barrier::isb();
+        mrs!("S3_4_C12_C11_5")
+    }
+
+    fn elrsr_at_exit(&self) -> u64 {
         mrs!("S3_4_C12_C11_5")
     }
 

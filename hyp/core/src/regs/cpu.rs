@@ -275,6 +275,18 @@ impl SysReg {
             (iss >> 17 & 7) as u16,
         )
     }
+    /// The bits of an ISS that name the register.
+    pub const ISS_MASK: u32 = 3 << 20 | 7 << 17 | 7 << 14 | 15 << 10 | 15 << 1;
+    /// The ISS of a trapped write of the register, but for the general-purpose register.
+    #[must_use]
+    #[inline(always)]
+    pub const fn to_iss(self) -> u32 {
+        (self.op0() as u32) << 20
+            | (self.op2() as u32) << 17
+            | (self.op1() as u32) << 14
+            | (self.crn() as u32) << 10
+            | (self.crm() as u32) << 1
+    }
     /// The packed encoding.
     #[must_use]
     pub const fn id(self) -> u16 {

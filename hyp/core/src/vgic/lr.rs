@@ -14,6 +14,7 @@
 //! A hardware-backed interrupt keeps one invariant: the physical interrupt is active exactly while the virtual one is pending or
 //! active, so it fires again when the guest is done and not before.
 
+mod short;
 mod spis;
 #[cfg(all(test, not(loom)))]
 mod tests;
@@ -26,6 +27,7 @@ use super::sgi::accepted;
 use super::vmcr::Vmcr;
 use super::{Group, Ich, MAX_LRS, PRIVATE_INTIDS};
 use hyp_abi::layout::VTIMER_INTID;
+use short::Again;
 
 use crate::regs::gic::{ICH_HCR_EL2, ICH_LR_EL2, LrValue};
 
@@ -36,16 +38,6 @@ const INDICES: usize = 64;
 const PRIVATE: u64 = 0xFFFF_FFFF;
 const PENDING: u64 = 1;
 const ACTIVE: u64 = 2;
-
-/// How the virtual timer's interrupt can be shown again without a look at anything else: see [`VcpuGic::fire_again`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-struct Again {
-    /// What goes into its list register; 0 if it cannot.
-    value: u64,
-    /// Which list register.
-    slot: u64,
-}
 
 /// The interrupts of one vCPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,7 +81,7 @@ impl VcpuGic {
     #[must_use]
     pub const fn new(id: Identity, hw: u32) -> Self {
         Self {
-            again: Again { value: 0, slot: 0 },
+            again: Again::UNKNOWN,
             words: Redist::new(id),
             id,
             hw: hw as u64,
@@ -194,7 +186,7 @@ impl VcpuGic {
 
     /// An edge of `intid`: an SGI, or a PPI without a line. Values from 32 are ignored.
     pub fn inject<H: Ich>(&mut self, h: &mut H, dist: &Dist, intid: u32) {
-        if intid >= PRIVATE_INTIDS {
+        if intid >= PRIVATE_INTIDS || self.inject_plain(h, intid) {
             return;
         }
         self.take_out(h, intid);
@@ -204,29 +196,11 @@ impl VcpuGic {
 
     /// The physical interrupt behind `intid` fired on this pCPU and is active now (EL2 has dropped its priority and no more).
     pub fn inject_hw<H: Ich>(&mut self, h: &mut H, dist: &Dist, intid: u32) {
+        if intid == VTIMER_INTID && self.fire_again(h) {
+            return;
+        }
         self.inject(h, dist, intid);
     }
-
-    /// [`inject_hw`](Self::inject_hw) for the virtual timer, when the list register in which it was last shown is empty and nothing
-    /// about it has changed. False, and nothing happens: it is not so. The vectors do just this, by [`AGAIN`](Self::AGAIN),
-    /// [`LATCH`](Self::LATCH) and [`SHOWN`](Self::SHOWN); here it is for the tests, which hold it against the long way.
-    pub fn fire_again<H: Ich>(&mut self, h: &mut H) -> bool {
-        let Again { value, slot } = self.again;
-        if value == 0 || h.elrsr() >> slot & 1 == 0 {
-            return false;
-        }
-        h.set_lr(slot as usize, value);
-        self.words.latch |= 1 << VTIMER_INTID;
-        self.shown |= 1 << VTIMER_INTID;
-        true
-    }
-
-    /// Where in it two words are: what the virtual timer's list register is to hold (0: nothing is known), and which one it is.
-    pub const AGAIN: usize = core::mem::offset_of!(Self, again);
-    /// Where in it the word is that has a bit for each interrupt that was made pending.
-    pub const LATCH: usize = core::mem::offset_of!(Self, words) + Redist::LATCH;
-    /// Where in it the word is that has a bit for each interrupt that went into its list register pending.
-    pub const SHOWN: usize = core::mem::offset_of!(Self, shown);
 
     /// The SGIs of `word`, which came out of this vCPU's inbox or from its own SGI register.
     pub fn receive<H: Ich>(&mut self, h: &mut H, dist: &Dist, word: u32) {
@@ -280,6 +254,9 @@ impl VcpuGic {
     /// Withdraws hardware-backed interrupts that the guest has not taken and whose line has fallen: hardware would not show them
     /// any more. Their physical interrupt is deactivated, so that the next edge fires.
     pub fn attend<H: Ich>(&mut self, h: &mut H, dist: &Dist) {
+        if self.attend_ended(h) {
+            return;
+        }
         for_each(self.words.latch & self.hw & !self.words.written, |intid| {
             self.withdraw(h, dist, intid);
         });
@@ -364,17 +341,25 @@ impl VcpuGic {
     /// A guest's read of `size` bytes at `offset` from this vCPU's `RD_base`; both frames.
     #[must_use]
     pub fn read<H: Ich>(&self, h: &H, offset: u64, size: u64) -> u64 {
-        let live = if Redist::writes_state(offset, size) {
-            self.live(h)
-        } else {
-            Live::default()
-        };
-        self.words.read(offset, size, live)
+        match self.read_short(h, offset, size) {
+            Some(value) => value,
+            None => Redist::read_state(offset, self.live(h)),
+        }
+    }
+
+    /// [`read`](Self::read) of everything but pending and active state, which is `None`.
+    #[inline(always)]
+    #[must_use]
+    pub fn read_plain(&self, offset: u64, size: u64) -> Option<u64> {
+        self.words.read_plain(offset, size)
     }
 
     /// A guest's write of `size` bytes at `offset`. Pending and active state of hardware-backed interrupts reaches the physical
     /// GIC; what goes into the list registers follows at once.
     pub fn write<H: Ich>(&mut self, h: &mut H, dist: &Dist, offset: u64, size: u64, value: u64) {
+        if size == 4 && self.write_plain(dist, offset, value as u32) {
+            return;
+        }
         if Redist::writes_state(offset, size) {
             self.fold(h);
             let before = self.words.latch | self.words.active;
@@ -472,9 +457,7 @@ impl VcpuGic {
             return;
         }
         let bit = 1u64 << index;
-        if self.again.slot == i as u64 {
-            self.again.value = 0;
-        }
+        self.again.forget(i);
         let lr = LrValue::new(h.lr(i));
         let state = lr.read(ICH_LR_EL2::State);
         if self.shown & bit != 0 && state & PENDING == 0 {
@@ -665,11 +648,13 @@ impl VcpuGic {
             lr += ICH_LR_EL2::HW::SET + ICH_LR_EL2::pINTID.val(u64::from(self.intid(index)));
         }
         h.set_lr(i, lr.value);
-        if index == VTIMER_INTID && state == PENDING && LrValue::new(lr.value).is_set(ICH_LR_EL2::HW) && !crowded {
-            self.again = Again {
-                value: lr.value,
-                slot: i as u64,
-            };
+        if index == VTIMER_INTID
+            && state == PENDING
+            && self.words.written & bit == 0
+            && LrValue::new(lr.value).is_set(ICH_LR_EL2::HW)
+            && !crowded
+        {
+            self.again = Again::new(lr.value, i);
         }
         self.in_lr |= bit;
         self.shown = self.shown & !bit | if pending { bit } else { 0 };

@@ -57,6 +57,10 @@ pub trait Ich {
     fn set_lr(&mut self, i: usize, value: u64);
     /// `ICH_ELRSR_EL2`: bit i is set when list register i is empty and asks for no maintenance.
     fn elrsr(&self) -> u64;
+    /// [`elrsr`](Self::elrsr) while no list register was written since the exit, which needs no barrier then.
+    fn elrsr_at_exit(&self) -> u64 {
+        self.elrsr()
+    }
     /// `ICH_EISR_EL2`: bit i is set when list register i was deactivated and asked to be told.
     fn eisr(&self) -> u64;
     /// `ICH_HCR_EL2`, for its EOIcount.

@@ -140,29 +140,52 @@ impl Redist {
         self.latch | self.line
     }
 
-    /// A guest's read of `size` bytes at `offset`.
-    pub(super) fn read(&self, offset: u64, size: u64, live: Live) -> u64 {
-        match (size, offset) {
-            (4, _) if offset & 3 == 0 => u64::from(self.read_word(offset, live)),
-            (8, TYPER) => self.typer,
-            (1, IPRIORITYR0..=IPRIORITYR_END) => u64::from(self.priority((offset - IPRIORITYR0) as u32 & 31)),
-            _ => 0,
+    /// A guest's read of `size` bytes at `offset`, if that needs nothing but these words: `None` for pending and active state.
+    #[inline(always)]
+    pub(super) fn read_plain(&self, offset: u64, size: u64) -> Option<u64> {
+        match size {
+            4 if offset & 3 == 0 => self.read_word(offset),
+            8 if offset == TYPER => Some(self.typer),
+            1 if (IPRIORITYR0..=IPRIORITYR_END).contains(&offset) => Some(u64::from(self.priority((offset - IPRIORITYR0) as u32))),
+            _ => Some(0),
         }
     }
 
-    fn read_word(&self, offset: u64, live: Live) -> u32 {
+    #[inline(always)]
+    fn read_word(&self, offset: u64) -> Option<u64> {
+        if offset < SGI_BASE {
+            return Some(u64::from(self.read_rd_frame(offset)));
+        }
+        // Each kind has 32 words; but for the priorities only the first is this vCPU's.
+        let (kind, n) = ((offset - SGI_BASE) >> 7, offset >> 2 & 31);
+        let value = match kind {
+            8 => self.priority.get(n as usize).filter(|_| n < 8).copied().unwrap_or(0),
+            _ if n != 0 && kind != 24 => 0,
+            1 => self.group as u32,
+            2 | 3 => self.enabled as u32,
+            4..=7 => return None,
+            24 if n == 0 => 0xAAAA_AAAA,
+            _ => 0,
+        };
+        Some(u64::from(value))
+    }
+
+    #[inline(always)]
+    fn read_rd_frame(&self, offset: u64) -> u32 {
         match offset {
             IIDR => IIDR_VALUE,
             TYPER => self.typer as u32,
             0x000C => (self.typer >> 32) as u32,
             WAKER => self.waker,
-            IGROUPR0 => self.group as u32,
-            ISENABLER0 | ICENABLER0 => self.enabled as u32,
-            ISPENDR0 | ICPENDR0 => live.pending,
-            ISACTIVER0 | ICACTIVER0 => live.active,
-            IPRIORITYR0..=IPRIORITYR_END => self.priority[((offset - IPRIORITYR0) >> 2 & 7) as usize],
-            ICFGR0 => 0xAAAA_AAAA,
             _ => id_register(offset, 0x93),
+        }
+    }
+
+    /// A guest's read of pending or active state at `offset`.
+    pub(super) const fn read_state(offset: u64, live: Live) -> u64 {
+        match offset {
+            ISPENDR0 | ICPENDR0 => live.pending as u64,
+            _ => live.active as u64,
         }
     }
 
@@ -182,6 +205,40 @@ impl Redist {
             }
             _ => 0,
         }
+    }
+
+    /// A write of a word that sets or clears neither pending nor active state, if it changes nothing of `concerned`; and whether it
+    /// changed groups or enables.
+    #[inline]
+    pub(super) fn write_apart(&mut self, offset: u64, value: u32, concerned: u32) -> Option<bool> {
+        let (word, value) = match offset {
+            IGROUPR0 => (&mut self.group, value),
+            ISENABLER0 => {
+                let value = self.enabled as u32 | value;
+                (&mut self.enabled, value)
+            }
+            ICENABLER0 => {
+                let value = self.enabled as u32 & !value;
+                (&mut self.enabled, value)
+            }
+            IPRIORITYR0..=IPRIORITYR_END => {
+                let index = (offset - IPRIORITYR0) as u32 >> 2 & 7;
+                let word = &mut self.priority[index as usize];
+                let changed = (*word ^ value) & PRIORITIES;
+                if differing_bytes(changed) << (4 * index) & concerned != 0 {
+                    return None;
+                }
+                *word ^= changed;
+                return Some(false);
+            }
+            _ => return None,
+        };
+        let changed = *word as u32 ^ value;
+        if changed & concerned != 0 {
+            return None;
+        }
+        *word ^= u64::from(changed);
+        Some(changed != 0)
     }
 
     fn write_word(&mut self, offset: u64, value: u32) -> u32 {
@@ -246,6 +303,7 @@ fn replace(word: &mut u64, value: u32) -> u32 {
 }
 
 /// The component's identification registers, the last 48 bytes of a frame: a GICv3 (`PIDR2.ArchRev` 3) by Arm's part numbers.
+#[inline(always)]
 pub(super) const fn id_register(offset: u64, part: u32) -> u32 {
     match offset {
         0xFFD0 => 0x44,

@@ -2,7 +2,7 @@
 
 use super::Group;
 use crate::regs::gic::{ICC_SGI1R_EL1, SgirValue};
-use crate::sync::{AtomicU32, Ordering};
+use crate::sync::{AtomicU64, Ordering};
 
 /// Which SGI register the guest wrote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +56,18 @@ pub fn decode(register: SgiRegister, value: u64, from: usize, vcpus: usize) -> R
     }
 }
 
+/// The SGI and the targets of a write to `ICC_SGI1R_EL1` that names vCPUs one by one. A target may be one that no vCPU answers to.
+#[must_use]
+#[inline]
+pub const fn decode_listed(value: u64) -> Option<(u32, u16)> {
+    const INTID: u64 = 0xF << 24;
+    const TARGET_LIST: u64 = 0xFFFF;
+    if value & !(INTID | TARGET_LIST) != 0 {
+        return None;
+    }
+    Some((((value & INTID) >> 24) as u32, (value & TARGET_LIST) as u16))
+}
+
 /// SGI `intid` of `group`, as an inbox carries it: group 1 in bits 15:0, group 0 in bits 31:16.
 #[must_use]
 pub const fn word(intid: u32, group: Group) -> u32 {
@@ -72,9 +84,17 @@ pub const fn accepted(word: u32, igroupr: u32) -> u32 {
     word & 0xFFFF & igroupr | word >> 16 & !igroupr
 }
 
-/// Where other pCPUs leave a vCPU its SGIs. Anyone posts; only the vCPU's owner drains.
+/// Where other pCPUs leave a vCPU its SGIs, and word that there is something else to look at. Anyone posts; only the vCPU's owner
+/// drains.
+///
+/// The word is for an owner that is kicked: if all it was kicked for is SGIs it need not look anywhere else. Who wants anything else
+/// of it says so ([`look`](Self::look)) before the kick, and what is posted stays posted until the owner begins to look at everything
+/// ([`drain`](Self::drain)).
 #[derive(Debug)]
-pub struct Inbox(AtomicU32);
+pub struct Inbox(AtomicU64);
+
+/// There is something else to look at. The SGIs are in bits 31:0.
+const LOOK: u64 = 1 << 32;
 
 impl Default for Inbox {
     fn default() -> Self {
@@ -87,32 +107,73 @@ impl Inbox {
     #[cfg(not(loom))]
     #[must_use]
     pub const fn new() -> Self {
-        Self(AtomicU32::new(0))
+        Self(AtomicU64::new(0))
     }
 
     /// An empty inbox.
     #[cfg(loom)]
     #[must_use]
     pub fn new() -> Self {
-        Self(AtomicU32::new(0))
+        Self(AtomicU64::new(0))
     }
 
-    /// Leaves the SGIs of `word`. True when the inbox was empty: the owner must be kicked (after a `DSB ISHST`) or woken.
-    /// When it was not, whoever filled it has done that, and the owner has yet to drain.
+    /// Leaves the SGIs of `word`. True when there were none: the owner must be kicked (after a `DSB ISHST`) or woken. When there were,
+    /// whoever left them has done that, and the owner has yet to drain.
+    #[inline]
     pub fn post(&self, word: u32) -> bool {
-        self.0.fetch_or(word, Ordering::AcqRel) == 0
+        self.0.fetch_or(word.into(), Ordering::AcqRel) as u32 == 0
     }
 
-    /// Whether there is something to drain: a plain load, for the exit path.
+    /// The owner is to look at everything: what it is to find is stored before this, and a kick comes after.
+    #[inline]
+    pub fn look(&self) {
+        self.0.fetch_or(LOOK, Ordering::Release);
+    }
+
+    /// Whether there are no SGIs to drain: a plain load, for the exit path.
     #[must_use]
+    #[inline]
     pub fn is_empty(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == 0
+        self.0.load(Ordering::Relaxed) as u32 == 0
     }
 
-    /// Takes what is there.
+    /// Takes the SGIs; the owner looks at everything else next.
     #[must_use]
     pub fn drain(&self) -> u32 {
-        if self.is_empty() { 0 } else { self.0.swap(0, Ordering::AcqRel) }
+        if self.0.load(Ordering::Relaxed) == 0 {
+            return 0;
+        }
+        self.0.swap(0, Ordering::AcqRel) as u32
+    }
+
+    /// Takes the SGIs, and leaves the word to look.
+    #[must_use]
+    pub fn drain_sgis(&self) -> u32 {
+        if self.is_empty() {
+            return 0;
+        }
+        self.0.fetch_and(LOOK, Ordering::AcqRel) as u32
+    }
+
+    /// What is in it, if that is one SGI and nothing else.
+    #[must_use]
+    #[inline(always)]
+    pub fn only_sgi(&self) -> Option<u32> {
+        let word = self.0.load(Ordering::Relaxed);
+        if word <= u64::from(u32::MAX) && word.is_power_of_two() {
+            Some(word as u32)
+        } else {
+            None
+        }
+    }
+
+    /// Takes `word`, which [`only_sgi`](Self::only_sgi) has given. False: something was added since, and nothing is taken.
+    #[must_use]
+    #[inline(always)]
+    pub fn take_only(&self, word: u32) -> bool {
+        self.0
+            .compare_exchange(word.into(), 0, Ordering::Acquire, Ordering::Relaxed)
+            .is_ok()
     }
 }
 
@@ -131,6 +192,16 @@ mod tests {
         let (aff0, aff1, aff2, aff3) = (affinity & 0xff, affinity >> 8 & 0xff, affinity >> 16 & 0xff, affinity >> 32 & 0xff);
         let cluster = aff1 == value >> 16 & 0xff && aff2 == value >> 32 & 0xff && aff3 == value >> 48 & 0xff;
         cluster && aff0 / 16 == value >> 44 & 0xf && value >> (aff0 % 16) & 1 == 1
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_listed_is_decoded_the_same(value in prop_oneof![any::<u64>(), any::<u64>().prop_map(|value| value & 0x0F00_FFFF)]) {
+            if let Some((intid, targets)) = decode_listed(value) {
+                let request = decode(SgiRegister::Sgi1r, value, 0, 16);
+                prop_assert_eq!((request.word, request.targets), (word(intid, Group::One), targets));
+            }
+        }
     }
 
     #[test]
@@ -165,6 +236,21 @@ mod tests {
         assert_eq!(accepted(word(5, Group::One), 0), 0);
         assert_eq!(accepted(word(5, Group::Zero), 0), 1 << 5);
         assert_eq!(accepted(word(5, Group::Zero), 1 << 5), 0);
+    }
+
+    #[test]
+    fn the_word_to_look_is_no_sgi_and_stays_until_the_owner_looks() {
+        let inbox = Inbox::new();
+        assert_eq!(inbox.only_sgi(), None);
+        assert!(inbox.post(4));
+        assert_eq!(inbox.only_sgi(), Some(4));
+        inbox.look();
+        assert_eq!((inbox.only_sgi(), inbox.take_only(4)), (None, false));
+        assert_eq!((inbox.drain_sgis(), inbox.is_empty()), (4, true));
+        assert!(inbox.post(8), "whoever posts the first SGI kicks, whatever else is there");
+        assert_eq!(inbox.only_sgi(), None);
+        assert_eq!(inbox.drain(), 8);
+        assert!(inbox.post(2) && inbox.only_sgi() == Some(2) && inbox.take_only(2) && inbox.is_empty());
     }
 
     #[test]

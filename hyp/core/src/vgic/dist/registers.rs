@@ -142,47 +142,82 @@ impl Dist {
     /// [`Effect::ask`], the answers are to be or'ed into the value, and then what a second read gives: an SPI may change hands
     /// between.
     pub fn read(&self, offset: u64, size: u64) -> (u64, Effect) {
-        match size {
-            4 if offset & 3 == 0 => self.read_word(offset),
-            8 if offset & 7 == 0 => (routed(offset).map_or(0, |spi| self.router(spi).load(ORDER)), Effect::default()),
-            1 => match at(offset & !3) {
-                At::Priorities(n) => (
-                    u64::from(self.priorities(n).load(ORDER) >> (8 * (offset & 3)) & 0xFF),
-                    Effect::default(),
-                ),
-                _ => (0, Effect::default()),
-            },
-            _ => (0, Effect::default()),
+        match self.read_plain(offset, size) {
+            Some(value) => (value, Effect::default()),
+            None => self.read_state(offset, (offset >> 2) as usize & 31),
         }
     }
 
-    fn read_word(&self, offset: u64) -> (u64, Effect) {
-        let value = match at(offset) {
-            At::Bits(kind, n) => return self.read_bits(kind, n),
-            At::Priorities(n) => self.priorities(n).load(ORDER),
-            At::Triggers(n, from) => spread(self.bits(n).edge.load(ORDER) >> from),
-            At::Other => match offset {
+    /// [`Dist::read`] of everything but pending and active state of which vCPUs have some: `None` for that.
+    #[inline(always)]
+    #[must_use]
+    pub fn read_plain(&self, offset: u64, size: u64) -> Option<u64> {
+        match size {
+            4 if offset & 3 == 0 => self.read_word(offset),
+            8 if offset & 7 == 0 => Some(self.router_at(offset).unwrap_or(0)),
+            1 if offset >> 7 >= 8 && offset >> 7 < 16 => Some(self.read_word(offset & !3)? >> (8 * (offset & 3)) & 0xFF),
+            _ => Some(0),
+        }
+    }
+
+    #[inline(always)]
+    fn read_word(&self, offset: u64) -> Option<u64> {
+        // Each kind has 32 words of 32 INTIDs; word 0 is the redistributors'.
+        let n = (offset >> 2 & 31) as usize;
+        let word = self.word.get(n.wrapping_sub(1));
+        Some(u64::from(match offset >> 7 {
+            0 => match offset {
                 CTLR => FIXED | self.groups(),
                 TYPER => self.typer,
                 IIDR => IIDR_VALUE,
-                _ => match routed(offset) {
-                    Some(spi) => (self.router(spi).load(ORDER) >> (8 * (offset & 4))) as u32,
-                    None => id_register(offset, 0x92),
-                },
+                _ => 0,
             },
-        };
-        (u64::from(value), Effect::default())
+            1 => word.map_or(0, |word| word.group1.load(ORDER)),
+            2 | 3 => word.map_or(0, |word| word.enabled.load(ORDER)),
+            4..=7 => match word {
+                Some(word) => {
+                    let state = if offset < ISACTIVER {
+                        word.pending()
+                    } else {
+                        word.active.load(ORDER)
+                    };
+                    if word.held.load(ORDER) != 0 {
+                        return None;
+                    }
+                    state
+                }
+                None => 0,
+            },
+            8..=15 => {
+                let n = (offset >> 2) as usize & 0xFF;
+                self.priority.get(n.wrapping_sub(8)).map_or(0, |priorities| priorities.load(ORDER))
+            }
+            24 | 25 => {
+                let half = (offset >> 2) as usize & 0x3F;
+                let word = self.word.get((half / 2).wrapping_sub(1));
+                word.map_or(0, |word| spread(word.edge.load(ORDER) >> (half as u32 % 2 * 16)))
+            }
+            192..=255 => self.router_at(offset).map_or(0, |router| (router >> (8 * (offset & 4))) as u32),
+            511 => id_register(offset, 0x92),
+            _ => 0,
+        }))
     }
 
-    fn read_bits(&self, kind: Bits, n: usize) -> (u64, Effect) {
+    #[inline(always)]
+    fn router_at(&self, offset: u64) -> Option<u64> {
+        routed(offset).map(|spi| self.router(spi).load(ORDER))
+    }
+
+    /// Pending or active state: word `n` of the register that `offset` is in.
+    fn read_state(&self, offset: u64, n: usize) -> (u64, Effect) {
+        let n = n.wrapping_sub(1);
         let word = self.bits(n);
-        let (value, op) = match kind {
-            Bits::Group => (word.group1.load(ORDER), None),
-            Bits::SetEnable | Bits::ClearEnable => (word.enabled.load(ORDER), None),
-            Bits::SetPending | Bits::ClearPending => (word.pending(), Some(SpiOp::ReadPending)),
-            Bits::SetActive | Bits::ClearActive => (word.active.load(ORDER), Some(SpiOp::ReadActive)),
+        let (value, op) = if offset < ISACTIVER {
+            (word.pending(), SpiOp::ReadPending)
+        } else {
+            (word.active.load(ORDER), SpiOp::ReadActive)
         };
-        let ask = op.and_then(|op| self.ask(op, n, u32::MAX));
+        let ask = self.ask(op, n, u32::MAX);
         (u64::from(value), Effect { ask, ..Effect::default() })
     }
 

@@ -1,0 +1,191 @@
+//! What guests do often and what concerns nobody else: reads of GIC registers, writes that only configure, SGIs, the kick that brings
+//! one. In one piece, so that it compiles to few instructions; whatever it does not know it leaves alone, and the long way in `trap.rs`
+//! does it. The shortest paths of all are in `trap.s`.
+
+use hyp_abi::{call::Counter, layout};
+use hyp_core::{
+    esr::{self, Abort, SysRegAccess},
+    regs::cpu::SysReg,
+    vgic::{Group, sgi},
+};
+
+use crate::{
+    arch::{
+        context, cpu,
+        gic::{self, KICK_SGI},
+    },
+    percpu,
+    run::Resident,
+    trap::Frame,
+};
+
+/// The resident vCPU, if an exit of it now has nothing to do for it but what it came for: its shadow is up to date and none of its
+/// hardware-backed interrupts may have to be withdrawn.
+#[inline(always)]
+fn undisturbed<'a>() -> Option<&'a mut Resident> {
+    // SAFETY: The outermost function of this exit; who gets nothing from here asks again, and this reference is gone then.
+    let here = unsafe { percpu::local() }?.run.here()?;
+    if gic::vmcr() != here.state.cpuif.vmcr.get() {
+        return None;
+    }
+    if here.state.gic.needs_attention() && !here.state.gic.attend_ended(&here.interface) {
+        return None;
+    }
+    Some(here)
+}
+
+/// What became of an exit that is common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Done {
+    /// All of it; the guest goes on.
+    All = 0,
+    /// Nothing.
+    Nothing = 1,
+}
+
+impl From<Option<()>> for Done {
+    #[inline]
+    fn from(done: Option<()>) -> Self {
+        if done.is_some() { Self::All } else { Self::Nothing }
+    }
+}
+
+/// Whether `x<rt>` goes back to the guest after what is common: it is not one that Rust preserves. 31 is XZR.
+const fn is_restored(rt: u8) -> bool {
+    !matches!(rt, 19..=29)
+}
+
+/// A data abort from a guest, by a load.
+pub(crate) extern "C" fn guest_load(frame: &mut Frame, syndrome: u64) -> Done {
+    load(frame, Abort::new(syndrome as u32)).into()
+}
+
+/// A data abort from a guest, by a store or by something else that writes.
+pub(crate) extern "C" fn guest_store(frame: &mut Frame, syndrome: u64) -> Done {
+    store(frame, Abort::new(syndrome as u32)).into()
+}
+
+/// A trapped system register of a guest.
+pub(crate) extern "C" fn guest_sysreg(frame: &mut Frame, syndrome: u64) -> Done {
+    let Some(rt) = SysRegAccess::write_of(syndrome as u32, SysReg::ICC_SGI1R_EL1) else {
+        return Done::Nothing;
+    };
+    let value = frame.x.get(usize::from(rt)).copied().unwrap_or(0);
+    sgi1r(value).into()
+}
+
+/// A load from the distributor or the vCPU's own redistributor.
+#[inline(always)]
+fn load(frame: &mut Frame, abort: Abort) -> Option<()> {
+    if !is_restored(abort.rt()) {
+        return None;
+    }
+    let (here, ipa) = access(abort)?;
+    let own = ipa.wrapping_sub(here.vcpu.redistributor);
+    let value = if own < layout::GICR_STRIDE {
+        here.state.gic.read_short(&here.interface, own, abort.size())?
+    } else {
+        let offset = ipa.wrapping_sub(layout::GICD_BASE);
+        if offset >= layout::GICD_SIZE {
+            return None;
+        }
+        here.vm.dist.read_plain(offset, abort.size())?
+    };
+    if let Some(x) = frame.x.get_mut(usize::from(abort.rt())) {
+        *x = value;
+    }
+    here.accessed();
+    Some(())
+}
+
+/// A store of a word to the vCPU's own redistributor.
+#[inline(always)]
+fn store(frame: &mut Frame, abort: Abort) -> Option<()> {
+    let (here, ipa) = access(abort)?;
+    let value = frame.x.get(usize::from(abort.rt())).copied().unwrap_or(0);
+    let own = ipa.wrapping_sub(here.vcpu.redistributor);
+    if abort.size() != 4 || own >= layout::GICR_STRIDE || !here.state.gic.write_plain(&here.vm.dist, own, value as u32) {
+        return None;
+    }
+    here.accessed();
+    Some(())
+}
+
+/// Who made a common access, and where to.
+#[inline(always)]
+fn access<'a>(abort: Abort) -> Option<(&'a mut Resident, u64)> {
+    if !abort.is_plain() {
+        return None;
+    }
+    let pstate = cpu::spsr();
+    if !esr::is_plain(pstate) || esr::big_endian(pstate, context::guest_sctlr()) {
+        return None;
+    }
+    Some((undisturbed()?, abort.page(cpu::hpfar()) | cpu::far() & 0xFFF))
+}
+
+impl Resident {
+    /// An access to a device is done.
+    #[inline(always)]
+    fn accessed(&self) {
+        self.vcpu.count(Counter::Mmio);
+        cpu::set_elr(cpu::elr().wrapping_add(4));
+    }
+}
+
+/// A write of `ICC_SGI1R_EL1`: an SGI for the vCPU itself, or for one other.
+#[inline(always)]
+fn sgi1r(value: u64) -> Option<()> {
+    if !esr::is_plain(cpu::spsr()) {
+        return None;
+    }
+    let here = undisturbed()?;
+    let (vcpu, vm, state, interface) = here.parts();
+    let (intid, targets) = sgi::decode_listed(value)?;
+    if targets == 1 << vcpu.index {
+        if state.gic.group_of(intid) != Group::One || !state.gic.inject_sgi(interface, intid) {
+            return None;
+        }
+    } else {
+        if !targets.is_power_of_two() {
+            return None;
+        }
+        let target = vm.vcpus.get(targets.trailing_zeros() as usize)?;
+        if target.inbox.post(sgi::word(intid, Group::One)) {
+            target.kick_for_sgi();
+        }
+    }
+    vcpu.count(Counter::Sysregs);
+    cpu::set_elr(cpu::elr().wrapping_add(4));
+    Some(())
+}
+
+/// The kick, acknowledged, when it brings an SGI and nothing else is asked.
+pub(crate) extern "C" fn guest_kick() -> Done {
+    kicked().into()
+}
+
+#[inline(always)]
+fn kicked() -> Option<()> {
+    let here = undisturbed()?;
+    if here.shared {
+        return None;
+    }
+    let (vcpu, _, state, interface) = here.parts();
+    let word = vcpu.inbox.only_sgi()?;
+    let intid = state.gic.accepts(word)?;
+    if !vcpu.inbox.take_only(word) {
+        return None;
+    }
+    if !state.gic.inject_sgi(interface, intid) {
+        // There, as if it had never been taken: the long way takes it.
+        vcpu.inbox.post(word);
+        return None;
+    }
+    gic::drop_and_deactivate(KICK_SGI);
+    #[cfg(feature = "test-triggers")]
+    crate::trigger::check();
+    vcpu.count(Counter::Interrupts);
+    Some(())
+}
