@@ -72,8 +72,8 @@ const SGI: u32 = 2;
 /// Starts vCPUs 1 to `count` with `body` and waits until they wait.
 fn start(count: usize, body: fn(u64)) {
     READY.store(0, Ordering::Relaxed);
-    for index in 1..=count {
-        SLOTS[index].forget();
+    for (index, slot) in SLOTS.iter().enumerate().take(count + 1).skip(1) {
+        slot.forget();
         if cpu::start(index, body, 0) != psci::SUCCESS {
             guest::println!("FAIL bench: vCPU {index} does not start");
             guest::check::abandon();
