@@ -58,15 +58,17 @@ pub(crate) struct BenchArgs {
 
 /// What `--help` says after the options.
 pub(crate) const HELP: &str = "\
-The machine is QEMU's under its instruction clock: one thread runs all pCPUs, and one tick is one instruction. A guest reads the
-counter before and after each operation; figures are net of that pair, and repeat to the instruction. The same guest measures
-what it can on the bare machine, too. The plot is target/umbra/bench.svg.
+The machine is QEMU's under its instruction clock: one thread runs all pCPUs, and one tick is one
+instruction. A guest reads the counter before and after each operation; figures are net of that
+pair, and repeat to the instruction. The same guest measures what it can on the bare machine, too.
+The plot is target/umbra/bench.svg.
 
---profile has QEMU log every instruction (-singlestep -d exec,nochain); no plugin is needed.
+--profile has QEMU log every instruction (-singlestep -d exec,nochain) and looks each up in Umbra's
+ELF; no plugin is needed. The whole sequence goes to target/umbra/bench-trace.txt.
 
   cargo xtask bench --only null-hvc --only sgi-self
-  cargo xtask bench --check                the table, and status 1 when a figure exceeds its budget
-  cargo xtask bench --profile null-hvc     functions, system registers, barriers, atomics, loads and stores";
+  cargo xtask bench --check                the table, and status 1 above a budget
+  cargo xtask bench --profile null-hvc     by function and by class of instruction";
 
 /// Fails on a name that is no operation's, and lists those that are.
 fn known(names: &[String]) -> Result<()> {

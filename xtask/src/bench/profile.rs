@@ -1,6 +1,8 @@
 //! Where the instructions of one operation go: QEMU logs every instruction that it executes (`-d exec,nochain` with
 //! `-singlestep`, limited by `-dfilter` to Umbra's image and the guest's two marks), and each address is looked up in
 //! Umbra's ELF: its function, and what kind of instruction stands there. No plugin of QEMU's is needed.
+//!
+//! Where a sender sleeps until its targets are done, the alarm that wakes it is between the marks too.
 
 use super::scene::{Bench, Scene};
 use crate::build::Hyp;
@@ -138,6 +140,8 @@ type Trace = Vec<(u32, u64)>;
 
 /// Cuts QEMU's log into the traces between the guest's two marks.
 struct Cutter {
+    /// Where the marks are executed; another program may have other code at the same addresses.
+    pcpu: u32,
     begin: u64,
     end: u64,
     open: Option<Trace>,
@@ -157,11 +161,13 @@ impl Cutter {
             return;
         };
         let pc = rest.split('/').nth(1).and_then(|pc| u64::from_str_radix(pc, 16).ok());
-        let (Ok(pcpu), Some(pc)) = (pcpu.parse(), pc) else { return };
-        if pc == self.begin {
-            self.open = Some(Trace::new());
-        } else if pc == self.end {
-            self.done.extend(self.open.take());
+        let (Ok(pcpu), Some(pc)) = (pcpu.parse::<u32>(), pc) else { return };
+        if pc == self.begin || pc == self.end {
+            if pcpu != self.pcpu {
+                return;
+            }
+            self.done.extend(self.open.take().filter(|_| pc == self.end));
+            self.open = (pc == self.begin).then(Trace::new);
         } else if let Some(open) = &mut self.open {
             open.push((pcpu, pc));
         }
@@ -307,8 +313,14 @@ struct Traced {
 }
 
 fn trace(bench: &Bench<'_>, scene: &Scene, code: &Code) -> Result<Traced> {
-    let elf = bench.program("bench")?;
-    let (begin, end) = (address_of(elf, "bench_begin")?, address_of(elf, "bench_end")?);
+    let (program, pcpu) = scene.marked();
+    let elf = bench.program(program)?;
+    let (begin, end) = if program == "first" {
+        // A boot is what lies between Umbra's first instruction and the guest's.
+        (KERNEL, address_of(elf, "_start")?)
+    } else {
+        (address_of(elf, "bench_begin")?, address_of(elf, "bench_end")?)
+    };
     let mut args = bench.arguments(scene)?;
     let filter = format!("{begin:#x}+4,{end:#x}+4,{KERNEL:#x}+{:#x}", code.end());
     args.extend(["-singlestep", "-d", "exec,nochain", "-dfilter", &filter].map(Into::into));
@@ -322,6 +334,7 @@ fn trace(bench: &Bench<'_>, scene: &Scene, code: &Code) -> Result<Traced> {
         said
     });
     let cutter = Cutter {
+        pcpu,
         begin,
         end,
         open: None,
@@ -392,10 +405,13 @@ fn text(name: &str, code: &Code, trace: &Trace) -> String {
     text
 }
 
-/// Every instruction of a trace in its order.
+/// The most instructions that are listed.
+const LISTED: usize = 200_000;
+
+/// Every instruction of a trace in its order; of a long one the first.
 fn listing(code: &Code, trace: &Trace) -> String {
     let mut text = String::new();
-    for &(pcpu, pc) in trace {
+    for &(pcpu, pc) in trace.iter().take(LISTED) {
         let (name, offset) = code.name(pc - KERNEL);
         let word = code.word(pc - KERNEL).unwrap_or(0);
         let class = Class::of(word).name();
@@ -450,13 +466,14 @@ mod tests {
     #[test]
     fn a_trace_is_what_lies_between_the_marks() {
         let mut cutter = Cutter {
+            pcpu: 0,
             begin: 0x100,
             end: 0x104,
             open: None,
             done: Vec::new(),
         };
         let line = |cpu: u32, pc: u64| format!("Trace {cpu}: 0x7f [0000000000000000/{pc:016x}/00000061/ff020201] \n");
-        for (cpu, pc) in [(0, 0x200), (0, 0x100), (0, 0x204), (1, 0x208), (0, 0x20c)] {
+        for (cpu, pc) in [(0, 0x200), (0, 0x100), (0, 0x204), (1, 0x100), (1, 0x208), (0, 0x20c)] {
             cutter.line(&line(cpu, pc));
         }
         cutter.line("Stopped execution of TB chain before 0x7f [20c] \n");

@@ -198,7 +198,9 @@ impl Report {
             let met = mark(target.map(|target| *size <= target));
             let _ = writeln!(text, "{name:<names$} {:>12}  {what} (target {target_text}) {met}", ui::bytes(*size));
         }
-        let _ = writeln!(text, "{rule}");
+        if !self.sizes.is_empty() {
+            let _ = writeln!(text, "{rule}");
+        }
         for rule in &self.rules {
             let _ = writeln!(text, "{} {}", mark(Some(rule.ok)), rule.what);
         }
