@@ -68,7 +68,7 @@ enum Command {
     /// Run the demo, or VMs of your own, on Umbra under QEMU
     #[command(after_help = QEMU_HELP)]
     Qemu(RunArgs),
-    /// Run every test: host, loom, miri, corpus, panic-path, machine and linux
+    /// Run every test: host, loom, miri, corpus, panic-path, machine, linux and bench
     Test(test::TestArgs),
     /// Measure what each operation costs, in instructions, and compare it with its budget
     #[command(after_help = bench::HELP)]

@@ -3,7 +3,7 @@
 #![no_std]
 #![no_main]
 
-use core::arch::asm;
+use core::arch::{asm, global_asm};
 use core::hint::black_box;
 use guest::check::{self, Check};
 use guest::cpu::relax;
@@ -16,6 +16,13 @@ use hyp_abi::layout::affinity_of;
 use hyp_abi::shadow::ShadowSlot;
 
 guest::program!(main);
+
+global_asm!(include_str!("bench/marks.s"));
+
+unsafe extern "C" {
+    safe fn bench_begin();
+    safe fn bench_end();
+}
 
 const KEPT: usize = 4096;
 /// How long an exact read may take, in microseconds: a thousand instructions each.
@@ -51,8 +58,11 @@ fn now() -> u64 {
     value
 }
 
-/// Measures `read` and says what it found; whether every one of the reads was fine.
+/// Measures `read`, if `ops=` does not leave it out, and says what it found; whether every one of the reads was fine.
 fn measure<R>(name: &str, running: u64, mut read: impl FnMut() -> R, fine: impl Fn(&R) -> bool) -> bool {
+    if bootargs::get("ops").is_some_and(|names| names.split(',').all(|one| one != name)) {
+        return true;
+    }
     let mut samples = SAMPLES.lock();
     samples.clear();
     let pair = (0..16)
@@ -69,9 +79,11 @@ fn measure<R>(name: &str, running: u64, mut read: impl FnMut() -> R, fine: impl 
         for _ in 0..TURNS {
             relax();
         }
+        bench_begin();
         let before = now();
         let result = read();
         let after = now();
+        bench_end();
         all &= fine(&result);
         if run >= warm_up {
             samples.add(after - before - pair);

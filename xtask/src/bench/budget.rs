@@ -37,7 +37,8 @@ impl Budgets {
         Self::parse(&text)
     }
 
-    fn parse(text: &str) -> Result<Self> {
+    /// Reads `name = number` lines.
+    pub(crate) fn parse(text: &str) -> Result<Self> {
         let budgets: BTreeMap<String, u64> = toml::from_str(text).with_context(|| FILE.to_owned())?;
         ensure!(!budgets.is_empty(), "{FILE} has no budget");
         Ok(Self(budgets))

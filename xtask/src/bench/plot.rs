@@ -111,6 +111,9 @@ pub(crate) fn svg(rows: &[Row]) -> String {
         for (i, (system, figure, label)) in bars.iter().enumerate() {
             let (name, colour) = SYSTEMS[*system];
             let (top, end) = (y + i as f64 * BAR, x(*figure));
+            // The target's line would cross a label that it is close behind.
+            let line = row.op.target.filter(|_| i == 0).map(x);
+            let text = line.filter(|line| (end - 2.0..end + 30.0).contains(line)).unwrap_or(end);
             let _ = writeln!(
                 svg,
                 "<rect x=\"{LEFT}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{:.1}\" fill=\"{colour}\"><title>{name}: {label}</title></rect>\
@@ -118,7 +121,7 @@ pub(crate) fn svg(rows: &[Row]) -> String {
                 top,
                 end - LEFT,
                 BAR - 1.0,
-                end + 4.0,
+                text + 4.0,
                 top + BAR - 2.0
             );
         }

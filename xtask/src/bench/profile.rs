@@ -1,6 +1,8 @@
 //! Where the instructions of one operation go: QEMU logs every instruction that it executes (`-d exec,nochain` with
 //! `-singlestep`, limited by `-dfilter` to Umbra's image and the guest's two marks), and each address is looked up in
-//! Umbra's ELF: its function, and what kind of instruction stands there.
+//! Umbra's ELF: its function, and what kind of instruction stands there. No plugin of QEMU's is needed.
+//!
+//! Where a sender sleeps until its targets are done, the alarm that wakes it is between the marks too.
 
 use super::scene::{Bench, Scene};
 use crate::build::Hyp;
@@ -12,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 use object::{Object, ObjectSection, ObjectSymbol, SymbolKind};
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::ChildStderr;
 use std::time::Duration;
@@ -138,6 +140,8 @@ type Trace = Vec<(u32, u64)>;
 
 /// Cuts QEMU's log into the traces between the guest's two marks.
 struct Cutter {
+    /// Where the marks are executed; another program may have other code at the same addresses.
+    pcpu: u32,
     begin: u64,
     end: u64,
     open: Option<Trace>,
@@ -157,11 +161,13 @@ impl Cutter {
             return;
         };
         let pc = rest.split('/').nth(1).and_then(|pc| u64::from_str_radix(pc, 16).ok());
-        let (Ok(pcpu), Some(pc)) = (pcpu.parse(), pc) else { return };
-        if pc == self.begin {
-            self.open = Some(Trace::new());
-        } else if pc == self.end {
-            self.done.extend(self.open.take());
+        let (Ok(pcpu), Some(pc)) = (pcpu.parse::<u32>(), pc) else { return };
+        if pc == self.begin || pc == self.end {
+            if pcpu != self.pcpu {
+                return;
+            }
+            self.done.extend(self.open.take().filter(|_| pc == self.end));
+            self.open = (pc == self.begin).then(Trace::new);
         } else if let Some(open) = &mut self.open {
             open.push((pcpu, pc));
         }
@@ -191,7 +197,7 @@ pub(crate) fn profile(qemu: &Path, hyp: &Hyp, guests: &BTreeMap<String, PathBuf>
         .find(|scene| scene.ops == set)
         .context("no scene measures it")?;
     let step = ui::Step::begin("Tracing", name);
-    let mut traces = trace(&bench, &scene, &code)?;
+    let mut traces = trace(&bench, &scene, &code)?.runs;
     drop(step);
     ensure!(!traces.is_empty(), "{name} was not run between two marks");
     // The first runs warm up.
@@ -213,18 +219,122 @@ pub(crate) fn profile(qemu: &Path, hyp: &Hyp, guests: &BTreeMap<String, PathBuf>
     Ok(text)
 }
 
-fn trace(bench: &Bench<'_>, scene: &Scene, code: &Code) -> Result<Vec<Trace>> {
-    let elf = bench.program("bench")?;
-    let (begin, end) = (address_of(elf, "bench_begin")?, address_of(elf, "bench_end")?);
+/// What the exits of one vCPU consist of.
+pub(crate) struct Counted {
+    /// A line for each operation.
+    pub(crate) text: String,
+    /// What should not be there.
+    pub(crate) broken: Vec<String>,
+}
+
+/// Operations that concern one vCPU alone: not the VM's distributor nor its PL011, whose words its vCPUs share.
+const ALONE: [&str; 17] = [
+    "null-hvc",
+    "null-smc",
+    "psci-version-hvc",
+    "psci-version-smc",
+    "affinity-info-hvc",
+    "affinity-info-smc",
+    "smccc-version-hvc",
+    "smccc-version-smc",
+    "id-register-read",
+    "gicr-isenabler0-read",
+    "gicr-ipriorityr-read",
+    "gicr-typer-read",
+    "gicr-isenabler0-write",
+    "gicr-ipriorityr-write",
+    "sgi-self",
+    "vtimer",
+    "wfi",
+];
+/// Those of them that are calls.
+const CALLS: usize = 8;
+/// System registers that a call may access.
+const CALL_REGISTERS: u64 = 10;
+
+/// Counts, in one traced run, what the exits of one vCPU consist of: no atomic read-modify-write, and for calls at most 10
+/// accesses to system registers and no barrier (those that keep speculation from going past `ERET` are never executed).
+pub(crate) fn by_construction(qemu: &Path, hyp: &Hyp, guests: &BTreeMap<String, PathBuf>) -> Result<Counted> {
+    let code = Code::read(&hyp.elf)?;
+    let only = ALONE.map(str::to_owned);
+    let bench = Bench {
+        qemu,
+        hyp,
+        guests,
+        only: &only,
+        samples: 1,
+    };
+    let scene = Scene::all()
+        .into_iter()
+        .find(|scene| scene.id == "one")
+        .context("no scene of one vCPU")?;
+    let step = ui::Step::begin("Tracing", "exits of one vCPU");
+    let Traced { runs, names } = trace(&bench, &scene, &code)?;
+    drop(step);
+    ensure!(
+        !names.is_empty() && runs.len().is_multiple_of(names.len()),
+        "{} traces of {} operations",
+        runs.len(),
+        names.len()
+    );
+    let mut counted = Counted {
+        text: String::new(),
+        broken: ALONE
+            .iter()
+            .filter(|name| !names.iter().any(|n| n == *name))
+            .map(|name| format!("{name} was not traced"))
+            .collect(),
+    };
+    for (name, runs) in names.iter().zip(runs.chunks(runs.len() / names.len())) {
+        let Some(run) = runs.last() else { continue };
+        let counts = classes(run.iter().map(|&(_, pc)| code.word(pc - KERNEL).unwrap_or(0)));
+        let of = |class| counts.get(&class).copied().unwrap_or(0);
+        let line = format!(
+            "{name}: {} instructions, of them {} system registers, {} barriers, {} atomics",
+            run.len(),
+            of(Class::System),
+            of(Class::Barrier),
+            of(Class::Atomic)
+        );
+        let call = ALONE[..CALLS].contains(&name.as_str());
+        let fine = of(Class::Atomic) == 0 && (!call || of(Class::System) <= CALL_REGISTERS && of(Class::Barrier) == 0);
+        let _ = writeln!(counted.text, "{line}");
+        if !fine {
+            counted.broken.push(line);
+        }
+    }
+    Ok(counted)
+}
+
+/// What a traced run left: each run of an operation, and the operations in their order.
+struct Traced {
+    runs: Vec<Trace>,
+    names: Vec<String>,
+}
+
+fn trace(bench: &Bench<'_>, scene: &Scene, code: &Code) -> Result<Traced> {
+    let (program, pcpu) = scene.marked();
+    let elf = bench.program(program)?;
+    let (begin, end) = if program == "first" {
+        // A boot is what lies between Umbra's first instruction and the guest's.
+        (KERNEL, address_of(elf, "_start")?)
+    } else {
+        (address_of(elf, "bench_begin")?, address_of(elf, "bench_end")?)
+    };
     let mut args = bench.arguments(scene)?;
     let filter = format!("{begin:#x}+4,{end:#x}+4,{KERNEL:#x}+{:#x}", code.end());
     args.extend(["-singlestep", "-d", "exec,nochain", "-dfilter", &filter].map(Into::into));
     let mut child = qemu::spawn(bench.qemu, &args)?;
     let log = child.0.stderr.take().context("QEMU has no standard error")?;
     let mut output = child.0.stdout.take().context("QEMU has no standard output")?;
-    // Nobody reads the console; but somebody must take it.
-    let console = std::thread::spawn(move || std::io::copy(&mut output, &mut std::io::sink()));
+    let console = std::thread::spawn(move || {
+        let mut said = Vec::new();
+        // What was read before an error is looked at all the same.
+        let _ = output.read_to_end(&mut said);
+        said
+    });
     let cutter = Cutter {
+        pcpu,
         begin,
         end,
         open: None,
@@ -238,8 +348,20 @@ fn trace(bench: &Bench<'_>, scene: &Scene, code: &Code) -> Result<Vec<Trace>> {
         LIMIT.as_secs()
     );
     drop(child);
-    let _ = console.join();
-    Ok(reader.join().map_err(|_| anyhow::anyhow!("the trace could not be read"))?)
+    let said = console.join().unwrap_or_default();
+    let runs = reader.join().map_err(|_| anyhow::anyhow!("the trace could not be read"))?;
+    Ok(Traced {
+        runs,
+        names: measured(&String::from_utf8_lossy(&said)),
+    })
+}
+
+/// The operations that the guest says it measured, in their order; of two that one run measures the first.
+fn measured(console: &str) -> Vec<String> {
+    let names = console
+        .lines()
+        .filter_map(|line| line.split_once("@guest bench op=")?.1.split(' ').next());
+    names.filter(|name| !name.ends_with("-eoi")).map(str::to_owned).collect()
 }
 
 fn read(log: ChildStderr, mut cutter: Cutter) -> Vec<Trace> {
@@ -283,10 +405,13 @@ fn text(name: &str, code: &Code, trace: &Trace) -> String {
     text
 }
 
-/// Every instruction of a trace in its order.
+/// The most instructions that are listed.
+const LISTED: usize = 200_000;
+
+/// Every instruction of a trace in its order; of a long one the first.
 fn listing(code: &Code, trace: &Trace) -> String {
     let mut text = String::new();
-    for &(pcpu, pc) in trace {
+    for &(pcpu, pc) in trace.iter().take(LISTED) {
         let (name, offset) = code.name(pc - KERNEL);
         let word = code.word(pc - KERNEL).unwrap_or(0);
         let class = Class::of(word).name();
@@ -332,15 +457,23 @@ mod tests {
     }
 
     #[test]
+    fn the_console_says_what_was_measured() {
+        let console =
+            "\u{e}B@guest bench pair=3\n@guest bench op=sgi-self n=1\n@guest bench op=sgi-self-eoi n=1\n\u{e}B@guest bench op=wfi n=1\n";
+        assert_eq!(measured(console), ["sgi-self", "wfi"]);
+    }
+
+    #[test]
     fn a_trace_is_what_lies_between_the_marks() {
         let mut cutter = Cutter {
+            pcpu: 0,
             begin: 0x100,
             end: 0x104,
             open: None,
             done: Vec::new(),
         };
         let line = |cpu: u32, pc: u64| format!("Trace {cpu}: 0x7f [0000000000000000/{pc:016x}/00000061/ff020201] \n");
-        for (cpu, pc) in [(0, 0x200), (0, 0x100), (0, 0x204), (1, 0x208), (0, 0x20c)] {
+        for (cpu, pc) in [(0, 0x200), (0, 0x100), (0, 0x204), (1, 0x100), (1, 0x208), (0, 0x20c)] {
             cutter.line(&line(cpu, pc));
         }
         cutter.line("Stopped execution of TB chain before 0x7f [20c] \n");

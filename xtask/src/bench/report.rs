@@ -48,6 +48,25 @@ impl Row {
     }
 }
 
+/// What must hold between figures.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Rule {
+    name: String,
+    what: String,
+    ok: bool,
+}
+
+/// The result of one comparison.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Checked {
+    /// The operation, the size or the rule.
+    pub(crate) name: String,
+    /// Why it fails, and what to do.
+    pub(crate) failure: Option<String>,
+    /// What to do all the same.
+    pub(crate) hint: Option<String>,
+}
+
 /// A size in bytes: its name, what it is, the size, its target.
 type Size = (&'static str, &'static str, u64, Option<u64>);
 
@@ -57,7 +76,7 @@ pub(crate) struct Report {
     /// The operations that were measured.
     pub(crate) rows: Vec<Row>,
     sizes: Vec<Size>,
-    rules: Vec<(String, bool)>,
+    rules: Vec<Rule>,
     samples: u32,
 }
 
@@ -97,25 +116,37 @@ impl Report {
             .collect()
     }
 
-    /// What fails a check, and what should be mended some day. `whole` says that everything was measured.
-    pub(crate) fn check(&self, budgets: &Budgets, whole: bool) -> (Vec<String>, Vec<String>) {
-        let (mut failures, mut hints) = (Vec::new(), Vec::new());
+    /// Compares everything with the budgets. `whole` says that everything was measured.
+    pub(crate) fn check(&self, budgets: &Budgets, whole: bool) -> Vec<Checked> {
         let figures = self.figures();
+        let mut checked = Vec::new();
         for (name, figure) in &figures {
-            match (budgets.of(name), budgets.says(name, *figure)) {
-                (Some(budget), Some(says)) => {
-                    let advice = Budgets::advice(name, *figure, budget, says);
-                    if says == Says::Over { &mut failures } else { &mut hints }.extend(advice);
-                }
-                _ => failures.push(format!("{name}: it has no budget (`cargo xtask bench --lower-budgets` adds it)")),
-            }
+            let (failure, hint) = match (budgets.of(name), budgets.says(name, *figure)) {
+                (Some(budget), Some(Says::Over)) => (Budgets::advice(name, *figure, budget, Says::Over), None),
+                (Some(budget), Some(says)) => (None, Budgets::advice(name, *figure, budget, says)),
+                _ => (
+                    Some(format!("{name}: it has no budget (`cargo xtask bench --lower-budgets` adds it)")),
+                    None,
+                ),
+            };
+            checked.push(Checked {
+                name: name.clone(),
+                failure,
+                hint,
+            });
         }
-        if whole {
-            let gone = budgets.names().filter(|name| !figures.iter().any(|(n, _)| n == name));
-            failures.extend(gone.map(|name| format!("{name}: it has a budget and was not measured")));
-        }
-        failures.extend(self.rules.iter().filter(|(_, ok)| !ok).map(|(what, _)| what.clone()));
-        (failures, hints)
+        let gone = budgets.names().filter(|name| whole && !figures.iter().any(|(n, _)| n == name));
+        checked.extend(gone.map(|name| Checked {
+            name: name.to_owned(),
+            failure: Some(format!("{name}: it has a budget and was not measured")),
+            hint: None,
+        }));
+        checked.extend(self.rules.iter().map(|rule| Checked {
+            name: rule.name.clone(),
+            failure: (!rule.ok).then(|| rule.what.clone()),
+            hint: None,
+        }));
+        checked
     }
 
     /// The table.
@@ -167,9 +198,11 @@ impl Report {
             let met = mark(target.map(|target| *size <= target));
             let _ = writeln!(text, "{name:<names$} {:>12}  {what} (target {target_text}) {met}", ui::bytes(*size));
         }
-        let _ = writeln!(text, "{rule}");
-        for (what, ok) in &self.rules {
-            let _ = writeln!(text, "{} {what}", mark(Some(*ok)));
+        if !self.sizes.is_empty() {
+            let _ = writeln!(text, "{rule}");
+        }
+        for rule in &self.rules {
+            let _ = writeln!(text, "{} {}", mark(Some(rule.ok)), rule.what);
         }
         let notes = format!(
             "Instructions, at least {} samples each (a boot is one), net of the pair of readings around them. `Umbra's` is the median\n\
@@ -198,7 +231,10 @@ impl Report {
         let sizes = self.sizes.iter().map(|(name, what, size, target)| {
             json!({ "name": name, "what": what, "bytes": size, "target": target, "met": target.map(|t| *size <= t), "budget": budget(name) })
         });
-        let rules = self.rules.iter().map(|(what, ok)| json!({ "what": what, "ok": ok }));
+        let rules = self
+            .rules
+            .iter()
+            .map(|rule| json!({ "name": rule.name, "what": rule.what, "ok": rule.ok }));
         json!({
             "unit": "instructions",
             "source_of_recorded": SOURCE,
@@ -236,18 +272,20 @@ fn shown(recorded: &Recorded) -> [String; 3] {
 }
 
 /// What holds between figures.
-fn rules(figures: &Figures, eight: &Figures) -> Vec<(String, bool)> {
+fn rules(figures: &Figures, eight: &Figures) -> Vec<Rule> {
     let median = |name: &str| figures.get(name).map(|f| f.median);
     let mut rules = Vec::new();
+    let mut rule = |name: String, what: String, ok: bool| rules.push(Rule { name, what, ok });
     for conduit in ["hvc", "smc"] {
         if let (Some(plain), Some(filtered)) = (median(&format!("null-{conduit}")), median(&format!("filtered-{conduit}"))) {
-            rules.push((
+            rule(
+                format!("filter-adds-little-by-{conduit}"),
                 format!(
                     "a full filter adds {} to a call by {conduit}, {FILTER_ADDS} at most",
                     filtered.saturating_sub(plain)
                 ),
                 filtered <= plain + FILTER_ADDS,
-            ));
+            );
         }
     }
     let dearer: Vec<String> = eight
@@ -261,10 +299,11 @@ fn rules(figures: &Figures, eight: &Figures) -> Vec<(String, bool)> {
         } else {
             format!(": {}", dearer.join(", "))
         };
-        rules.push((
+        rule(
+            "eight-vcpus-cost-no-more-than-one".to_owned(),
             format!("no operation of one vCPU costs more in a VM of 8 than in a VM of 1{detail}"),
             dearer.is_empty(),
-        ));
+        );
     }
     for name in ["host-template", "host-word", "host-record", "host-exact"] {
         let all: Vec<u64> = RUNNING.iter().filter_map(|n| median(&format!("{name}-{n}"))).collect();
@@ -272,12 +311,20 @@ fn rules(figures: &Figures, eight: &Figures) -> Vec<(String, bool)> {
             // Each bystander has one turn while the host waits for the vCPU that it asked, and executes no more in it.
             let own = |running: u64| if name == "host-exact" { BYSTANDER * (running - 1) } else { 0 };
             let fine = all.iter().zip(RUNNING).all(|(figure, running)| *figure <= first + own(running));
-            rules.push((format!("{name} does not grow while 1, 2, 4, 8 vCPUs run"), fine));
+            rule(
+                format!("{name}-does-not-grow"),
+                format!("{name} does not grow while 1, 2, 4, 8 vCPUs run"),
+                fine,
+            );
         }
     }
     for name in ["icc-ctlr-read", "icc-ctlr-write"] {
         if let Some(median) = median(name) {
-            rules.push((format!("{name} is untrapped: {median} instruction"), median == 1));
+            rule(
+                format!("{name}-is-untrapped"),
+                format!("{name} is untrapped: it takes {median}, 1 without an exit"),
+                median == 1,
+            );
         }
     }
     rules
@@ -320,6 +367,25 @@ mod tests {
     }
 
     #[test]
+    fn a_check_names_what_exceeds_what_is_below_and_what_is_missing() {
+        let figures = figures(&[("null-hvc", 110), ("null-smc", 50), ("denied-hvc", 20)]);
+        let report = Report::new(ops::all(), &figures, &Figures::new(), &Figures::new(), &[], 256);
+        let budgets = Budgets::parse("null-hvc = 100\nnull-smc = 100\ngicd-typer-read = 1\n").expect("budgets");
+        let checked = report.check(&budgets, true);
+        let of = |name: &str| checked.iter().find(|c| c.name == name).expect("checked");
+        assert!(
+            of("null-hvc")
+                .failure
+                .as_ref()
+                .is_some_and(|f| f.contains("110") && f.contains("100"))
+        );
+        assert!(of("null-smc").failure.is_none() && of("null-smc").hint.is_some());
+        assert!(of("denied-hvc").failure.as_ref().is_some_and(|f| f.contains("no budget")));
+        assert!(of("gicd-typer-read").failure.as_ref().is_some_and(|f| f.contains("not measured")));
+        assert!(report.check(&budgets, false).iter().all(|c| c.name != "gicd-typer-read"));
+    }
+
+    #[test]
     fn what_holds_between_figures_is_checked() {
         let good = [
             ("null-hvc", 40),
@@ -333,7 +399,7 @@ mod tests {
         let broken = |spoilt: &[(&str, u64)], eight: &[(&str, u64)]| {
             let mut all = figures(&good);
             all.extend(figures(spoilt));
-            rules(&all, &figures(eight)).into_iter().filter(|(_, ok)| !ok).count()
+            rules(&all, &figures(eight)).into_iter().filter(|rule| !rule.ok).count()
         };
         assert_eq!(broken(&[], &[("null-hvc", 40)]), 0);
         assert_eq!(broken(&[("filtered-hvc", 51)], &[]), 1);

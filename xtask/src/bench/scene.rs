@@ -85,6 +85,15 @@ fn forwards() -> Vec<FilterEntry> {
 }
 
 impl Scene {
+    /// The program whose marks a trace looks for, and the pCPU that it runs on: the host partition has the first.
+    pub(crate) fn marked(&self) -> (&'static str, u32) {
+        match (self.id, self.host) {
+            ("reads", _) => ("benchhost", 0),
+            (_, true) => (self.program, 1),
+            (_, false) => (self.program, 0),
+        }
+    }
+
     /// Every scene.
     pub(crate) fn all() -> Vec<Self> {
         vec![
@@ -216,6 +225,14 @@ impl Bench<'_> {
         if scene.host {
             let mut host = host_vm(self.program("benchhost")?, folder)?;
             host.bootargs = format!("samples={}", self.samples);
+            if scene.id == "reads" && !self.only.is_empty() {
+                // `host-word-4`: what the host does, and how many vCPUs run meanwhile.
+                let (kinds, running): (Vec<&str>, Vec<&str>) = self.only.iter().filter_map(|name| name.rsplit_once('-')).unzip();
+                host.bootargs += &format!(" ops={}", kinds.join(","));
+                if let [running] = running.as_slice() {
+                    vms[0].bootargs += &format!(" running={running}");
+                }
+            }
             vms.push(host);
         }
         let mut plan = Plan::new(vms, machine(), scene.smp, None, true)?;

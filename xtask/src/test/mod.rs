@@ -49,6 +49,8 @@ pub(crate) enum Suite {
     Machine,
     /// Boots of Debian's Linux and U-Boot under QEMU
     Linux,
+    /// What each operation costs, in instructions, against its budget
+    Bench,
 }
 
 impl Suite {

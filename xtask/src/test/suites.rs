@@ -1,6 +1,7 @@
 //! The suites: how each is run, and how its results are read.
 
 use super::{Context, Outcome, Suite, corpus};
+use crate::bench;
 use crate::build::{self, Profile};
 use crate::callgraph;
 use crate::machine::{self, Bench};
@@ -45,6 +46,7 @@ pub(super) fn list(suite: Suite, context: &Context<'_>) -> Result<Vec<String>> {
         Suite::PanicPath => vec!["release-image".to_owned(), "canary-is-caught".to_owned()],
         Suite::Machine => machine::all().iter().map(|case| case.name.to_owned()).collect(),
         Suite::Linux => machine::foreign().iter().map(|case| case.name.to_owned()).collect(),
+        Suite::Bench => bench::suite_names(),
     };
     names.retain(|name| context.wants(name));
     Ok(names)
@@ -64,6 +66,7 @@ pub(super) fn run(suite: Suite, context: &Context<'_>) -> Result<Vec<Outcome>> {
         Suite::PanicPath => panic_path(context),
         Suite::Machine => machines(machine::all(), context),
         Suite::Linux => machines(machine::foreign(), context),
+        Suite::Bench => costs(context),
     }
 }
 
@@ -366,6 +369,32 @@ fn machines(cases: Vec<machine::Case>, context: &Context<'_>) -> Result<Vec<Outc
             log,
         });
     }
+    Ok(outcomes)
+}
+
+// ---- what it costs
+
+fn costs(context: &Context<'_>) -> Result<Vec<Outcome>> {
+    if !bench::suite_names().iter().any(|name| context.wants(name)) {
+        return Ok(Vec::new());
+    }
+    let qemu = setup::qemu(context.args.qemu.as_deref(), context.args.no_install)?;
+    let log = context.log("bench");
+    let mut outcomes = Vec::new();
+    for (name, failure) in bench::suite(&qemu.path, &log)? {
+        if context.wants(&name) {
+            if failure.is_some() {
+                show(&name, failure.as_deref(), None);
+            }
+            outcomes.push(Outcome {
+                name,
+                failure,
+                log: log.clone(),
+            });
+        }
+    }
+    let failed = outcomes.iter().any(|o| o.failure.is_some());
+    show(&format!("bench: {} figures", outcomes.len()), failed.then_some("see above"), None);
     Ok(outcomes)
 }
 

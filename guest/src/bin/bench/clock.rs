@@ -110,6 +110,19 @@ pub(crate) fn marked<R>(op: impl FnOnce() -> R) -> R {
     result
 }
 
+/// Marks it, or only runs it.
+#[inline(always)]
+pub(crate) fn marked_if<R>(mark: bool, op: impl FnOnce() -> R) -> R {
+    if mark {
+        bench_begin();
+    }
+    let result = op();
+    if mark {
+        bench_end();
+    }
+    result
+}
+
 /// The counter, between barriers.
 #[inline(always)]
 pub(crate) fn now() -> u64 {

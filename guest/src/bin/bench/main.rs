@@ -15,6 +15,7 @@ use core::arch::global_asm;
 use guest::{bootargs, check::Check, cpu};
 
 global_asm!(include_str!("vectors.s"));
+global_asm!(include_str!("marks.s"));
 
 guest::program!(main);
 
@@ -44,7 +45,7 @@ fn main() {
             many::forwarded(&wants);
             many::power(&wants, "cpu-on-forwarded", "");
         }
-        Some("reads") => many::reads(&wants),
+        Some("reads") => many::reads(),
         Some("shared") => many::switch(&wants),
         set => check.fail(format_args!("no set of operations is named {set:?}")),
     }

@@ -4,11 +4,11 @@
 //! turn away with YIELD. What a target executes at EL1 after the moment that counts, and before the sender goes on, is
 //! taken off: each target says when it began and when it was about to wait again.
 
-use crate::clock::{Vectors, marked, measure, pair};
+use crate::clock::{Vectors, marked, marked_if, measure, pair};
 use crate::one::drain;
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
-use guest::{cpu, gic, oem, psci, timer};
+use guest::{bootargs, cpu, gic, oem, psci, timer};
 use hyp_abi::layout::{MAX_VCPUS, affinity_of};
 use hyp_abi::psci::{AFFINITY_INFO_64, CPU_OFF, CPU_ON_64};
 
@@ -72,8 +72,8 @@ const SGI: u32 = 2;
 /// Starts vCPUs 1 to `count` with `body` and waits until they wait.
 fn start(count: usize, body: fn(u64)) {
     READY.store(0, Ordering::Relaxed);
-    for index in 1..=count {
-        SLOTS[index].forget();
+    for (index, slot) in SLOTS.iter().enumerate().take(count + 1).skip(1) {
+        slot.forget();
         if cpu::start(index, body, 0) != psci::SUCCESS {
             guest::println!("FAIL bench: vCPU {index} does not start");
             guest::check::abandon();
@@ -237,12 +237,13 @@ core::arch::global_asm!(
     off = const CPU_OFF,
 );
 
-/// `CPU_ON` of vCPU 1 to its first instruction, and the caller's return; the alarm rings after `patience` ticks.
-fn on(patience: u64) -> u64 {
+/// `CPU_ON` of vCPU 1 to its first instruction, and the caller's return; the alarm rings after `patience` ticks. `mark`
+/// says whether it is what a trace is to show.
+fn on(patience: u64, mark: bool) -> u64 {
     let slot = &SLOTS[1];
     slot.forget();
     set_alarm(patience);
-    let [before, back, code] = marked(|| {
+    let [before, back, code] = marked_if(mark, || {
         let (before, back, code): (u64, u64, u64);
         // SAFETY: SMCCC lets the callee change x0 to x17. The entry writes to its slot only.
         unsafe {
@@ -266,11 +267,11 @@ fn on(patience: u64) -> u64 {
 }
 
 /// `CPU_OFF` of vCPU 1, from its call until `AFFINITY_INFO` says that it is off.
-fn off() -> u64 {
+fn off(mark: bool) -> u64 {
     let slot = &SLOTS[1];
     slot.leave.store(1, Ordering::Relaxed);
     slot.clean();
-    let after = marked(|| {
+    let after = marked_if(mark, || {
         let after: u64;
         // SAFETY: SMCCC lets the callee change x0 to x17; the slot is read only.
         unsafe {
@@ -293,15 +294,15 @@ pub(crate) fn power(wants: &dyn Fn(&str) -> bool, on_name: &str, off_name: &str)
     let patience = if off_name.is_empty() { PATIENCE_WITH_THE_HOST } else { PATIENCE };
     if wants(on_name) {
         measure(on_name, || {
-            let ticks = on(patience);
-            let _ = off();
+            let ticks = on(patience, true);
+            let _ = off(false);
             ticks
         });
     }
     if !off_name.is_empty() && wants(off_name) {
         measure(off_name, || {
-            let _ = on(patience);
-            off()
+            let _ = on(patience, false);
+            off(true)
         });
     }
 }
@@ -315,9 +316,12 @@ pub(crate) fn forwarded(wants: &dyn Fn(&str) -> bool) {
     }
 }
 
-/// The host's reads while 1, 2, 4 and 8 vCPUs run; the host says what it finds.
-pub(crate) fn reads(_: &dyn Fn(&str) -> bool) {
+/// The host's reads while 1, 2, 4 and 8 vCPUs run, or as many as `running=` says; the host says what it finds.
+pub(crate) fn reads() {
     for running in [1, 2, 4, 8] {
+        if ![0, running as u64].contains(&bootargs::number("running", 0)) {
+            continue;
+        }
         start(running, runner);
         if oem::ask(oem::STEP, running as u64, 0) != 0 {
             guest::println!("FAIL bench: the host does not read");
@@ -332,8 +336,8 @@ fn partner(_: u64) {
     READY.fetch_add(1, Ordering::Release);
     // SAFETY: Reads a counter, and writes to its own slot only.
     unsafe {
-        asm!("2: ldr x10, [{slot}]", "cbnz x10, 2b", "mrs x9, cntvct_el0", "str x9, [{slot}]", "b 2b",
-            slot = in(reg) SLOTS[cpu::index()].address(), out("x9") _, out("x10") _, options(nostack));
+        asm!("2: ldr x10, [{slot}]", "cbnz x10, 2b", "mrs x9, cntvct_el0", "str x9, [{slot}]", "bl bench_end", "b 2b",
+            slot = in(reg) SLOTS[cpu::index()].address(), out("x9") _, out("x10") _, out("x30") _, options(nostack));
     }
 }
 

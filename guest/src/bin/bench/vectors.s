@@ -40,12 +40,3 @@
 table bench_vectors_sgi, nop
 table bench_vectors_timer, msr CNTV_CTL_EL0, xzr
 table bench_vectors_line, str wzr, [x12]
-
-// Stand at both sides of what is measured, so that a trace shows where it begins and ends.
-.section .text.bench_marks, "ax"
-.global bench_begin
-bench_begin:
-    ret
-.global bench_end
-bench_end:
-    ret
