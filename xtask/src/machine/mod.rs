@@ -516,6 +516,7 @@ impl Bench {
             Program::Debian(which) => {
                 let wish = guests::Wish {
                     vcpus: Some(guest.vcpus),
+                    ram: guest.ram.map(|(_, size)| size),
                     bootargs: guest.bootargs,
                     ..guests::Wish::default()
                 };
