@@ -42,6 +42,7 @@ pub(crate) struct Guest {
     on_pending: bool,
     deadline_ms: Option<u32>,
     ram: Option<(u64, u64)>,
+    initrd_mib: u64,
     flat: bool,
     pcpus: &'static [u32],
     devices: &'static [&'static str],
@@ -82,6 +83,7 @@ impl Guest {
             on_pending: true,
             deadline_ms: None,
             ram: None,
+            initrd_mib: 0,
             flat: false,
             pcpus: &[],
             devices: &[],
@@ -147,6 +149,11 @@ impl Guest {
     /// Gives it this RAM.
     pub(crate) fn ram(mut self, base: u64, size: u64) -> Self {
         self.ram = Some((base, size));
+        self
+    }
+    /// Gives it an initial RAM disk of so many MiB, in which nothing is.
+    pub(crate) fn initrd_mib(mut self, mib: u64) -> Self {
+        self.initrd_mib = mib;
         self
     }
     /// Gives its image as an arm64 `Image`, not as an ELF for the tool to make flat.
@@ -305,6 +312,7 @@ pub(crate) struct Case {
     script: Script,
     until: Option<&'static str>,
     ratio: Option<ratio::Ratio>,
+    figure: Option<fn(&Seen<'_>) -> Option<String>>,
     expect: Expect,
 }
 
@@ -326,6 +334,7 @@ impl Case {
             script: &[],
             until: None,
             ratio: None,
+            figure: None,
             expect: |seen| seen.all_passed(),
         }
     }
@@ -387,6 +396,11 @@ impl Case {
     /// Ends the run after this many seconds.
     pub(crate) fn seconds(mut self, seconds: u64) -> Self {
         self.seconds = seconds;
+        self
+    }
+    /// Shows this figure when the test has passed.
+    pub(crate) fn figure(mut self, figure: fn(&Seen<'_>) -> Option<String>) -> Self {
+        self.figure = Some(figure);
         self
     }
     /// Says what must be true afterwards, instead of [`Seen::all_passed`].
@@ -542,6 +556,11 @@ impl Bench {
             if let Some((base, size)) = guest.ram {
                 vm.ram = Range::new(base, size).context("RAM that wraps")?;
             }
+            if guest.initrd_mib != 0 {
+                let path = folder.join(format!("{}.initrd", guest.name));
+                std::fs::File::create(&path)?.set_len(guest.initrd_mib << 20)?;
+                vm.initrd = Some(crate::vmfile::module(&path).map_err(|e| anyhow::anyhow!("{e}"))?);
+            }
             vm.pcpus = guest.pcpus.to_vec();
             vm.devices = guest.devices.iter().map(|path| (*path).to_owned()).collect();
             vm.filter.clone_from(&guest.filter);
@@ -575,18 +594,19 @@ impl Bench {
         let mut typist = Typist::new(case);
         let run = qemu::run(&self.qemu, &ready.args, log, limit, &mut typist)?;
         let verdict = crate::run::verdict_of(&run, &ready.plan);
-        let mut result = (case.expect)(&Seen {
+        let seen = Seen {
             run: &run,
             verdict: &verdict,
             plan: &ready.plan,
             image,
-        });
+        };
+        let mut result = (case.expect)(&seen);
         if result.is_ok()
             && let [(wait, _), ..] = typist.script
         {
             result = Err(format!("the guest never said {wait:?}"));
         }
-        let mut figures = None;
+        let mut figures = case.figure.filter(|_| result.is_ok()).and_then(|figure| figure(&seen));
         if result.is_ok()
             && let Some(ratio) = &case.ratio
         {
