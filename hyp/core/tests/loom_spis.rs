@@ -10,6 +10,7 @@
 #![cfg(loom)]
 #![allow(
     dead_code,
+    unused_imports,
     unreachable_pub,
     reason = "the source that is included has more in it than is used here"
 )]
