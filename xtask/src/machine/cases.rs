@@ -102,6 +102,12 @@ pub(super) fn all() -> Vec<Case> {
         Case::new("boot-and-off", Guest::new("hello", "")).seconds(30),
         Case::new("boot-without-semihosting", Guest::new("hello", "")).foreign().seconds(30),
         Case::new("boot-in-little-ram", Guest::new("hello", "").ram(0x4000_0000, 4 << 20)).seconds(30),
+        Case::new("entered-at-el1-it-says-so-and-parks", Guest::new("hello", ""))
+            .seconds(30)
+            .parks(&["-M", "virtualization=off"], "entered at EL1; it needs EL2"),
+        Case::new("on-a-gicv2-it-says-so-and-parks", Guest::new("hello", ""))
+            .seconds(30)
+            .parks(&["-M", "gic-version=2"], "the interrupt controller is a GICv2"),
         Case::new("two-vms", Guest::new("hello", "").named("a"))
             .and(Guest::new("hello", "").named("b"))
             .seconds(30)

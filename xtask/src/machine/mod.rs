@@ -12,13 +12,13 @@ mod ratio;
 pub(crate) use ratio::without_umbra;
 
 use crate::build::{self, Profile};
-use crate::console::{HOST, Transcript};
+use crate::console::{HOST, Line, Transcript};
 use crate::guests;
 use crate::plan::{Machine, Plan, shell};
 use crate::qemu::{self, Run, Watch};
 use crate::report::{About, Report};
 use crate::run::{forward_cpu_on, host_vm, own_vm, prepare};
-use crate::verdict::Verdict;
+use crate::verdict::{Ending, Verdict};
 use crate::vmfile::{FilterEntry, Vm};
 use anyhow::{Context, Result};
 use hyp_core::filter::Action;
@@ -311,6 +311,8 @@ pub(crate) struct Case {
     seconds: u64,
     script: Script,
     until: Option<&'static str>,
+    parks: Option<&'static str>,
+    extra: &'static [&'static str],
     ratio: Option<ratio::Ratio>,
     figure: Option<fn(&Seen<'_>) -> Option<String>>,
     expect: Expect,
@@ -333,6 +335,8 @@ impl Case {
             seconds: 60,
             script: &[],
             until: None,
+            parks: None,
+            extra: &[],
             ratio: None,
             figure: None,
             expect: |seen| seen.all_passed(),
@@ -388,6 +392,18 @@ impl Case {
         self.until = Some(text);
         self
     }
+    /// Runs on a machine that these arguments of QEMU change, on which Umbra must say `why` and park.
+    pub(crate) fn parks(mut self, extra: &'static [&'static str], why: &'static str) -> Self {
+        (self.extra, self.parks) = (extra, Some(why));
+        self.expect(|seen| {
+            seen.umbra_says(&["Parked."])?;
+            if seen.run.ending == Ending::Enough {
+                Ok(())
+            } else {
+                Err(format!("the run ended otherwise: {:?}", seen.run.ending))
+            }
+        })
+    }
     /// Boots the guest without Umbra too, and compares.
     pub(crate) fn ratio(mut self, ratio: ratio::Ratio) -> Self {
         self.ratio = Some(ratio);
@@ -426,6 +442,7 @@ pub(crate) fn foreign() -> Vec<Case> {
 struct Typist {
     script: Script,
     until: Option<&'static str>,
+    parks: Option<&'static str>,
     input: Option<Box<dyn Write>>,
     /// What each channel said last, since the last key was typed.
     tails: BTreeMap<u8, String>,
@@ -437,6 +454,7 @@ impl Typist {
         Self {
             script: case.script,
             until: case.until,
+            parks: case.parks,
             input: None,
             tails: BTreeMap::new(),
             enough: false,
@@ -470,6 +488,10 @@ impl Watch for Typist {
                 let _ = input.write_all(keys.as_bytes()).and_then(|()| input.flush());
             }
         }
+    }
+
+    fn line(&mut self, line: &Line) {
+        self.enough |= line.channel == 0 && self.parks.is_some_and(|why| line.text.contains(why));
     }
 
     fn enough(&self) -> bool {
@@ -580,7 +602,7 @@ impl Bench {
             smp: 0,
             memory: 0,
             icount: case.icount,
-            extra: Vec::new(),
+            extra: case.extra.iter().map(|arg| (*arg).to_owned()).collect(),
         };
         let mut plan = Plan::new(vms, machine, case.smp, case.memory, case.own)?;
         for guest in &case.guests {
