@@ -130,7 +130,7 @@ fn act(vm: &Vm, key: u8) {
             if vm.revive() {
                 "is started anew"
             } else {
-                "is on its way already"
+                "cannot be started now"
             }
         }
         _ => "is not in a state for that",

@@ -291,7 +291,7 @@ impl Run {
             0 => Turn::Sleep(system::finish_if_over()),
             1 => sched::alone(look(places.first_mut())),
             _ => {
-                let slice_end = timer::now() + timer::ticks(SLICE_MS);
+                let slice_end = || timer::now() + timer::ticks(SLICE_MS);
                 sched::turn(self.current, count, slice_end, |index| look(places.get_mut(index)))
             }
         }
@@ -505,9 +505,9 @@ impl Place {
                 return Step::Again;
             }
             if vcpu.index == 0 {
-                vm.revive_if_asked();
+                vm.revive_if_asked(vcpu);
             }
-            if vm.state() == VmState::Resetting && vm.rebuild(vcpu.pcpu).is_some() {
+            if vm.state() == VmState::Resetting && vm.rebuild(vcpu).is_some() {
                 return Step::Busy;
             }
             return Step::Wait(system::finish_if_over());
@@ -624,7 +624,7 @@ impl Place {
         self.phase = Phase::Departed {
             generation: vm.generation(),
         };
-        vm.depart(vcpu.pcpu);
+        vm.depart(vcpu);
         Step::Again
     }
 

@@ -335,18 +335,13 @@ fn wait_for_interrupt(exit: &mut Exit<'_>) -> Leave {
     Leave::Go
 }
 
-/// Past the instruction that trapped: 2 bytes of it if it is a short Thumb one. As after any instruction that was executed,
-/// PSTATE.BTYPE and PSTATE.SS are 0.
+/// Past the instruction that trapped.
 fn step_over() {
     let pstate = cpu::spsr();
-    const AARCH32: u64 = 1 << 4;
-    const SS: u64 = 1 << 21;
-    const BTYPE: u64 = 3 << 10;
-    let length = if Esr::new(cpu::esr()).il() { 4 } else { 2 };
-    cpu::set_elr(cpu::elr().wrapping_add(length));
-    let done = if pstate & AARCH32 == 0 { SS | BTYPE } else { SS };
-    if pstate & done != 0 {
-        cpu::set_spsr(pstate & !done);
+    let (pc, after) = esr::stepped_over(Esr::new(cpu::esr()), cpu::elr(), pstate);
+    cpu::set_elr(pc);
+    if after != pstate {
+        cpu::set_spsr(after);
     }
 }
 

@@ -79,10 +79,12 @@ pub(crate) struct Vm {
     pub(crate) passed: Passed,
     /// Its UART.
     uart: Mutex<Pl011>,
+    /// It has ended: every vCPU has left its pCPU, and that is counted.
+    over: AtomicBool,
     /// It is to be started anew after it has ended.
     revive: AtomicBool,
     cntvoff: AtomicU64,
-    /// While it is restarted: the pCPU that does it, and what is next.
+    /// While it is restarted: the vCPU whose pCPU does it, in that vCPU's turn, and what is next.
     rebuild: Mutex<Option<(usize, Piece)>>,
     /// Its vGIC is initialised.
     pub(crate) ready: Ready,
@@ -411,6 +413,7 @@ fn make(
         dist: Dist::new(&view),
         passed,
         uart: Mutex::new(Pl011::new()),
+        over: AtomicBool::new(false),
         revive: AtomicBool::new(false),
         cntvoff: AtomicU64::new(0),
         rebuild: Mutex::new(None),
@@ -581,35 +584,37 @@ impl Vm {
     }
 
     /// One of its vCPUs has left its pCPU because the VM is ending. The last one finishes it.
-    pub(crate) fn depart(&self, pcpu: usize) {
+    pub(crate) fn depart(&self, vcpu: &Vcpu) {
         if self.departed.fetch_add(1, Ordering::AcqRel) + 1 < self.vcpus.len() as u32 {
             return;
         }
         self.passed.close(&self.dist);
         let state = self.state();
         if state == VmState::Resetting {
-            self.begin_restart(pcpu);
+            self.begin_restart(vcpu);
         } else {
             let reason = if state == VmState::Crashed { "crashed" } else { "off" };
-            info!("VM {} ({}) ended on pCPU {pcpu}: {reason}", self.id, self.name);
+            info!("VM {} ({}) ended on pCPU {}: {reason}", self.id, self.name, vcpu.pcpu);
             record!("end vm={} name={} reason={reason}", self.id, self.name);
             self.exits.ended(state == VmState::Crashed);
             system::ended(self.id, state == VmState::Crashed);
+            self.over.store(true, Ordering::Release);
         }
     }
 
-    /// Every vCPU has left its pCPU: this one begins to make everything as it was at the first start, a piece at a time.
-    fn begin_restart(&self, pcpu: usize) {
+    /// Every vCPU has left its pCPU: this one's begins to make everything as it was at the first start, a piece at a time.
+    fn begin_restart(&self, vcpu: &Vcpu) {
         self.ready.reset();
-        *self.rebuild.lock() = Some((pcpu, Piece { segment: 0, done: 0 }));
+        *self.rebuild.lock() = Some((vcpu.index, Piece { segment: 0, done: 0 }));
     }
 
-    /// For the pCPU that restarts it: does one piece. `None`: this pCPU has nothing to do for it.
-    pub(crate) fn rebuild(&self, pcpu: usize) -> Option<()> {
-        // Only while a restart is under way does anyone come here, and then only this pCPU holds the lock for long.
+    /// In the turn of the vCPU that restarts it: does one piece, however many vCPUs share that pCPU. `None`: this one has
+    /// nothing to do for it.
+    pub(crate) fn rebuild(&self, vcpu: &Vcpu) -> Option<()> {
+        // Only while a restart is under way does anyone come here, and then only one pCPU holds the lock for long.
         let mut rebuild = self.rebuild.try_lock()?;
-        let (_, at) = rebuild.filter(|(own, _)| *own == pcpu)?;
-        *rebuild = self.write_piece(at).map(|next| (pcpu, next));
+        let (_, at) = rebuild.filter(|(own, _)| *own == vcpu.index)?;
+        *rebuild = self.write_piece(at).map(|next| (vcpu.index, next));
         if rebuild.is_none() {
             drop(rebuild);
             self.finish_restart();
@@ -766,8 +771,11 @@ impl Vm {
         self.uart(|uart| uart.receive(byte))
     }
 
-    /// Starts a VM anew that has ended: its boot vCPU's pCPU does it.
+    /// Starts a VM anew that has ended: its boot vCPU's pCPU does it. Not while a vCPU of it is still on its way out.
     pub(crate) fn revive(&self) -> bool {
+        if !self.over.swap(false, Ordering::AcqRel) {
+            return false;
+        }
         let ended = [VmState::Off, VmState::Crashed];
         let revived = ended.into_iter().find(|state| self.change(*state, VmState::Resetting));
         if let Some(state) = revived {
@@ -781,9 +789,9 @@ impl Vm {
     }
 
     /// For the boot vCPU's pCPU: does what [`Vm::revive`] asked for.
-    pub(crate) fn revive_if_asked(&self) {
+    pub(crate) fn revive_if_asked(&self, vcpu: &Vcpu) {
         if self.revive.swap(false, Ordering::AcqRel) {
-            self.begin_restart(crate::percpu::this().index);
+            self.begin_restart(vcpu);
         }
     }
 

@@ -65,7 +65,7 @@ impl Guest {
             Self::Linux => linux_vm(wish, scratch)?,
             Self::UBoot => uboot_vm(wish, scratch)?,
         };
-        vmfile::check_room(&vm).map_err(|e| usage(format!("--ram: {e}")))?;
+        vmfile::check_room(&vm).map_err(|e| usage(format!("--memory: {e}")))?;
         Ok(vm)
     }
 }
@@ -125,12 +125,13 @@ fn uboot_vm(wish: &Wish<'_>, scratch: &Path) -> Result<Vm> {
 
 /// What is wrong with an image, by the option that would mend it.
 fn wrong((field, reason): (&'static str, String)) -> anyhow::Error {
-    let option = if field == "image.path" { "--kernel" } else { "--ram" };
+    let option = if field == "image.path" { "--kernel" } else { "--memory" };
     usage(format!("{option}: {reason}"))
 }
 
-fn ram(size: u64) -> Result<Range> {
-    vmfile::check_ram(None, Some(size)).map_err(|(_, e)| usage(format!("--ram: {e}")))
+/// The RAM that `--memory` asks for.
+pub(crate) fn ram(size: u64) -> Result<Range> {
+    vmfile::check_ram(None, Some(size)).map_err(|(_, e)| usage(format!("--memory: {e}")))
 }
 
 fn vcpus(count: u32) -> Result<u32> {
@@ -364,20 +365,27 @@ mod tests {
         };
         let vm = Guest::Linux.vm(&wish, folder.path()).expect("a VM");
         assert_eq!((vm.vcpus, vm.bootargs.as_str()), (2, "console=ttyAMA0 quiet"));
+        assert_eq!(vm.ram.size(), 64 << 20);
         assert_eq!(vm.initrd.map(|m| m.size), Some(4096));
+        // Image, initrd and device tree each begin at the next 2 MiB.
+        for (ram, holds) in [(4 << 20, false), (6 << 20, true)] {
+            let wish = Wish {
+                ram: Some(ram),
+                ..wish.clone()
+            };
+            assert_eq!(Guest::Linux.vm(&wish, folder.path()).is_ok(), holds, "{ram:#x}");
+        }
         let wish = Wish { initrd: None, ..wish };
         let vm = Guest::UBoot.vm(&wish, folder.path()).expect("a VM");
         assert_eq!((vm.image.load, vm.dtb), (0x4020_0000, Dtb::At(0x4000_0000)));
-        let small = Wish {
-            ram: Some(2 << 20),
-            ..wish
-        };
-        assert!(
-            Guest::UBoot
-                .vm(&small, folder.path())
-                .expect_err("too small")
-                .to_string()
-                .contains("--ram")
-        );
+        // Too small for the image, not whole blocks, beyond what a guest can address.
+        for size in [2 << 20, (64 << 20) + 4096, 1 << 40] {
+            let odd = Wish {
+                ram: Some(size),
+                ..wish.clone()
+            };
+            let message = Guest::UBoot.vm(&odd, folder.path()).expect_err("refused").to_string();
+            assert!(message.starts_with("--memory: "), "{message}");
+        }
     }
 }

@@ -135,9 +135,9 @@ pub(crate) struct RunArgs {
     /// How many vCPUs the guest has [default: 4 for linux, 1 for u-boot]
     #[arg(long, value_name = "N", requires = "guest", help_heading = GUEST_OPTIONS)]
     pub(crate) vcpus: Option<u32>,
-    /// The guest's RAM [default: 512M for linux, 128M for u-boot]
-    #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "guest", help_heading = GUEST_OPTIONS)]
-    pub(crate) ram: Option<u64>,
+    /// The guest's RAM, such as 512M or 4G; the demo's without --guest [default: 512M for linux, 128M for u-boot, 32M for the demo]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = GUEST_OPTIONS)]
+    pub(crate) memory: Option<u64>,
     /// Add this to the guest's command line, which begins with console=ttyAMA0 for linux
     #[arg(long, value_name = "TEXT", requires = "guest", allow_hyphen_values = true, help_heading = GUEST_OPTIONS)]
     pub(crate) bootargs: Option<String>,
@@ -153,9 +153,9 @@ pub(crate) struct RunArgs {
     /// How many pCPUs [default: as many as the VMs need]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) smp: Option<u32>,
-    /// The machine's RAM, such as 512M or 4G [default: 1G, or more when the VMs need it]
+    /// The machine's RAM, for all VMs and Umbra [default: 1G, or more when the VMs need it]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    pub(crate) memory: Option<u64>,
+    pub(crate) machine_memory: Option<u64>,
     /// Count instructions: one thread, one tick an instruction, the same numbers every time
     #[arg(long)]
     pub(crate) icount: bool,
@@ -317,7 +317,7 @@ mod tests {
             "max",
             "--smp",
             "4",
-            "--memory",
+            "--machine-memory",
             "2G",
         ];
         let more = [
@@ -336,8 +336,14 @@ mod tests {
             panic!("another command")
         };
         assert_eq!(
-            (args.vm.len(), args.memory, args.extra),
+            (args.vm.len(), args.machine_memory, args.extra),
             (2, Some(2 << 30), vec!["-d".to_owned(), "int".to_owned()])
         );
+        let words = ["cargo xtask", "qemu", "--guest", "linux", "--memory", "2G", "--vcpus", "2"];
+        let more = ["--bootargs", "-x", "--kernel", "k", "--initrd", "i", "--forward", "cpu_on,cpu_off"];
+        let Some(Command::Qemu(args)) = Cli::parse_from(words.iter().chain(&more)).command else {
+            panic!("another command")
+        };
+        assert_eq!((args.memory, args.vcpus, args.forward.len()), (Some(2 << 30), Some(2), 2));
     }
 }

@@ -19,6 +19,8 @@ pub(crate) const KERNEL: u64 = 0x4020_0000;
 const LEAST_MEMORY: u64 = 256 << 20;
 /// What a machine has when nothing needs more.
 const USUAL_MEMORY: u64 = 1 << 30;
+/// The most memory a machine is given.
+const MOST_MEMORY: u64 = 128 << 30;
 /// The most pCPUs a machine is given.
 const MOST_PCPUS: u32 = 64;
 /// QEMU's device tree may take this much.
@@ -128,7 +130,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Completes `vms` (pCPUs, host first) and checks them together. `smp` and `memory` are what the user asked for.
+    /// Completes `vms` (pCPUs, host first) and checks them together. `smp` and the machine's `memory` are what the user asked for.
     pub(crate) fn new(mut vms: Vec<Vm>, mut machine: Machine, smp: Option<u32>, memory: Option<u64>, own: bool) -> Result<Self> {
         vms.sort_by_key(|vm| !vm.host);
         let hosts = vms.iter().filter(|vm| vm.host).count();
@@ -352,7 +354,7 @@ fn place(vms: &[Vm], asked: Option<u64>) -> Result<(u64, Vec<Placement>)> {
     if let Some(asked) = asked {
         if asked < LEAST_MEMORY || !asked.is_multiple_of(1 << 20) {
             return Err(usage(format!(
-                "--memory: {} is not a whole number of MiB, at least {}",
+                "--machine-memory: {} is not a whole number of MiB, at least {}",
                 ui::bytes(asked),
                 ui::bytes(LEAST_MEMORY)
             )));
@@ -361,21 +363,28 @@ fn place(vms: &[Vm], asked: Option<u64>) -> Result<(u64, Vec<Placement>)> {
             let ram: u64 = vms.iter().map(|vm| vm.ram.size()).sum();
             let enough = enough(vms).map_or(String::new(), |m| format!("; {} is enough", ui::bytes(m)));
             usage(format!(
-                "--memory: {} cannot hold the VMs' RAM ({} in all), their images and Umbra{enough}",
+                "--machine-memory: {} cannot hold the VMs' RAM ({} in all), their images and Umbra{enough}",
                 ui::bytes(asked),
                 ui::bytes(ram)
             ))
         });
     }
-    let memory = enough(vms).ok_or_else(|| usage("the VMs' RAM does not fit in 128 GiB of memory"))?;
+    let memory = enough(vms).ok_or_else(|| {
+        let wishes = vms.iter().map(|vm| format!("{}: {}", vm.origin, ui::bytes(vm.ram.size())));
+        usage(format!(
+            "the VMs' RAM does not fit into a machine of {}, the largest there is ({})",
+            ui::bytes(MOST_MEMORY),
+            wishes.collect::<Vec<_>>().join(", ")
+        ))
+    })?;
     let placements = try_place(vms, memory).ok_or_else(|| usage("the VMs' RAM does not fit"))?;
     Ok((memory, placements))
 }
 
 /// The usual memory or the next power of two that holds `vms`.
 fn enough(vms: &[Vm]) -> Option<u64> {
-    (0..8)
-        .map(|shift| USUAL_MEMORY << shift)
+    std::iter::successors(Some(USUAL_MEMORY), |memory| memory.checked_mul(2))
+        .take_while(|memory| *memory <= MOST_MEMORY)
         .find(|memory| try_place(vms, *memory).is_some())
 }
 
@@ -547,10 +556,15 @@ pub(crate) mod tests {
     #[test]
     fn memory_that_does_not_suffice_is_refused_with_what_would() {
         let message = refused(vec![vm("a", 1, &[], 512 << 20)], None, Some(512 << 20));
-        assert!(message.contains("--memory") && message.contains("1 GiB is enough"), "{message}");
+        assert!(
+            message.contains("--machine-memory") && message.contains("1 GiB is enough"),
+            "{message}"
+        );
         assert!(refused(vec![vm("a", 1, &[], 2 << 20)], None, Some(64 << 20)).contains("at least 256 MiB"));
         let big = plan(vec![vm("a", 1, &[], 3 << 30)], None, None).expect("a plan");
         assert_eq!(big.machine.memory, 4 << 30);
+        let many = refused(vec![vm("a", 1, &[], 1 << 30), vm("b", 1, &[], 127 << 30)], None, None);
+        assert!(many.contains("128 GiB") && many.contains("b.toml: 127 GiB"), "{many}");
     }
 
     #[test]

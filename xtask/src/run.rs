@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-/// RAM of the host partition and of our own guests.
+/// RAM of the host partition, and of our own guests unless more or less is asked for.
 const OWN_RAM: u64 = 32 << 20;
 /// How long a run may take when nobody is there to end it.
 const DEADLINE: u64 = 120;
@@ -117,8 +117,10 @@ pub(crate) fn prepare(plan: Plan, qemu: &Path, kernel: &Path, folder: &Path) -> 
     let Ok(bytes) = std::fs::read(&own_tree) else {
         let complaint = complaint.lines().next().unwrap_or("it said nothing");
         return Err(usage(format!(
-            "QEMU refused the machine (--cpu {}, --smp {}): {complaint}",
-            plan.machine.cpu, plan.machine.smp
+            "QEMU refused the machine (--cpu {}, --smp {}, --machine-memory {}M): {complaint}",
+            plan.machine.cpu,
+            plan.machine.smp,
+            plan.machine.memory >> 20
         )));
     };
     let tree = Tree::parse(&bytes).context("the device tree that QEMU wrote")?;
@@ -143,7 +145,14 @@ pub(crate) struct Request {
 
 /// Sets up, checks, builds and prepares what `args` ask for.
 pub(crate) fn request(args: &RunArgs, folder: &Path) -> Result<Request> {
-    // Mistakes in VM files are told before anything is installed or built.
+    // Mistakes in VM files and options are told before anything is installed or built.
+    let demo = args.is_demo();
+    let demo_ram = args.memory.filter(|_| demo).map(guests::ram).transpose()?;
+    if args.memory.is_some() && !demo && args.guest.is_none() {
+        return Err(usage(
+            "--memory is for --guest and for the demo: a VM file says its own RAM (size in [ram]), --machine-memory is the machine's",
+        ));
+    }
     let mut vms = args.vm.iter().map(|path| vmfile::read(path, folder)).collect::<Result<Vec<_>>>()?;
     if let Some(guest) = args.guest {
         vms.insert(0, foreign_vm(guest, args, folder)?);
@@ -164,11 +173,10 @@ pub(crate) fn request(args: &RunArgs, folder: &Path) -> Result<Request> {
         icount: args.icount,
         extra: args.extra.clone(),
     };
-    let demo = args.is_demo();
     let forwards = vms.iter().any(Vm::forwards);
     if !demo && (!forwards || args.host.is_some()) {
         // All is known already: check the whole before the long steps.
-        Plan::new(vms.clone(), machine.clone(), args.smp, args.memory, false)?;
+        Plan::new(vms.clone(), machine.clone(), args.smp, args.machine_memory, false)?;
     }
 
     let qemu = setup::qemu(args.qemu.as_deref(), args.no_install)?;
@@ -185,6 +193,10 @@ pub(crate) fn request(args: &RunArgs, folder: &Path) -> Result<Request> {
         };
         if demo {
             let mut vm = own_vm("demo", 4, program("demo")?, folder)?;
+            if let Some(ram) = demo_ram {
+                vm.ram = ram;
+                vmfile::check_room(&vm).map_err(|e| usage(format!("--memory: {e}")))?;
+            }
             vm.filter = forward_cpu_on();
             vm.filter.push(forward_oem());
             vms.push(vm);
@@ -194,7 +206,7 @@ pub(crate) fn request(args: &RunArgs, folder: &Path) -> Result<Request> {
         }
     }
     own &= demo;
-    let mut plan = Plan::new(vms, machine, args.smp, args.memory, own)?;
+    let mut plan = Plan::new(vms, machine, args.smp, args.machine_memory, own)?;
     if args.verbose {
         plan.bootargs = "loglevel=4".to_owned();
     }
@@ -213,7 +225,7 @@ fn foreign_vm(guest: Guest, args: &RunArgs, folder: &Path) -> Result<Vm> {
         kernel: args.kernel.as_deref(),
         initrd: args.initrd.as_deref(),
         vcpus: args.vcpus,
-        ram: args.ram,
+        ram: args.memory,
         bootargs: args.bootargs.as_deref().unwrap_or(""),
     };
     // What to forward is checked before anything is fetched.
@@ -341,4 +353,54 @@ fn report(request: &Request, run: &Run, args: &RunArgs, verdict: &mut Verdict) -
     std::fs::write(&file, text + "\n").with_context(|| format!("cannot write {}", file.display()))?;
     eprintln!("Every figure is in {}", setup::shown(&file));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_the_guests_and_the_machines_follows() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let kernel = folder.path().join("k.bin");
+        std::fs::write(&kernel, [0u8; 4096]).expect("written");
+        let args = RunArgs {
+            guest: Some(Guest::Linux),
+            kernel: Some(kernel.clone()),
+            initrd: Some(kernel),
+            memory: Some(3 << 30),
+            ..RunArgs::default()
+        };
+        let vm = foreign_vm(Guest::Linux, &args, folder.path()).expect("a VM");
+        assert_eq!(vm.ram.size(), 3 << 30);
+        let machine = Machine {
+            cpu: "cortex-a72".to_owned(),
+            smp: 0,
+            memory: 0,
+            icount: false,
+            extra: Vec::new(),
+        };
+        let planned = |asked| Plan::new(vec![vm.clone()], machine.clone(), None, asked, false);
+        assert_eq!(planned(None).expect("a plan").machine.memory, 4 << 30);
+        let little = planned(Some(2 << 30)).expect_err("too little").to_string();
+        assert!(
+            little.starts_with("--machine-memory: 2 GiB cannot hold") && little.contains("4 GiB is enough"),
+            "{little}"
+        );
+    }
+
+    #[test]
+    fn a_vm_file_says_its_own_memory() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let args = RunArgs {
+            vm: vec![folder.path().join("my.toml")],
+            memory: Some(1 << 30),
+            ..RunArgs::default()
+        };
+        let Err(error) = request(&args, folder.path()) else {
+            panic!("accepted")
+        };
+        let message = error.to_string();
+        assert!(message.contains("[ram]") && message.contains("--machine-memory"), "{message}");
+    }
 }

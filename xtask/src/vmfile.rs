@@ -311,12 +311,17 @@ fn check_devices(devices: &[String]) -> Result<(), (String, String)> {
 
 /// Whether a VM's RAM holds what goes into it.
 pub(crate) fn check_room(vm: &Vm) -> Result<(), String> {
-    let dtb_room = if vm.dtb == Dtb::AboveImage { DTB_ROOM } else { 0 };
-    let offset = vm.image.load - vm.ram.start();
-    let needed = offset
-        .saturating_add(vm.image.memory)
-        .saturating_add(dtb_room)
-        .saturating_add(vm.initrd.as_ref().map_or(0, |m| m.size));
+    // As Umbra places them: initrd and device tree each from the next 2 MiB on.
+    let parts = [
+        vm.initrd.as_ref().map(|initrd| initrd.size),
+        (vm.dtb == Dtb::AboveImage).then_some(DTB_ROOM),
+    ];
+    let image = (vm.image.load - vm.ram.start()).checked_add(vm.image.memory);
+    let needed = parts.into_iter().flatten().fold(image, |end, part| {
+        let start = end?.checked_next_multiple_of(BLOCK)?;
+        start.checked_add(part)
+    });
+    let needed = needed.unwrap_or(u64::MAX);
     if needed > vm.ram.size() {
         return Err(format!(
             "{:#x} bytes do not hold image, device tree and initrd, which need {needed:#x} from ram.base on",

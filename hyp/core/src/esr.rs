@@ -372,6 +372,33 @@ impl MemAccess {
     }
 }
 
+/// `PSTATE.SS`.
+const SS: u64 = 1 << 21;
+
+/// Where a guest goes on, and with which PSTATE, when the instruction at `pc` that trapped with `esr` has been done for it. As after
+/// any instruction that was executed, PSTATE.BTYPE and PSTATE.SS are 0.
+#[inline]
+#[must_use]
+pub const fn stepped_over(esr: Esr, pc: u64, pstate: u64) -> (u64, u64) {
+    const BTYPE: u64 = 3 << 10;
+    if pstate & SPSR_EL2::NRW::SET.value != 0 {
+        return stepped_over_32(esr, pc, pstate);
+    }
+    (pc.wrapping_add(4), pstate & !(SS | BTYPE))
+}
+
+/// [`stepped_over`] in AArch32: a Thumb instruction may have 2 bytes, and PSTATE.IT says which of those that follow are executed.
+/// DDI 0487, AArch32.ITAdvance: its upper three bits are the condition, and stay until the block ends.
+const fn stepped_over_32(esr: Esr, pc: u64, pstate: u64) -> (u64, u64) {
+    // IT[1:0] are bits 26:25, IT[7:2] are bits 15:10.
+    const IT: u64 = 3 << 25 | 0x3F << 10;
+    let it = pstate >> 25 & 3 | pstate >> 8 & 0xFC;
+    let it = if it & 7 == 0 { 0 } else { it & 0xE0 | it << 1 & 0x1F };
+    let length = if esr.il() { 4 } else { 2 };
+    let pstate = pstate & !(SS | IT) | (it & 3) << 25 | (it & 0xFC) << 8;
+    (pc.wrapping_add(length) & 0xFFFF_FFFF, pstate)
+}
+
 /// Whether the guest's data accesses are big-endian: `SPSR_EL2` and `SCTLR_EL1` say so, and AArch32 at EL0 by its own PSTATE.E.
 #[must_use]
 #[inline]
@@ -645,6 +672,42 @@ mod tests {
                     Some(Ipa::new(abort.page(0x0123_4567_89a0) | 0xdef))
                 );
             }
+        }
+    }
+
+    #[test]
+    fn an_instruction_that_was_done_is_stepped_over() {
+        let (long, short) = (Esr::new(1 << 25), Esr::new(0));
+        // AArch64: single step and the branch type are over, flags and mode stay.
+        assert_eq!(stepped_over(long, 0x1000, 0x6020_0C05), (0x1004, 0x6000_0005));
+        assert_eq!(stepped_over(long, u64::MAX - 3, 5), (0, 5));
+        // A32: PSTATE.IT is 0; PSTATE.GE and E stay. Addresses have 32 bits.
+        assert_eq!(stepped_over(long, 0xFFFF_FFFC, 0x002F_0210), (0, 0x000F_0210));
+        // T32 outside of an IT block, and with a short instruction.
+        assert_eq!(stepped_over(long, 0x2002, 0x30), (0x2006, 0x30));
+        assert_eq!(stepped_over(short, 0x2002, 0x30), (0x2004, 0x30));
+    }
+
+    #[test]
+    fn an_it_block_goes_on_behind_an_instruction_that_was_done() {
+        let spsr = |it: u64| 0x30 | (it & 3) << 25 | (it >> 2) << 10;
+        let next = |it: u64| stepped_over(Esr::new(0), 0x2000, spsr(it)).1;
+        // ITTEE EQ: four instructions, the condition's lowest bit in turn 0, 0, 1, 1; then none.
+        for (it, after) in [
+            (0b000_00111, 0b000_01110),
+            (0b000_01110, 0b000_11100),
+            (0b000_11100, 0b000_11000),
+            (0b000_11000, 0),
+        ] {
+            assert_eq!(next(it), spsr(after), "{it:#010b}");
+        }
+        // IT GT: one instruction.
+        assert_eq!(next(0b110_01000), spsr(0));
+        assert_eq!(next(0), spsr(0));
+        for it in 0..=0xFF {
+            let after = next(it);
+            assert_eq!(after & !spsr(0xFF), 0);
+            assert!(after == spsr(0) || it & 7 != 0, "{it:#010b}");
         }
     }
 

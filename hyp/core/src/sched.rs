@@ -50,9 +50,10 @@ pub const fn alone(says: Says) -> Turn {
     }
 }
 
-/// Looks at each of `count` places once, the one behind `last` first, and decides. `slice_end` is when a vCPU that is not
-/// alone must give up its turn.
-pub fn turn(last: usize, count: usize, slice_end: u64, mut look: impl FnMut(usize) -> Says) -> Turn {
+/// Looks at each of `count` places once, the one behind `last` first, and decides. `slice_end` says when a vCPU that is not
+/// alone must give up its turn; it is asked after the looks, which may have taken long: what was done for others is not of
+/// that vCPU's time.
+pub fn turn(last: usize, count: usize, slice_end: impl FnOnce() -> u64, mut look: impl FnMut(usize) -> Says) -> Turn {
     let (mut alarm, mut chosen, mut busy) = (None, None, false);
     for step in 1..=count {
         let after = last + step;
@@ -67,7 +68,7 @@ pub fn turn(last: usize, count: usize, slice_end: u64, mut look: impl FnMut(usiz
     match chosen {
         Some(index) if count > 1 => Turn::Run {
             index,
-            alarm: earlier(alarm, Some(slice_end)),
+            alarm: earlier(alarm, Some(slice_end())),
         },
         Some(index) => Turn::Run { index, alarm },
         None if busy => Turn::Again,
@@ -91,19 +92,19 @@ mod tests {
 
     #[test]
     fn a_vcpu_that_is_alone_has_no_slice() {
-        assert_eq!(turn(0, 1, 500, |_| Says::Ready), Turn::Run { index: 0, alarm: None });
+        assert_eq!(turn(0, 1, || 500, |_| Says::Ready), Turn::Run { index: 0, alarm: None });
     }
 
     #[test]
     fn alone_is_a_turn_among_one() {
         for says in [Says::Ready, Says::Busy, Says::Waits(None), Says::Waits(Some(7))] {
-            assert_eq!(alone(says), turn(0, 1, 500, |_| says));
+            assert_eq!(alone(says), turn(0, 1, || 500, |_| says));
         }
     }
 
     #[test]
     fn who_ran_last_comes_last() {
-        let all_ready = |last| turn(last, 3, 500, |_| Says::Ready);
+        let all_ready = |last| turn(last, 3, || 500, |_| Says::Ready);
         assert_eq!(
             all_ready(0),
             Turn::Run {
@@ -118,7 +119,7 @@ mod tests {
                 alarm: Some(500)
             }
         );
-        let only_last = turn(1, 3, 500, |index| if index == 1 { Says::Ready } else { Says::Waits(None) });
+        let only_last = turn(1, 3, || 500, |index| if index == 1 { Says::Ready } else { Says::Waits(None) });
         assert_eq!(
             only_last,
             Turn::Run {
@@ -130,14 +131,30 @@ mod tests {
 
     #[test]
     fn nobody_to_run_is_sleep_and_work_besides_is_not() {
-        assert_eq!(turn(0, 0, 500, |_| Says::Ready), Turn::Sleep(None));
+        assert_eq!(turn(0, 0, || 500, |_| Says::Ready), Turn::Sleep(None));
         assert_eq!(
-            turn(0, 2, 500, |index| Says::Waits((index == 1).then_some(7))),
+            turn(0, 2, || 500, |index| Says::Waits((index == 1).then_some(7))),
             Turn::Sleep(Some(7))
         );
         assert_eq!(
-            turn(0, 2, 500, |index| if index == 1 { Says::Busy } else { Says::Waits(Some(7)) }),
+            turn(0, 2, || 500, |index| if index == 1 { Says::Busy } else { Says::Waits(Some(7)) }),
             Turn::Again
+        );
+    }
+
+    #[test]
+    fn a_slice_begins_when_all_have_been_looked_at() {
+        let clock = core::cell::Cell::new(0);
+        let look = |index| {
+            clock.set(clock.get() + 100);
+            if index == 1 { Says::Ready } else { Says::Busy }
+        };
+        assert_eq!(
+            turn(0, 3, || clock.get() + 4, look),
+            Turn::Run {
+                index: 1,
+                alarm: Some(304)
+            }
         );
     }
 
@@ -154,7 +171,7 @@ mod tests {
         ) {
             let last = last % state.len();
             let mut looks = vec![0; state.len()];
-            let decided = turn(last, state.len(), slice, |index| {
+            let decided = turn(last, state.len(), || slice, |index| {
                 looks[index] += 1;
                 state[index]
             });
@@ -184,7 +201,7 @@ mod tests {
             let mut last = last;
             let mut ran = false;
             for state in &rounds {
-                if let Turn::Run { index, .. } = turn(last, 8, 1, |index| if index == steady { Says::Ready } else { state[index] }) {
+                if let Turn::Run { index, .. } = turn(last, 8, || 1, |index| if index == steady { Says::Ready } else { state[index] }) {
                     last = index;
                     ran |= index == steady;
                 }

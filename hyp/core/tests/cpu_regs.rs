@@ -137,3 +137,11 @@ fn a_syndromes_parts_are_arms() {
         assert_eq!(esr.il(), arm.contains(Arm::IL));
     }
 }
+
+#[test]
+fn fine_grained_debug_traps_are_arms() {
+    let read = el2::HdfgrtrEl2::DBGCLAIM | el2::HdfgrtrEl2::OSECCR_EL1;
+    let write = el2::HdfgwtrEl2::DBGCLAIM | el2::HdfgwtrEl2::OSECCR_EL1;
+    let ours = hyp_core::policy::FINE_GRAINED_DEBUG_TRAPS;
+    assert_eq!((ours, ours), (read.bits(), write.bits()));
+}

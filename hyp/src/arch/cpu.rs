@@ -112,8 +112,8 @@ impl World {
             msr!("S3_4_C1_C1_4", policy::FINE_GRAINED_TRAPS); // HFGRTR_EL2
             msr!("S3_4_C1_C1_5", policy::FINE_GRAINED_TRAPS); // HFGWTR_EL2
             msr!("S3_4_C1_C1_6", policy::FINE_GRAINED_TRAPS); // HFGITR_EL2
-            msr!("S3_4_C3_C1_4", policy::FINE_GRAINED_TRAPS); // HDFGRTR_EL2
-            msr!("S3_4_C3_C1_5", policy::FINE_GRAINED_TRAPS); // HDFGWTR_EL2
+            msr!("S3_4_C3_C1_4", policy::FINE_GRAINED_DEBUG_TRAPS); // HDFGRTR_EL2
+            msr!("S3_4_C3_C1_5", policy::FINE_GRAINED_DEBUG_TRAPS); // HDFGWTR_EL2
         }
         barrier::isb();
     }

@@ -2,8 +2,9 @@
 //! it came to its pCPU, or from its coming if `MDSCR_EL1` enables any debug event. A guest that does not debug costs nothing.
 //!
 //! EL2 takes no debug exception: `MDCR_EL2.TDE` is 0, so they are EL1's, and from EL2 none is generated (DDI 0487, Enabling debug exceptions).
-//! What belongs to an external debugger is not switched: the communications channel (which traps for ever where FEAT_FGT is)
-//! and the claim tags, which some emulated machines do not have.
+//! What belongs to an external debugger is not switched. Where FEAT_FGT is, the communications channel, the claim tags and
+//! `OSECCR_EL1` trap for ever and read as [`hyp_core::idreg`] says; elsewhere `OSECCR_EL1` cannot be written, because a guest's OS
+//! lock is never locked, and the claim tags, which some emulated machines do not have, are the pCPU's.
 
 use hyp_core::policy::MDCR_TDA;
 

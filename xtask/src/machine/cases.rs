@@ -37,12 +37,77 @@ fn crashed(seen: &Seen<'_>) -> Result<(), String> {
     seen.umbra_says(&["ESR", "FAR", "PC"])
 }
 
+/// A guest that does what is typed.
+fn obeying(name: &'static str, bootargs: &'static str) -> Guest {
+    Guest::new("obey", bootargs).named(name)
+}
+
+/// VM a crashed and ran again from the beginning; VM b counted on all the time.
+fn started_anew(seen: &Seen<'_>) -> Result<(), String> {
+    seen.verdict_is(0, "2 VMs powered off")?;
+    seen.umbra_says(&["VM 1 a: Crashed", "VM 1 (a) ended on pCPU", ": crashed"])?;
+    for did in ["is not in a state for that", "is started anew"] {
+        seen.umbra_says(&[&format!("monitor: VM 1 (a) {did}")])?;
+    }
+    let starts = seen.lines("a").iter().filter(|line| *line == "a counts 1").count();
+    if starts != 2 {
+        return Err(format!("VM a began {starts} times, not twice"));
+    }
+    let counts: Vec<_> = seen.lines("b").iter().filter_map(|line| line.strip_prefix("b counts ")).collect();
+    let on = counts.iter().zip(1_u64..).all(|(found, expected)| found.parse() == Ok(expected));
+    if on && counts.len() > 4 {
+        Ok(())
+    } else {
+        Err(format!("VM b counted {counts:?}"))
+    }
+}
+
+/// A VM of 256 MiB with an initial RAM disk, its vCPUs on `pcpus`, resets itself again and again, and a neighbour on pCPU 0
+/// looks at the counter: it never waits longer than a slice, which is 4 ms.
+fn restarting(name: &'static str, pcpus: &'static [u32]) -> Case {
+    let large = obeying("large", "test=again").vcpus(pcpus.len() as u32).pcpus(pcpus);
+    Case::new(name, large.ram(0x4000_0000, 256 << 20).initrd_mib(32))
+        .and(Guest::new("gap", "ms=2000").named("neighbour").pcpus(&[0]))
+        .icount()
+        .seconds(120)
+        .until("@guest done passed=1 failed=0")
+        .figure(|seen| {
+            let (longest, slice) = longest_gap(seen)?;
+            Some(format!(
+                "a restarting neighbour took {longest} ticks at once at most; a slice is {slice} ({} restarts)",
+                restarts(seen)
+            ))
+        })
+        .expect(|seen| match (longest_gap(seen), restarts(seen)) {
+            (None, _) => Err("no figure".to_owned()),
+            (Some((longest, slice)), _) if longest > slice => Err(format!("the longest gap was {longest} ticks, a slice is {slice}")),
+            (_, 0..2) => Err("it was not restarted twice".to_owned()),
+            _ => Ok(()),
+        })
+}
+
+/// The longest gap that the program `gap` saw, and a slice, in ticks.
+fn longest_gap(seen: &Seen<'_>) -> Option<(u64, u64)> {
+    let record = seen.transcript().records.iter().find(|r| r.kind == "gap")?;
+    Some((record.number("longest")?, record.number("frequency")? * 4 / 1000))
+}
+
+fn restarts(seen: &Seen<'_>) -> usize {
+    seen.umbra().iter().filter(|line| line.contains("(large) was reset")).count()
+}
+
 /// All of them.
 pub(super) fn all() -> Vec<Case> {
     vec![
         Case::new("boot-and-off", Guest::new("hello", "")).seconds(30),
         Case::new("boot-without-semihosting", Guest::new("hello", "")).foreign().seconds(30),
         Case::new("boot-in-little-ram", Guest::new("hello", "").ram(0x4000_0000, 4 << 20)).seconds(30),
+        Case::new("entered-at-el1-it-says-so-and-parks", Guest::new("hello", ""))
+            .seconds(30)
+            .parks(&["-M", "virtualization=off"], "entered at EL1; it needs EL2"),
+        Case::new("on-a-gicv2-it-says-so-and-parks", Guest::new("hello", ""))
+            .seconds(30)
+            .parks(&["-M", "gic-version=2"], "the interrupt controller is a GICv2"),
         Case::new("two-vms", Guest::new("hello", "").named("a"))
             .and(Guest::new("hello", "").named("b"))
             .seconds(30)
@@ -161,6 +226,20 @@ pub(super) fn all() -> Vec<Case> {
         )
         .and(Guest::new("share", "test=spinners_starve_nobody").vcpus(2).pcpus(&[0, 1]))
         .seconds(120),
+        Case::new("monitor-starts-a-crashed-vm-anew", obeying("a", "name=a").vcpus(2).pcpus(&[0, 1]))
+            .and(obeying("b", "name=b").pcpus(&[0]))
+            .types(&[
+                ("a counts 2", "c"),
+                ("a crashes", ""),
+                ("b counts", ""),
+                ("b counts", ""),
+                ("b counts", "\x1dl\x1dr\x1dg"),
+                ("a counts 2", "\x1d2q"),
+                ("a counts", "\x1d1q"),
+            ])
+            .expect(started_anew),
+        restarting("restart-delays-nobody", &[0]),
+        restarting("restart-of-eight-vcpus-delays-nobody", &[0; 8]),
         umbra_fails("panic-on-the-boot-pcpu", "test=trigger_panic pcpu=0", |seen| {
             seen.verdict_is(1, "panicked")?;
             seen.umbra_says(&["pCPU 0"])

@@ -62,16 +62,24 @@ pub(super) fn all() -> Vec<Case> {
         linux("linux-boots-and-powers-off", Guest::linux("umbra.test=boot")),
         linux("linux-on-cortex-a53", Guest::linux("umbra.test=boot")).cpu("cortex-a53"),
         linux("linux-on-cpu-max", Guest::linux("umbra.test=boot")).cpu("max"),
-        linux("linux-shell-takes-what-is-typed", Guest::linux(""))
+        linux("linux-shell-takes-what-is-typed", Guest::linux("").ram(0x4000_0000, 768 << 20))
             .types(&[
                 (PROMPT, "cat /proc/interrupts\r"),
+                (PROMPT, "grep MemTotal /proc/meminfo\r"),
                 (PROMPT, "echo $((6 * 7)) is the answer\r"),
                 (PROMPT, "poweroff\r"),
             ])
             .expect(|seen| {
                 seen.verdict_is(0, "powered off")?;
                 seen.vm_says("linux", "uart-pl011")?;
-                seen.vm_says("linux", "42 is the answer")
+                seen.vm_says("linux", "42 is the answer")?;
+                // What the kernel takes for itself is not in it.
+                let total = seen.lines("linux").iter().find_map(|l| l.strip_prefix("MemTotal:"));
+                let total = total.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+                match total {
+                    Some(kib) if (700 << 10..768 << 10).contains(&kib) => Ok(()),
+                    other => Err(format!("{other:?} KiB of memory, of 768 MiB")),
+                }
             }),
         linux("linux-cpu-off-and-on-by-hand", Guest::linux(""))
             .types(&[

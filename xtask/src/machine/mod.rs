@@ -12,13 +12,13 @@ mod ratio;
 pub(crate) use ratio::without_umbra;
 
 use crate::build::{self, Profile};
-use crate::console::{HOST, Transcript};
+use crate::console::{HOST, Line, Transcript};
 use crate::guests;
 use crate::plan::{Machine, Plan, shell};
 use crate::qemu::{self, Run, Watch};
 use crate::report::{About, Report};
 use crate::run::{forward_cpu_on, host_vm, own_vm, prepare};
-use crate::verdict::Verdict;
+use crate::verdict::{Ending, Verdict};
 use crate::vmfile::{FilterEntry, Vm};
 use anyhow::{Context, Result};
 use hyp_core::filter::Action;
@@ -42,6 +42,7 @@ pub(crate) struct Guest {
     on_pending: bool,
     deadline_ms: Option<u32>,
     ram: Option<(u64, u64)>,
+    initrd_mib: u64,
     flat: bool,
     pcpus: &'static [u32],
     devices: &'static [&'static str],
@@ -82,6 +83,7 @@ impl Guest {
             on_pending: true,
             deadline_ms: None,
             ram: None,
+            initrd_mib: 0,
             flat: false,
             pcpus: &[],
             devices: &[],
@@ -147,6 +149,11 @@ impl Guest {
     /// Gives it this RAM.
     pub(crate) fn ram(mut self, base: u64, size: u64) -> Self {
         self.ram = Some((base, size));
+        self
+    }
+    /// Gives it an initial RAM disk of so many MiB, in which nothing is.
+    pub(crate) fn initrd_mib(mut self, mib: u64) -> Self {
+        self.initrd_mib = mib;
         self
     }
     /// Gives its image as an arm64 `Image`, not as an ELF for the tool to make flat.
@@ -304,7 +311,10 @@ pub(crate) struct Case {
     seconds: u64,
     script: Script,
     until: Option<&'static str>,
+    parks: Option<&'static str>,
+    extra: &'static [&'static str],
     ratio: Option<ratio::Ratio>,
+    figure: Option<fn(&Seen<'_>) -> Option<String>>,
     expect: Expect,
 }
 
@@ -325,7 +335,10 @@ impl Case {
             seconds: 60,
             script: &[],
             until: None,
+            parks: None,
+            extra: &[],
             ratio: None,
+            figure: None,
             expect: |seen| seen.all_passed(),
         }
     }
@@ -379,6 +392,18 @@ impl Case {
         self.until = Some(text);
         self
     }
+    /// Runs on a machine that these arguments of QEMU change, on which Umbra must say `why` and park.
+    pub(crate) fn parks(mut self, extra: &'static [&'static str], why: &'static str) -> Self {
+        (self.extra, self.parks) = (extra, Some(why));
+        self.expect(|seen| {
+            seen.umbra_says(&["Parked."])?;
+            if seen.run.ending == Ending::Enough {
+                Ok(())
+            } else {
+                Err(format!("the run ended otherwise: {:?}", seen.run.ending))
+            }
+        })
+    }
     /// Boots the guest without Umbra too, and compares.
     pub(crate) fn ratio(mut self, ratio: ratio::Ratio) -> Self {
         self.ratio = Some(ratio);
@@ -387,6 +412,11 @@ impl Case {
     /// Ends the run after this many seconds.
     pub(crate) fn seconds(mut self, seconds: u64) -> Self {
         self.seconds = seconds;
+        self
+    }
+    /// Shows this figure when the test has passed.
+    pub(crate) fn figure(mut self, figure: fn(&Seen<'_>) -> Option<String>) -> Self {
+        self.figure = Some(figure);
         self
     }
     /// Says what must be true afterwards, instead of [`Seen::all_passed`].
@@ -412,6 +442,7 @@ pub(crate) fn foreign() -> Vec<Case> {
 struct Typist {
     script: Script,
     until: Option<&'static str>,
+    parks: Option<&'static str>,
     input: Option<Box<dyn Write>>,
     /// What each channel said last, since the last key was typed.
     tails: BTreeMap<u8, String>,
@@ -423,6 +454,7 @@ impl Typist {
         Self {
             script: case.script,
             until: case.until,
+            parks: case.parks,
             input: None,
             tails: BTreeMap::new(),
             enough: false,
@@ -456,6 +488,10 @@ impl Watch for Typist {
                 let _ = input.write_all(keys.as_bytes()).and_then(|()| input.flush());
             }
         }
+    }
+
+    fn line(&mut self, line: &Line) {
+        self.enough |= line.channel == 0 && self.parks.is_some_and(|why| line.text.contains(why));
     }
 
     fn enough(&self) -> bool {
@@ -516,6 +552,7 @@ impl Bench {
             Program::Debian(which) => {
                 let wish = guests::Wish {
                     vcpus: Some(guest.vcpus),
+                    ram: guest.ram.map(|(_, size)| size),
                     bootargs: guest.bootargs,
                     ..guests::Wish::default()
                 };
@@ -541,6 +578,11 @@ impl Bench {
             if let Some((base, size)) = guest.ram {
                 vm.ram = Range::new(base, size).context("RAM that wraps")?;
             }
+            if guest.initrd_mib != 0 {
+                let path = folder.join(format!("{}.initrd", guest.name));
+                std::fs::File::create(&path)?.set_len(guest.initrd_mib << 20)?;
+                vm.initrd = Some(crate::vmfile::module(&path).map_err(|e| anyhow::anyhow!("{e}"))?);
+            }
             vm.pcpus = guest.pcpus.to_vec();
             vm.devices = guest.devices.iter().map(|path| (*path).to_owned()).collect();
             vm.filter.clone_from(&guest.filter);
@@ -560,7 +602,7 @@ impl Bench {
             smp: 0,
             memory: 0,
             icount: case.icount,
-            extra: Vec::new(),
+            extra: case.extra.iter().map(|arg| (*arg).to_owned()).collect(),
         };
         let mut plan = Plan::new(vms, machine, case.smp, case.memory, case.own)?;
         for guest in &case.guests {
@@ -574,18 +616,19 @@ impl Bench {
         let mut typist = Typist::new(case);
         let run = qemu::run(&self.qemu, &ready.args, log, limit, &mut typist)?;
         let verdict = crate::run::verdict_of(&run, &ready.plan);
-        let mut result = (case.expect)(&Seen {
+        let seen = Seen {
             run: &run,
             verdict: &verdict,
             plan: &ready.plan,
             image,
-        });
+        };
+        let mut result = (case.expect)(&seen);
         if result.is_ok()
             && let [(wait, _), ..] = typist.script
         {
             result = Err(format!("the guest never said {wait:?}"));
         }
-        let mut figures = None;
+        let mut figures = case.figure.filter(|_| result.is_ok()).and_then(|figure| figure(&seen));
         if result.is_ok()
             && let Some(ratio) = &case.ratio
         {

@@ -208,7 +208,7 @@ fn vcpu_of(affinity: u64, vcpus: usize) -> Option<usize> {
     (0..vcpus.min(layout::MAX_VCPUS)).find(|&index| layout::affinity_of(index) == affinity)
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use hyp_abi::attr::{ADDR, DIST_REGS, LEVEL_INFO, NR_IRQS, REDIST_REGS, cpu_sysreg};

@@ -139,7 +139,7 @@ pub fn hcr_for(trapping: Trapping, spill: Spill, spis: bool, vmcr: Vmcr, list_re
     hcr.value
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

@@ -1,0 +1,85 @@
+//! How a run that does not end by itself is ended, and with which status: the tool itself, with a QEMU that only sleeps.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Says a version, writes a device tree if that is asked for, or runs until it is ended.
+const QEMU: &str = r#"#!/bin/sh
+case "$*" in
+*--version*) echo "QEMU emulator version 7.2.0" ;;
+*dumpdtb=*) file="${*#*dumpdtb=}"; cp TREE "${file%% *}" ;;
+*) echo runs; exec sleep 60 ;;
+esac
+"#;
+
+struct Run {
+    child: Child,
+    _folder: tempfile::TempDir,
+}
+
+/// `cargo xtask qemu` with a VM of one instruction and `more`.
+fn start(more: &[&str]) -> Run {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    let tree = Path::new(env!("CARGO_MANIFEST_DIR")).join("../hyp/core/tests/data/qemu-virt-gicv3.dtb");
+    std::fs::write(path("qemu"), QEMU.replace("TREE", &tree.display().to_string())).expect("written");
+    std::fs::set_permissions(path("qemu"), std::fs::Permissions::from_mode(0o755)).expect("executable");
+    std::fs::write(path("vm.bin"), [0x14, 0, 0, 0]).expect("written");
+    let file = "name = \"a\"\n[ram]\nsize = 0x1000000\n[image]\npath = \"vm.bin\"\nload = 0x40080000\n";
+    std::fs::write(path("vm.toml"), file).expect("written");
+    let child = Command::new(env!("CARGO_BIN_EXE_xtask"))
+        .arg("qemu")
+        .args(["--no-install", "--vm"])
+        .arg(path("vm.toml"))
+        .arg("--qemu")
+        .arg(path("qemu"))
+        .args(more)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the tool");
+    Run { child, _folder: folder }
+}
+
+impl Run {
+    /// The exit status, and what was said.
+    fn end(self) -> (Option<i32>, String) {
+        let output = self.child.wait_with_output().expect("an end");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+        (output.status.code(), text)
+    }
+}
+
+#[test]
+fn a_run_that_does_not_end_in_time_has_status_3() {
+    let (status, text) = start(&["--timeout", "1"]).end();
+    assert_eq!(status, Some(3), "{text}");
+    assert!(text.contains("did not end within 1 s"), "{text}");
+}
+
+#[test]
+fn a_run_that_is_interrupted_has_status_130() {
+    use std::io::Read;
+    let mut run = start(&["--timeout", "0"]);
+    let mut stderr = run.child.stderr.take().expect("its words");
+    // It says so when QEMU is about to start.
+    let mut text = String::new();
+    let mut piece = [0; 1024];
+    while !text.contains("Running") {
+        let read = stderr.read(&mut piece).expect("read");
+        assert_ne!(read, 0, "it ended: {text}");
+        text += &String::from_utf8_lossy(&piece[..read]);
+    }
+    let interrupt = || {
+        let id = run.child.id().to_string();
+        Command::new("kill").args(["-INT", &id]).status().expect("kill")
+    };
+    assert!(interrupt().success());
+    let begun = Instant::now();
+    let (status, _) = run.end();
+    assert_eq!(status, Some(130));
+    assert!(begun.elapsed() < Duration::from_secs(30), "at once");
+}
