@@ -10,7 +10,7 @@ use hyp_core::types::Range;
 
 use crate::{
     arch::cpu,
-    run::Run,
+    run::{Resident, Run},
     vcpu::{Vcpu, VcpuState},
     vm::Vm,
 };
@@ -55,6 +55,7 @@ pub(crate) struct PerCpu {
     pub(crate) stack: Range,
     /// A fault report of this pCPU is being printed; another fault only parks it.
     pub(crate) dying: AtomicBool,
+    here: UnsafeCell<Option<Resident>>,
     local: UnsafeCell<Option<Local>>,
 }
 
@@ -106,7 +107,7 @@ impl Short {
     }
 }
 
-// SAFETY: `local` is reached only through `local()`, by the pCPU whose TPIDR_EL2 points here; the rest is read-only or
+// SAFETY: `local` and `here` are reached only through the functions of their names, by the pCPU whose TPIDR_EL2 points here; the rest is read-only or
 // atomic.
 unsafe impl Sync for PerCpu {}
 
@@ -125,6 +126,7 @@ pub(crate) static BOOT: PerCpu = PerCpu {
     guard_page: Range::EMPTY,
     stack: Range::EMPTY,
     dying: AtomicBool::new(false),
+    here: UnsafeCell::new(None),
     local: UnsafeCell::new(None),
 };
 
@@ -139,6 +141,7 @@ impl PerCpu {
             guard_page,
             stack,
             dying: AtomicBool::new(false),
+            here: UnsafeCell::new(None),
             local: UnsafeCell::new(None),
         }
     }
@@ -167,4 +170,23 @@ pub(crate) fn this() -> &'static PerCpu {
 pub(crate) unsafe fn local() -> Option<&'static mut Local> {
     // SAFETY: This function's contract.
     unsafe { (*this().local.get()).as_mut() }
+}
+
+/// The vCPU in this pCPU's registers, apart from [`local`].
+///
+/// # Safety
+/// As for [`local`]; the two may be held together.
+#[inline(always)]
+pub(crate) unsafe fn here() -> Option<&'static mut Resident> {
+    // SAFETY: This function's contract.
+    unsafe { (*this().here.get()).as_mut() }
+}
+
+/// The place of the vCPU in this pCPU's registers, for who puts it there and takes it away.
+///
+/// # Safety
+/// As for [`here`], and instead of it.
+pub(crate) unsafe fn place() -> &'static mut Option<Resident> {
+    // SAFETY: This function's contract.
+    unsafe { &mut *this().here.get() }
 }

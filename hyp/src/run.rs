@@ -96,9 +96,7 @@ pub(crate) struct Place {
 /// What one pCPU runs: one vCPU or several, in turn.
 pub(crate) struct Run {
     pcpu: usize,
-    /// The vCPU that is in the registers.
-    here: Option<Resident>,
-    /// The others of this pCPU.
+    /// The vCPUs of this pCPU that are not in its registers.
     neighbours: Neighbours,
     /// Which place is that of the vCPU in the registers, or of the last that was.
     current: usize,
@@ -180,13 +178,15 @@ pub(crate) extern "C" fn run_loop(frame: &mut Frame) {
     let Some(local) = (unsafe { percpu::local() }) else {
         system::idle_forever()
     };
+    // SAFETY: As above, and nothing else has it.
+    let here = unsafe { percpu::place() };
     let run = &mut local.run;
-    run.leave(frame);
+    run.leave(frame, here);
     loop {
         interrupts();
         match run.next() {
             Turn::Run { index, alarm } => {
-                if run.load(index, alarm, frame) {
+                if run.load(index, alarm, frame, here) {
                     return;
                 }
             }
@@ -238,7 +238,6 @@ impl Run {
         let host = HostId::read(hardware_value);
         Self {
             pcpu,
-            here: None,
             neighbours: Neighbours {
                 places: [const { None }; MOST_PLACES],
                 count: 0,
@@ -254,21 +253,15 @@ impl Run {
         }
     }
 
-    /// The vCPU whose state is in the registers, its neighbours, and the hardware.
+    /// The other vCPUs of this pCPU, and the hardware.
     #[inline]
-    pub(crate) fn resident(&mut self) -> Option<(&mut Resident, &mut Neighbours, &Machine)> {
-        Some((self.here.as_mut()?, &mut self.neighbours, &self.machine))
-    }
-
-    /// The vCPU whose state is in the registers.
-    #[inline]
-    pub(crate) fn here(&mut self) -> Option<&mut Resident> {
-        self.here.as_mut()
+    pub(crate) fn besides(&mut self) -> (&mut Neighbours, &Machine) {
+        (&mut self.neighbours, &self.machine)
     }
 
     /// Takes the vCPU out of the registers. From here on its shadow is exact.
-    fn leave(&mut self, frame: &Frame) {
-        let Some(here) = self.here.take() else { return };
+    fn leave(&mut self, frame: &Frame, here: &mut Option<Resident>) {
+        let Some(here) = here.take() else { return };
         timer::disarm();
         if let Some(place) = self.neighbours.places.get_mut(self.current) {
             let place = place.insert(Place {
@@ -298,7 +291,7 @@ impl Run {
     }
 
     /// Puts a vCPU into the registers. At `alarm` the pCPU looks again. What the registers still hold of it is not moved.
-    fn load(&mut self, index: usize, alarm: Option<u64>, frame: &mut Frame) -> bool {
+    fn load(&mut self, index: usize, alarm: Option<u64>, frame: &mut Frame, here: &mut Option<Resident>) -> bool {
         let shared = self.neighbours.count > 1;
         let Some(slot) = self.neighbours.places.get_mut(index) else {
             return false;
@@ -327,7 +320,7 @@ impl Run {
         }
         percpu::this().short.open(vm, vcpu, &state);
         self.current = index;
-        self.here = Some(Resident {
+        *here = Some(Resident {
             vcpu,
             vm,
             state,

@@ -24,7 +24,7 @@ use crate::{
 #[inline(always)]
 fn undisturbed<'a>() -> Option<&'a mut Resident> {
     // SAFETY: The outermost function of this exit; who gets nothing from here asks again, and this reference is gone then.
-    let here = unsafe { percpu::local() }?.run.here()?;
+    let here = unsafe { percpu::here() }?;
     if gic::vmcr() != here.state.cpuif.vmcr.get() {
         return None;
     }
@@ -56,19 +56,19 @@ const fn is_restored(rt: u8) -> bool {
     !matches!(rt, 19..=29)
 }
 
-/// A data abort from a guest, by a load.
+/// An exception of class 0x20 or above, by something that does not write.
 pub(crate) extern "C" fn guest_load(frame: &mut Frame, syndrome: u64) -> Done {
-    load(frame, Abort::new(syndrome as u32)).into()
+    load(frame, syndrome).into()
 }
 
-/// A data abort from a guest, by a store or by something else that writes.
+/// [`guest_load`], by something that writes; or not a data abort at all.
 pub(crate) extern "C" fn guest_store(frame: &mut Frame, syndrome: u64) -> Done {
-    store(frame, Abort::new(syndrome as u32)).into()
+    store(frame, syndrome).into()
 }
 
-/// A trapped system register of a guest.
+/// A trapped system register of a guest, or another exception of a class near it.
 pub(crate) extern "C" fn guest_sysreg(frame: &mut Frame, syndrome: u64) -> Done {
-    let Some(rt) = SysRegAccess::write_of(syndrome as u32, SysReg::ICC_SGI1R_EL1) else {
+    let Some(rt) = SysRegAccess::write_of(syndrome, SysReg::ICC_SGI1R_EL1) else {
         return Done::Nothing;
     };
     let value = frame.x.get(usize::from(rt)).copied().unwrap_or(0);
@@ -77,7 +77,8 @@ pub(crate) extern "C" fn guest_sysreg(frame: &mut Frame, syndrome: u64) -> Done 
 
 /// A load from the distributor or the vCPU's own redistributor.
 #[inline(always)]
-fn load(frame: &mut Frame, abort: Abort) -> Option<()> {
+fn load(frame: &mut Frame, syndrome: u64) -> Option<()> {
+    let abort = Abort::plain(syndrome)?;
     if !is_restored(abort.rt()) {
         return None;
     }
@@ -101,7 +102,8 @@ fn load(frame: &mut Frame, abort: Abort) -> Option<()> {
 
 /// A store of a word to the vCPU's own redistributor.
 #[inline(always)]
-fn store(frame: &mut Frame, abort: Abort) -> Option<()> {
+fn store(frame: &mut Frame, syndrome: u64) -> Option<()> {
+    let abort = Abort::plain(syndrome)?;
     let (here, ipa) = access(abort)?;
     let value = frame.x.get(usize::from(abort.rt())).copied().unwrap_or(0);
     let own = ipa.wrapping_sub(here.vcpu.redistributor);
@@ -115,9 +117,6 @@ fn store(frame: &mut Frame, abort: Abort) -> Option<()> {
 /// Who made a common access, and where to.
 #[inline(always)]
 fn access<'a>(abort: Abort) -> Option<(&'a mut Resident, u64)> {
-    if !abort.is_plain() {
-        return None;
-    }
     let pstate = cpu::spsr();
     if !esr::is_plain(pstate) || esr::big_endian(pstate, context::guest_sctlr()) {
         return None;

@@ -55,8 +55,6 @@ global_asm!(
     frame_size = const size_of::<Frame>(),
     emergency = const percpu::EMERGENCY,
     ec_hvc = const ec::HVC,
-    ec_sysreg = const ec::SYSREG,
-    ec_data_abort = const ec::DATA_ABORT_LOWER,
     hvc0 = const (ec::HVC as u32) << 26 | 1 << 25,
     vtimer = const VTIMER_PPI,
     short_calls = const percpu::SHORT_CALLS,
@@ -248,12 +246,10 @@ fn unexpected(exit: &mut Exit<'_>, reason: CrashReason) -> Leave {
 #[inline(always)]
 fn ordinary(frame: &mut Frame, act: impl FnOnce(&mut Exit<'_>) -> Leave) -> Leave {
     // SAFETY: The outermost function of this exit.
-    let Some(local) = (unsafe { percpu::local() }) else {
+    let (Some(resident), Some(local)) = (unsafe { (percpu::here(), percpu::local()) }) else {
         return Leave::Go;
     };
-    let Some((resident, neighbours, machine)) = local.run.resident() else {
-        return Leave::Go;
-    };
+    let (neighbours, machine) = local.run.besides();
     let mut exit = Exit {
         resident,
         neighbours,

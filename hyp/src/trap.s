@@ -64,7 +64,16 @@ other_sync:
     mov     x0, sp
     stp     x3, x4, [sp, #24]
     stp     x5, x6, [sp, #40]
-    b       rust_sync
+    stp     x7, x8, [sp, #56]
+    stp     x9, x10, [sp, #72]
+    stp     x11, x12, [sp, #88]
+    stp     x13, x14, [sp, #104]
+    stp     x15, x16, [sp, #120]
+    stp     x17, x18, [sp, #136]
+    str     x30, [sp, #240]
+    tbnz    w1, #31, sync_abort     // exception classes from 0x20
+    tbnz    w1, #29, sync_sysreg    // 0x18 to 0x1F, and what is as rare as these
+    b       sync_call
 
     .balign 128                     // IRQ
 guest_irq:
@@ -75,8 +84,23 @@ guest_irq:
     cmp     w1, #{vtimer}
     b.eq    short_timer
 other_irq:
-    mov     x0, sp
-    b       rust_irq
+    stp     x4, x5, [sp, #32]
+    stp     x6, x7, [sp, #48]
+    stp     x8, x9, [sp, #64]
+    stp     x10, x11, [sp, #80]
+    stp     x12, x13, [sp, #96]
+    stp     x14, x15, [sp, #112]
+    stp     x16, x17, [sp, #128]
+    str     x18, [sp, #144]
+    str     x30, [sp, #240]
+    cbnz    w1, 1f                  // INTID 0 is the kick
+    bl      {kick}
+    cbz     w0, resume
+    mov     x1, #0
+1:  mov     x0, sp
+    bl      {irq}
+    cbz     w0, resume
+    b       leave
 
     .balign 128                     // FIQ: group 0 never reaches EL2 here, but it has the same answer
     b       guest_irq
@@ -99,62 +123,34 @@ guest_serror:
     b       guest_serror
     .balign 128
 
-// The way through Rust: x0 = frame, x1 = ESR_EL2. A call can name x0 to x17 only. What is common is tried first, and reads no
-// callee-saved register of the guest's into the frame; if it is something else, nothing has happened yet.
-rust_sync:
-    stp     x7, x8, [sp, #56]
-    stp     x9, x10, [sp, #72]
-    stp     x11, x12, [sp, #88]
-    stp     x13, x14, [sp, #104]
-    stp     x15, x16, [sp, #120]
-    stp     x17, x18, [sp, #136]
-    str     x30, [sp, #240]
-    lsr     x2, x1, #26
-    cmp     x2, #{ec_data_abort}
-    b.eq    2f
-    cmp     x2, #{ec_sysreg}
-    b.eq    3f
-    cmp     x2, #{ec_hvc}
-    b.ne    4f
-    bl      {call}
-    cbz     w0, resume
-    b       leave
-2:  tbnz    w1, #6, 5f              // a store
+// The ways through Rust: x0 = frame, x1 = ESR_EL2. A call can name x0 to x17 only. What is common is tried first, and puts nothing
+// into a callee-saved register of the guest's; if it is something else, nothing has happened yet.
+sync_abort:
+    tbnz    w1, #6, 1f              // a store
     bl      {load}
     cbz     w0, resume
-4:  save_callee_saved
-6:  mov     x0, sp
+sync_any:
+    save_callee_saved
+sync_saved:
+    mov     x0, sp
     bl      {sync}
     cbnz    w0, leave_saved
     restore_callee_saved
     b       resume
-3:  save_callee_saved               // what is written may be in any register
-    bl      {sysreg}
-    cbz     w0, resume
-    b       6b
-5:  save_callee_saved
+1:  save_callee_saved               // what is stored may be in any register
     bl      {store}
     cbz     w0, resume
-    b       6b
-
-// x0 = frame, x1 = INTID.
-rust_irq:
-    stp     x4, x5, [sp, #32]
-    stp     x6, x7, [sp, #48]
-    stp     x8, x9, [sp, #64]
-    stp     x10, x11, [sp, #80]
-    stp     x12, x13, [sp, #96]
-    stp     x14, x15, [sp, #112]
-    stp     x16, x17, [sp, #128]
-    str     x18, [sp, #144]
-    str     x30, [sp, #240]
-    and     w1, w1, #0xFFFFFF
-    cbnz    w1, 1f
-    bl      {kick}                  // what is common
+    b       sync_saved
+sync_sysreg:
+    save_callee_saved
+    bl      {sysreg}
     cbz     w0, resume
-    mov     x0, sp
-    mov     x1, #0
-1:  bl      {irq}
+    b       sync_saved
+sync_call:
+    lsr     x2, x1, #26
+    cmp     x2, #{ec_hvc}
+    b.ne    sync_any
+    bl      {call}
     cbnz    w0, leave
 resume:
     ldp     x2, x3, [sp, #16]

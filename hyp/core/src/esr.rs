@@ -191,12 +191,13 @@ pub struct SysRegAccess {
 }
 
 impl SysRegAccess {
-    /// Whether an access with this ISS is a write of `register`; and by which general-purpose register.
+    /// Whether `ESR_EL2` is that of a trapped write of `register`; and by which general-purpose register.
     #[must_use]
     #[inline(always)]
-    pub const fn write_of(iss: u32, register: SysReg) -> Option<u8> {
-        if iss & (SysReg::ISS_MASK | 1) == register.to_iss() {
-            Some((iss >> 5 & 31) as u8)
+    pub const fn write_of(esr: u64, register: SysReg) -> Option<u8> {
+        let esr = esr as u32;
+        if esr & (0x3F << 26 | SysReg::ISS_MASK | 1) == (ec::SYSREG as u32) << 26 | register.to_iss() {
+            Some((esr >> 5 & 31) as u8)
         } else {
             None
         }
@@ -278,11 +279,12 @@ impl Abort {
             write: self.write(),
         })
     }
-    /// Whether this is the common access: a load or store that stage 2 did not translate, so that `HPFAR_EL2` and `FAR_EL2` hold its
+    /// The abort with syndrome `esr`, if it is the common one: a data abort by a load or store that stage 2 did not translate, so that `HPFAR_EL2` and `FAR_EL2` hold its
     /// IPA, and of a register that the syndrome describes, which a load does not extend the sign of.
     #[must_use]
     #[inline]
-    pub const fn is_plain(self) -> bool {
+    pub const fn plain(esr: u64) -> Option<Self> {
+        const CLASS: u32 = 0x3F << 26;
         const ISV: u32 = 1 << 24;
         const SIGN_EXTEND: u32 = 1 << 21;
         const CACHE_MAINTENANCE: u32 = 1 << 8;
@@ -290,7 +292,14 @@ impl Abort {
         /// The fault status but for its level, and that of a translation fault.
         const STATUS: u32 = 0x3C;
         const TRANSLATION: u32 = 0x04;
-        self.iss & (ISV | SIGN_EXTEND | CACHE_MAINTENANCE | STAGE1_WALK | STATUS) == ISV | TRANSLATION
+        let esr = esr as u32;
+        if esr & (CLASS | ISV | SIGN_EXTEND | CACHE_MAINTENANCE | STAGE1_WALK | STATUS)
+            == (ec::DATA_ABORT_LOWER as u32) << 26 | ISV | TRANSLATION
+        {
+            Some(Self { iss: esr & 0x1ff_ffff })
+        } else {
+            None
+        }
     }
     /// The general-purpose register; 31 is XZR. With a syndrome that has an [`access`](Self::access).
     #[must_use]
@@ -647,7 +656,8 @@ mod tests {
     fn a_write_of_a_register_is_what_decoding_says() {
         for iss in 0..1 << 22 {
             let decoded = SysRegAccess::decode(iss);
-            let written = SysRegAccess::write_of(iss, SysReg::ICC_SGI1R_EL1);
+            let written = SysRegAccess::write_of(0x18 << 26 | u64::from(iss), SysReg::ICC_SGI1R_EL1);
+            assert_eq!(SysRegAccess::write_of(0x19 << 26 | u64::from(iss), SysReg::ICC_SGI1R_EL1), None);
             assert_eq!(
                 written,
                 (decoded.register == SysReg::ICC_SGI1R_EL1 && !decoded.read).then_some(decoded.rt),
@@ -660,7 +670,8 @@ mod tests {
     fn a_plain_access_is_one_that_the_careful_way_takes_for_a_device() {
         for iss in (0..1u32 << 25).step_by(if cfg!(miri) { 4999 } else { 1 }) {
             let abort = Abort::new(iss);
-            if abort.is_plain() {
+            assert_eq!(Abort::plain(0x25 << 26 | u64::from(iss)), None);
+            if Abort::plain(0x24 << 26 | 1 << 25 | u64::from(iss)) == Some(abort) {
                 let access = abort.access().expect("a syndrome");
                 assert_eq!(
                     (access.rt, u64::from(access.size), access.write),

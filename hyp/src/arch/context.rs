@@ -23,6 +23,16 @@ pub(crate) struct Fp {
     control: [u64; 2],
 }
 
+/// FP and SIMD registers as a vCPU finds them at its first instruction; it may be in read-only memory.
+static NO_FP: Fp = Fp::ZERO;
+
+impl Fp {
+    const ZERO: Self = Self {
+        q: [0; 32],
+        control: [0; 2],
+    };
+}
+
 const _: () = assert!(size_of::<Fp>() == 528, "fp.s uses this layout");
 
 macro_rules! el1_registers {
@@ -84,10 +94,7 @@ impl Context {
     pub(crate) const fn new() -> Self {
         Self {
             el1: El1State::at_entry(false),
-            fp: Fp {
-                q: [0; 32],
-                control: [0; 2],
-            },
+            fp: Fp::ZERO,
             debug: Debug::new(),
             new: true,
         }
@@ -96,11 +103,7 @@ impl Context {
     /// Every register as a vCPU finds it at its first instruction.
     pub(crate) fn reset(&mut self, big_endian: bool) {
         self.el1 = El1State::at_entry(big_endian);
-        self.fp = Fp {
-            q: [0; 32],
-            control: [0; 2],
-        };
-        self.debug = Debug::new();
+        self.debug.reset();
         self.new = true;
     }
 
@@ -148,13 +151,13 @@ impl Context {
 
     /// Puts the state into the registers.
     pub(crate) fn load(&mut self) {
-        self.new = false;
+        let fp = if core::mem::take(&mut self.new) { &NO_FP } else { &self.fp };
         load_el1(&self.el1);
         if self.el1.mdscr_el1 & MDSCR_EVENTS != 0 {
             self.debug.load();
         }
         // SAFETY: As for save; only reads memory, and EL2 is built without FP registers.
-        unsafe { fp_load(&raw const self.fp) };
+        unsafe { fp_load(fp) };
     }
 }
 

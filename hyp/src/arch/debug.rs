@@ -15,6 +15,8 @@ const MOST: usize = 16;
 pub(crate) struct Debug {
     /// Hardware has them, and accesses do not trap.
     loaded: bool,
+    /// None has been written since it was made; what is below does not count.
+    new: bool,
     /// `DBGBVR<n>_EL1` and `DBGBCR<n>_EL1`.
     breakpoints: [[u64; 2]; MOST],
     /// `DBGWVR<n>_EL1` and `DBGWCR<n>_EL1`.
@@ -61,9 +63,16 @@ impl Debug {
     pub(crate) const fn new() -> Self {
         Self {
             loaded: false,
+            new: true,
             breakpoints: [[0; 2]; MOST],
             watchpoints: [[0; 2]; MOST],
         }
+    }
+
+    /// As [`new`](Self::new): hardware does not have them, and the vCPU's next access begins with none enabled.
+    pub(crate) fn reset(&mut self) {
+        self.loaded = false;
+        self.new = true;
     }
 
     /// Takes the registers out of hardware, if they are there. The next vCPU's accesses trap again.
@@ -80,6 +89,13 @@ impl Debug {
     pub(crate) fn load(&mut self) -> bool {
         if core::mem::replace(&mut self.loaded, true) {
             return false;
+        }
+        if core::mem::take(&mut self.new) {
+            *self = Self {
+                loaded: true,
+                new: false,
+                ..Self::new()
+            };
         }
         let (breakpoints, watchpoints) = counts();
         write_breakpoints(breakpoints, &self.breakpoints);
