@@ -136,6 +136,11 @@ impl Vcpu {
         }
     }
 
+    /// The affinity of the pCPU it runs on.
+    pub(crate) const fn affinity(&self) -> u64 {
+        self.pcpu_affinity
+    }
+
     /// Tells it which VM it belongs to.
     pub(crate) fn adopt(&self, vm: &'static Vm) {
         self.vm.call_once(|| vm);
@@ -262,7 +267,7 @@ impl VcpuState {
 
     /// Whether the virtual timer of a vCPU that is not resident would interrupt it when it fires.
     pub(crate) fn timer_matters(&self) -> bool {
-        self.gic.read(&Absent, ISENABLER0, 4) >> layout::VTIMER_INTID & 1 != 0
+        self.gic.read(&Absent(()), ISENABLER0, 4) >> layout::VTIMER_INTID & 1 != 0
     }
 
     /// Why the vCPU's common registers trap while it comes up.

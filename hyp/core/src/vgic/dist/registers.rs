@@ -5,6 +5,7 @@
 
 use super::{Dist, ORDER, SPIS, SpiAsk, SpiOp, Vcpus, WORDS};
 use crate::sync::AtomicU32;
+use crate::vgic::PhysicalSpis;
 use crate::vgic::redist::{differing_bytes, id_register};
 
 /// `GICD_CTLR`.
@@ -140,10 +141,10 @@ impl Dist {
 
     /// A guest's read of `size` bytes at `offset` of the frame. What does not exist reads as zero, so does a wrong size. With an
     /// [`Effect::ask`], the answers are to be or'ed into the value, and then what a second read gives: an SPI may change hands
-    /// between.
-    pub fn read(&self, offset: u64, size: u64) -> (u64, Effect) {
+    /// between. After a [`sample`](Self::sample).
+    pub fn read<S: PhysicalSpis>(&self, spis: &S, offset: u64, size: u64) -> (u64, Effect) {
         match size {
-            4 if offset & 3 == 0 => self.read_word(offset),
+            4 if offset & 3 == 0 => self.read_word(spis, offset),
             8 if offset & 7 == 0 => (routed(offset).map_or(0, |spi| self.router(spi).load(ORDER)), Effect::default()),
             1 => match at(offset & !3) {
                 At::Priorities(n) => (
@@ -156,9 +157,9 @@ impl Dist {
         }
     }
 
-    fn read_word(&self, offset: u64) -> (u64, Effect) {
+    fn read_word<S: PhysicalSpis>(&self, spis: &S, offset: u64) -> (u64, Effect) {
         let value = match at(offset) {
-            At::Bits(kind, n) => return self.read_bits(kind, n),
+            At::Bits(kind, n) => return self.read_bits(spis, kind, n),
             At::Priorities(n) => self.priorities(n).load(ORDER),
             At::Triggers(n, from) => spread(self.bits(n).edge.load(ORDER) >> from),
             At::Other => match offset {
@@ -174,22 +175,31 @@ impl Dist {
         (u64::from(value), Effect::default())
     }
 
-    fn read_bits(&self, kind: Bits, n: usize) -> (u64, Effect) {
+    fn read_bits<S: PhysicalSpis>(&self, spis: &S, kind: Bits, n: usize) -> (u64, Effect) {
         let word = self.bits(n);
         let (value, op) = match kind {
             Bits::Group => (word.group1.load(ORDER), None),
             Bits::SetEnable | Bits::ClearEnable => (word.enabled.load(ORDER), None),
-            Bits::SetPending | Bits::ClearPending => (word.pending(), Some(SpiOp::ReadPending)),
+            Bits::SetPending | Bits::ClearPending => (word.pending() | self.pending_behind(spis, n), Some(SpiOp::ReadPending)),
             Bits::SetActive | Bits::ClearActive => (word.active.load(ORDER), Some(SpiOp::ReadActive)),
         };
         let ask = op.and_then(|op| self.ask(op, n, u32::MAX));
         (u64::from(value), Effect { ask, ..Effect::default() })
     }
 
-    /// A guest's write of `size` bytes at `offset`. What does not exist, cannot be written or has a wrong size is ignored.
-    pub fn write(&self, offset: u64, size: u64, value: u64) -> Effect {
+    /// Those of a word of which the physical distributor says that they are pending.
+    fn pending_behind<S: PhysicalSpis>(&self, spis: &S, n: usize) -> u32 {
+        match self.bits(n).backed.load(ORDER) {
+            0 => 0,
+            backed => backed & spis.pending(n),
+        }
+    }
+
+    /// A guest's write of `size` bytes at `offset`. What does not exist, cannot be written or has a wrong size is ignored. After a
+    /// [`sample`](Self::sample).
+    pub fn write<S: PhysicalSpis>(&self, spis: &S, offset: u64, size: u64, value: u64) -> Effect {
         match size {
-            4 if offset & 3 == 0 => self.write_word(offset, value as u32),
+            4 if offset & 3 == 0 => self.write_word(spis, offset, value as u32),
             8 if offset & 7 == 0 => routed(offset).map_or(Effect::default(), |spi| self.set_route(spi, u64::MAX, value)),
             1 => match at(offset & !3) {
                 At::Priorities(n) => {
@@ -202,9 +212,9 @@ impl Dist {
         }
     }
 
-    fn write_word(&self, offset: u64, value: u32) -> Effect {
+    fn write_word<S: PhysicalSpis>(&self, spis: &S, offset: u64, value: u32) -> Effect {
         match at(offset) {
-            At::Bits(kind, n) => self.write_bits(kind, n, value),
+            At::Bits(kind, n) => self.write_bits(spis, kind, n, value),
             At::Priorities(n) => self.set_priorities(n, u32::MAX, value),
             At::Triggers(n, from) => {
                 let edge = gather(value) << from;
@@ -234,7 +244,7 @@ impl Dist {
         }
     }
 
-    fn write_bits(&self, kind: Bits, n: usize, value: u32) -> Effect {
+    fn write_bits<S: PhysicalSpis>(&self, spis: &S, kind: Bits, n: usize, value: u32) -> Effect {
         let word = self.bits(n);
         match kind {
             Bits::Group => {
@@ -254,6 +264,11 @@ impl Dist {
                 self.reconfigured(n, before & value)
             }
             Bits::SetPending => {
+                let backed = value & word.backed.load(ORDER);
+                if backed != 0 {
+                    spis.set_active(n, backed, true);
+                    word.written.fetch_or(backed, ORDER);
+                }
                 word.latch.fetch_or(value, ORDER);
                 Effect {
                     kick: self.notify(n, value),
@@ -261,13 +276,23 @@ impl Dist {
                 }
             }
             Bits::ClearPending => {
-                word.latch.fetch_and(!value, ORDER);
+                let before = word.latch.fetch_and(!value, ORDER);
+                let backed = value & word.backed.load(ORDER);
+                if backed != 0 {
+                    word.written.fetch_and(!backed, ORDER);
+                    spis.clear_pending(n, backed);
+                    self.let_go(spis, n, value & before);
+                }
                 Effect {
                     ask: self.ask(SpiOp::ClearPending, n, value),
                     ..Effect::default()
                 }
             }
             Bits::SetActive => {
+                let backed = value & word.backed.load(ORDER);
+                if backed != 0 {
+                    spis.set_active(n, backed, true);
+                }
                 word.active.fetch_or(value, ORDER);
                 Effect {
                     refresh_vm: value != 0 && self.first_use(),
@@ -275,12 +300,13 @@ impl Dist {
                     kick: 0,
                 }
             }
-            Bits::ClearActive => self.clear_active(n, value),
+            Bits::ClearActive => self.clear_active(spis, n, value),
         }
     }
 
-    pub(super) fn clear_active(&self, n: usize, mask: u32) -> Effect {
-        self.bits(n).active.fetch_and(!mask, ORDER);
+    pub(super) fn clear_active<S: PhysicalSpis>(&self, spis: &S, n: usize, mask: u32) -> Effect {
+        let before = self.bits(n).active.fetch_and(!mask, ORDER);
+        self.let_go(spis, n, mask & before);
         Effect {
             ask: self.ask(SpiOp::ClearActive, n, mask),
             kick: self.offer(n, mask),
