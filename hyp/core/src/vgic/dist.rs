@@ -473,6 +473,19 @@ impl Dist {
         pending & it.enabled.load(ORDER) & forwarded & !it.active.load(ORDER) & !it.held.load(ORDER)
     }
 
+    /// What `vcpu`, which was told of a word, finds there that is another's now: leaves word for that one. Gives who did not know.
+    pub(super) fn pass_on(&self, word: usize, vcpu: usize) -> Vcpus {
+        let mut kicks = 0;
+        for_each(self.deliverable(word).into(), |bit| {
+            if let Some(target) = self.route(Spi::at(word, bit)).filter(|target| *target != vcpu)
+                && self.inbox(target).fetch_or(1 << word, ORDER) >> word & 1 == 0
+            {
+                kicks |= 1 << target;
+            }
+        });
+        kicks
+    }
+
     /// The SPIs of [`deliverable`](Self::deliverable) that are routed to `vcpu`.
     pub(super) fn for_vcpu(&self, word: usize, vcpu: usize) -> u32 {
         let mut mine = 0;

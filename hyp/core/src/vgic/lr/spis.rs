@@ -317,6 +317,7 @@ impl VcpuGic {
     fn claim(&mut self, dist: &Dist, words: u32) -> u64 {
         let mut new = 0;
         for_each(words.into(), |word| {
+            self.kicks |= dist.pass_on(word as usize, self.id.index);
             for_each(dist.for_vcpu(word as usize, self.id.index).into(), |bit| {
                 if self.held.used == u32::MAX {
                     self.held.more |= 1 << word;
@@ -388,6 +389,7 @@ impl VcpuGic {
             });
         }
         for_each(words.into(), |word| {
+            self.kicks |= dist.pass_on(word as usize, self.id.index);
             if dist.for_vcpu(word as usize, self.id.index) != 0 {
                 self.held.more |= 1 << word;
             }

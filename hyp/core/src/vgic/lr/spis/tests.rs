@@ -208,6 +208,26 @@ fn cpu_off_returns_pending_spis_and_they_are_routed_again() {
 }
 
 #[test]
+fn a_1_of_n_spi_is_passed_on_by_a_vcpu_that_finds_it_is_anothers_now() {
+    let dist = dist();
+    let _ = dist.write(&(), IROUTER + 8 * 40, 8, 1 << 31);
+    let (mut gic, mut h) = loaded(&dist, 0, 4);
+    let (mut other, mut other_h) = loaded(&dist, 1, 4);
+    let set_group_1 = |gic: &mut VcpuGic, h: &mut FakeIch, on| {
+        h.vmcr = h.vmcr.with_igrpen1(on);
+        gic.vmcr_changed(h, &dist, h.vmcr);
+    };
+    set_group_1(&mut gic, &mut h, 0);
+    other.put(&mut other_h, &dist);
+    assert_eq!(dist.raise_edge(40), Some(1), "it takes the group when it runs");
+    set_group_1(&mut gic, &mut h, 1);
+    other.load(&mut other_h, &dist);
+    assert_eq!((other_h.signalled_intid(), other.take_kicks()), (None, 1));
+    gic.receive_spis(&mut h, &dist);
+    assert_eq!(h.ack(), Some(40));
+}
+
+#[test]
 fn one_that_was_active_at_cpu_off_stays_active_in_the_distributor() {
     let dist = dist();
     let (mut gic, mut h) = loaded(&dist, 0, 4);
