@@ -6,6 +6,8 @@
 //! back for the rest; when 32 are active, which takes EOImode 1, the least urgent waits in the distributor for its DIR.
 
 #[cfg(all(test, not(loom)))]
+mod physical_tests;
+#[cfg(all(test, not(loom)))]
 mod tests;
 
 use super::{Dist, INDICES, Ich, PRIVATE, PRIVATE_INTIDS, Spi, VcpuGic, Vcpus, Vmcr, for_each};

@@ -11,9 +11,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const UART: u32 = 33;
-const EOIMODE: u64 = 2;
+pub(super) const EOIMODE: u64 = 2;
 
-fn vcpu(index: usize) -> VcpuGic {
+pub(super) fn vcpu(index: usize) -> VcpuGic {
     VcpuGic::new(
         Identity {
             index,
@@ -45,7 +45,7 @@ fn loaded(dist: &Dist, index: usize, lrs: usize) -> (VcpuGic, FakeIch) {
     (gic, h)
 }
 
-fn settle(gic: &mut VcpuGic, h: &mut FakeIch, dist: &Dist) {
+pub(super) fn settle(gic: &mut VcpuGic, h: &mut FakeIch, dist: &Dist) {
     for _ in 0..8 {
         if h.misr() == 0 {
             return;
