@@ -367,6 +367,7 @@ impl Ich for FakeIch {
         self.vmcr.get()
     }
     fn line(&self, intid: u32) -> bool {
+        assert!(intid < PRIVATE_INTIDS);
         intid == 27 && self.line
     }
     fn set_active(&mut self, intid: u32, active: bool) {

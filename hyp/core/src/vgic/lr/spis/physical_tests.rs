@@ -3,7 +3,7 @@
 use super::tests::{EOIMODE, settle, vcpu};
 use super::*;
 use crate::regs::gic::{ICH_LR_EL2, LrValue};
-use crate::vgic::dist::{CTLR, ICACTIVER, ICENABLER, ICPENDR, IGROUPR, IPRIORITYR, IROUTER, ISENABLER, ISPENDR};
+use crate::vgic::dist::{CTLR, ICACTIVER, ICENABLER, ICPENDR, IGROUPR, IPRIORITYR, IROUTER, ISACTIVER, ISENABLER, ISPENDR};
 use crate::vgic::fake::{Dir, FakeIch, FakeSpis, Lines};
 use crate::vgic::{Absent, PhysicalSpis};
 use std::sync::Arc;
@@ -91,6 +91,8 @@ fn its_list_register_is_backed_and_the_guests_eoi_is_its_end() {
         assert!(lr.is_set(ICH_LR_EL2::HW));
         assert_eq!(lr.read(ICH_LR_EL2::pINTID), u64::from(intid));
         assert_eq!((h.ack(), m.active(intid)), (Some(intid), true));
+        let live = gic.live(&h);
+        assert_eq!((live.pending, live.active), (0, 0), "it is no PPI");
         m.line(intid, false);
         h.eoi(intid);
         assert_eq!((h.misr(), m.active(intid), h.hcr & !(1 << 14)), (0, false, 1));
@@ -178,6 +180,75 @@ fn one_that_a_write_made_pending_needs_no_line() {
     let (owners, ask) = effect.ask.expect("vCPU 0 has them");
     assert_eq!((owners, gic.spi(&mut h, &m.dist, ask)), (1, 0));
     assert_eq!((m.active(LEVEL), m.active(EDGE), h.signalled_intid()), (false, false, None));
+}
+
+#[test]
+fn one_that_a_write_made_pending_and_another_not_has_its_line_again() {
+    let m = Machine::new(Lines::Shown);
+    let (mut gic, mut h) = m.loaded(0, 4);
+    for _ in 0..2 {
+        let _ = m.write(ICENABLER + 4, BOTH);
+        let _ = m.write(ISPENDR + 4, BOTH);
+        let _ = m.write(ICPENDR + 4, BOTH);
+        assert!(!m.active(LEVEL));
+        let _ = m.write(ISENABLER + 4, BOTH);
+        m.line(LEVEL, true);
+        m.arrive_at(&mut gic, &mut h);
+        m.line(LEVEL, false);
+        gic.attend(&mut h, &m.dist);
+        assert_eq!((h.signalled_intid(), m.active(LEVEL)), (None, false));
+    }
+}
+
+#[test]
+fn one_that_is_active_in_the_distributor_stays_so_when_its_pending_state_goes() {
+    let m = Machine::new(Lines::Shown);
+    let _ = m.write(ISACTIVER + 4, BOTH);
+    let _ = m.write(ISPENDR + 4, BOTH);
+    let _ = m.write(ICPENDR + 4, BOTH);
+    assert!(m.active(LEVEL) && m.active(EDGE));
+    let _ = m.write(ISPENDR + 4, BOTH);
+    let _ = m.write(ICACTIVER + 4, BOTH);
+    assert!(m.active(LEVEL) && m.active(EDGE));
+    let _ = m.write(ICPENDR + 4, BOTH);
+    assert!(!m.active(LEVEL) && !m.active(EDGE));
+}
+
+#[test]
+fn an_edge_behind_an_active_one_is_taken_back_by_a_write() {
+    let m = Machine::new(Lines::Shown);
+    let (mut gic, mut h) = m.loaded(0, 4);
+    let edge = || {
+        m.line(EDGE, true);
+        m.line(EDGE, false);
+    };
+    edge();
+    m.arrive_at(&mut gic, &mut h);
+    assert_eq!(h.ack(), Some(EDGE));
+    edge();
+    assert_eq!(m.dist.read(&m.spis, ISPENDR + 4, 4).0, 1 << 9, "as hardware shows it");
+    let _ = m.write(ICPENDR + 4, BOTH);
+    h.eoi(EDGE);
+    assert_eq!((m.arrive(), m.active(EDGE)), (0, false));
+}
+
+#[test]
+fn another_vcpu_that_asks_does_not_see_one_whose_line_has_fallen() {
+    for lines in EVERY_DISTRIBUTOR {
+        let m = Machine::new(lines);
+        let (mut gic, mut h) = m.loaded(0, 4);
+        m.line(LEVEL, true);
+        m.arrive_at(&mut gic, &mut h);
+        m.line(LEVEL, false);
+        let (_, ask) = m
+            .dist
+            .read(&m.spis, ISPENDR + 4, 4)
+            .1
+            .ask
+            .map_or((0, None), |(who, ask)| (who, Some(ask)));
+        assert_eq!(gic.spi(&mut h, &m.dist, ask.expect("vCPU 0 has it")), 0, "{lines:?}");
+        assert_eq!((h.signalled_intid(), m.active(LEVEL)), (None, false));
+    }
 }
 
 #[test]
@@ -282,6 +353,7 @@ fn what_is_backed_stays_so_after_a_reset() {
     let (mut gic, mut h) = m.loaded(0, 4);
     m.line(LEVEL, true);
     m.arrive_at(&mut gic, &mut h);
+    let _ = m.write(ISPENDR + 4, BOTH);
     gic.park(&mut h, &m.dist);
     gic.reset();
     m.dist.reset();
@@ -295,6 +367,17 @@ fn what_is_backed_stays_so_after_a_reset() {
     let _ = m.write(IGROUPR + 4, BOTH);
     let _ = m.write(ISENABLER + 4, BOTH);
     gic.load(&mut h, &m.dist);
+    assert_eq!(h.signalled_intid(), Some(LEVEL));
+    gic.attend(&mut h, &m.dist);
+    m.line(LEVEL, false);
+    gic.attend(&mut h, &m.dist);
+    assert_eq!(
+        (h.signalled_intid(), m.active(LEVEL)),
+        (None, false),
+        "what was written before is forgotten"
+    );
+    m.line(LEVEL, true);
+    m.arrive_at(&mut gic, &mut h);
     assert_eq!(h.ack(), Some(LEVEL));
     m.line(LEVEL, false);
     h.eoi(LEVEL);
