@@ -72,6 +72,7 @@ impl Passed {
 
     /// The guest has written at `offset` of its distributor: if that is a route, the physical interrupt follows it to the pCPU of the
     /// vCPU that it goes to now. One that arrives elsewhere finds its way all the same.
+    #[cold]
     pub(crate) fn follow(&self, vm: &Vm, offset: u64) {
         let Some(n) = offset.checked_sub(IROUTER32) else { return };
         let intid = 32 + (n / 8) as u32;

@@ -282,12 +282,18 @@ fn ordinary(frame: &mut Frame, act: impl FnOnce(&mut Exit<'_>) -> Leave) -> Leav
 
 impl Exit<'_> {
     /// Withdraws what the guest's hardware-backed interrupts no longer assert.
+    #[inline]
     fn attend(&mut self) {
-        let (_, vm, state, interface) = self.parts();
-        if state.gic.needs_attention() {
-            state.gic.attend(interface, &vm.dist);
-            vm.kick_spis(state.gic.take_kicks());
+        if self.state.gic.needs_attention() {
+            self.withdraw();
         }
+    }
+
+    #[inline(never)]
+    fn withdraw(&mut self) {
+        let (_, vm, state, interface) = self.parts();
+        state.gic.attend(interface, &vm.dist);
+        vm.kick_spis(state.gic.take_kicks());
     }
 
     /// The physical timer's line follows the time, and EL2's timer rings when it rises or when the pCPU is to look.
@@ -671,21 +677,30 @@ fn others_redistributor(exit: &mut Exit<'_>, index: usize, offset: u64, size: u6
 }
 
 fn distributor(exit: &mut Exit<'_>, offset: u64, size: u64, value: Option<u64>) -> u64 {
-    let (vm, spis) = (exit.vm, *exit.interface.spis());
-    // What a guest has served without taking its interrupt is not to come, nor to be seen.
-    vm.kick_spis(vm.dist.sample(&spis));
+    let vm = exit.vm;
+    if vm.dist.has_backed() {
+        sample(vm);
+    }
     let Some(value) = value else {
-        let (value, effect) = vm.dist.read(&spis, offset, size);
+        let (value, effect) = vm.dist.read(exit.interface.spis(), offset, size);
         if effect.ask.is_none() {
             return value;
         }
         // Some of it is with vCPUs. What changes hands meanwhile is there before or after.
-        return value | distributed(exit, effect) | vm.dist.read(&spis, offset, size).0;
+        return value | distributed(exit, effect) | vm.dist.read(exit.interface.spis(), offset, size).0;
     };
-    let effect = vm.dist.write(&spis, offset, size, value);
-    vm.passed.follow(vm, offset);
+    let effect = vm.dist.write(exit.interface.spis(), offset, size, value);
+    if vm.dist.has_backed() {
+        vm.passed.follow(vm, offset);
+    }
     let _ = distributed(exit, effect);
     0
+}
+
+/// What a guest has served without taking its interrupt is not to come, nor to be seen.
+#[cold]
+fn sample(vm: &Vm) {
+    vm.kick_spis(vm.dist.sample(&vm.passed.distributor));
 }
 
 /// SPIs have come for the vCPUs `looks` of `vm`, which may be another than the one that runs here.

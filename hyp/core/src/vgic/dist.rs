@@ -341,6 +341,12 @@ impl Dist {
         self.notify(spi.word(), bit)
     }
 
+    /// Whether physical interrupts stand behind any.
+    #[must_use]
+    pub fn has_backed(&self) -> bool {
+        self.backed.load(Ordering::Relaxed) != 0
+    }
+
     /// Withdraws backed interrupts that wait here and whose line has fallen: before a guest's access that may show one, or let it go to
     /// a vCPU. Those that are with vCPUs are theirs ([`VcpuGic::attend`](super::lr::VcpuGic::attend)). Gives who must look.
     pub fn sample<S: PhysicalSpis>(&self, spis: &S) -> Vcpus {
@@ -473,17 +479,16 @@ impl Dist {
         pending & it.enabled.load(ORDER) & forwarded & !it.active.load(ORDER) & !it.held.load(ORDER)
     }
 
-    /// What `vcpu`, which was told of a word, finds there that is another's now: leaves word for that one. Gives who did not know.
-    pub(super) fn pass_on(&self, word: usize, vcpu: usize) -> Vcpus {
-        let mut kicks = 0;
-        for_each(self.deliverable(word).into(), |bit| {
-            if let Some(target) = self.route(Spi::at(word, bit)).filter(|target| *target != vcpu)
-                && self.inbox(target).fetch_or(1 << word, ORDER) >> word & 1 == 0
-            {
-                kicks |= 1 << target;
-            }
+    /// Those of some [`deliverable`](Self::deliverable) SPIs that are routed to `vcpu`, which was told of this word. Of what is another's
+    /// now word is left for that one; and who did not know.
+    pub(super) fn sort(&self, word: usize, deliverable: u32, vcpu: usize) -> (u32, Vcpus) {
+        let (mut mine, mut kicks) = (0, 0);
+        for_each(deliverable.into(), |bit| match self.route(Spi::at(word, bit)) {
+            Some(target) if target == vcpu => mine |= 1 << bit,
+            Some(target) if self.inbox(target).fetch_or(1 << word, ORDER) >> word & 1 == 0 => kicks |= 1 << target,
+            _ => {}
         });
-        kicks
+        (mine, kicks)
     }
 
     /// The SPIs of [`deliverable`](Self::deliverable) that are routed to `vcpu`.

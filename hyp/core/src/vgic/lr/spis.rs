@@ -319,12 +319,18 @@ impl VcpuGic {
     fn claim(&mut self, dist: &Dist, words: u32) -> u64 {
         let mut new = 0;
         for_each(words.into(), |word| {
-            self.kicks |= dist.pass_on(word as usize, self.id.index);
-            for_each(dist.for_vcpu(word as usize, self.id.index).into(), |bit| {
+            let word = word as usize;
+            let deliverable = dist.deliverable(word);
+            if deliverable == 0 {
+                return;
+            }
+            let (mine, kicks) = dist.sort(word, deliverable, self.id.index);
+            self.kicks |= kicks;
+            for_each(mine.into(), |bit| {
                 if self.held.used == u32::MAX {
                     self.held.more |= 1 << word;
                 } else {
-                    new |= self.claim_one(dist, Spi::at(word as usize, bit));
+                    new |= self.claim_one(dist, Spi::at(word, bit));
                 }
             });
         });
@@ -391,8 +397,9 @@ impl VcpuGic {
             });
         }
         for_each(words.into(), |word| {
-            self.kicks |= dist.pass_on(word as usize, self.id.index);
-            if dist.for_vcpu(word as usize, self.id.index) != 0 {
+            let (mine, kicks) = dist.sort(word as usize, dist.deliverable(word as usize), self.id.index);
+            self.kicks |= kicks;
+            if mine != 0 {
                 self.held.more |= 1 << word;
             }
         });
