@@ -167,10 +167,10 @@ pub(crate) fn ask(exit: &mut Exit<'_>, target: &'static Vcpu, reason: Counter, w
         return what.perform(target, vm, state, interface, true);
     }
     if let Some(state) = exit.neighbours.state_of(target) {
-        return what.perform(target, vm, state, &mut hyp_core::vgic::Absent, false);
+        return what.perform(target, vm, state, &mut vm.absent(), false);
     }
     if let Some(mut state) = target.state.try_lock() {
-        return what.perform(target, vm, &mut state, &mut hyp_core::vgic::Absent, false);
+        return what.perform(target, vm, &mut state, &mut vm.absent(), false);
     }
     let mut claim = None;
     wait(exit, deadline, || {

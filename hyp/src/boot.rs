@@ -167,8 +167,7 @@ extern "C" fn primary(dtb: usize, _base: usize, el: u64) -> ! {
         semihosting: board.chosen.semihosting,
     });
 
-    // SAFETY: The distributor's frame as the device tree gives it, mapped by `translate`.
-    Distributor::new(unsafe { Mmio::new(board.gic.gicd.start() as usize) }).enable();
+    distributor(board).enable();
     let maintenance = board.gic.maintenance.unwrap_or(25);
     let boot_cpu = pcpu(board, boot_index, boot_stack());
     cpu::set_per_cpu(core::ptr::from_ref(boot_cpu) as usize);
@@ -190,9 +189,7 @@ extern "C" fn primary(dtb: usize, _base: usize, el: u64) -> ! {
     heap::seal();
     memory::drop_all_guest_tlb();
     if let Some(intid) = board.console.and_then(|console| console.interrupt) {
-        // SAFETY: As above.
-        let distributor = Distributor::new(unsafe { Mmio::new(board.gic.gicd.start() as usize) });
-        distributor.route(intid, boot_cpu.affinity);
+        distributor(board).route(intid, boot_cpu.affinity);
         console::listen(intid);
     }
     vm::start_all();
@@ -366,6 +363,12 @@ fn pcpu(board: &Board, index: usize, (guard, stack, emergency): (Range, Range, u
     Box::leak(Box::new(PerCpu::new(index, affinity, guard, stack, emergency)))
 }
 
+/// The machine's distributor, once EL2's translation is on.
+fn distributor(board: &Board) -> Distributor {
+    // SAFETY: The frame as the device tree gives it, mapped by `translate`.
+    Distributor::new(unsafe { Mmio::new(board.gic.gicd.start() as usize) })
+}
+
 /// This pCPU takes part: its interrupts, its vCPU.
 fn join(board: &'static Board, cpu: &'static PerCpu, maintenance: u32) {
     let Some(redistributor) = redistributor_of(board, cpu::affinity()) else {
@@ -393,7 +396,7 @@ fn join(board: &'static Board, cpu: &'static PerCpu, maintenance: u32) {
     redistributor.enable(maintenance);
     gic::enable_cpu_interface();
     timer::disarm();
-    let run = Run::new(cpu.index, Interface::new(redistributor));
+    let run = Run::new(cpu.index, Interface::new(redistributor, distributor(board)));
     // SAFETY: This pCPU, once, before it takes an exit.
     unsafe { cpu.set_local(Local { run }) };
 }

@@ -1,131 +1,96 @@
 //! The interrupts of devices that are passed to a VM.
 //!
-//! A guest gets a passed SPI as an emulated level or edge with the same INTID. A level-sensitive one stays active in the physical
-//! GIC from when it fires until the guest's end of interrupt, which comes as a maintenance interrupt: then the virtual line falls,
-//! the physical interrupt is deactivated, and if the device still asserts it, it fires again. So a guest that does not serve its
-//! device costs nobody anything, and a sampling too many costs an exit and loses nothing.
+//! A guest gets a passed SPI with the same INTID, by a list register that is backed by the physical one: that is active from when it
+//! fires until the guest's own deactivation, which costs no exit. If the device still asserts a level then, it fires again. What
+//! software has to do to the physical interrupts (`hyp_core::vgic::dist`) is done by whoever does it, on any pCPU.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicU8, Ordering};
 
 use hyp_core::{
-    fdt::vms::{Spi, VmDesc},
-    vgic::dist::{Dist, Vcpus},
+    fdt::vms::VmDesc,
+    vgic::dist::{Dist, SPIS, Vcpus},
 };
 
 use crate::{
-    arch::{
-        gic::{self, Distributor},
-        mmio::Mmio,
-    },
-    vm,
+    arch::{gic::Distributor, mmio::Mmio},
+    vm::{self, Vm},
 };
 
+/// No VM.
+const NOBODY: u8 = 0xFF;
+/// `GICD_IROUTER<n>`, of INTID 32.
+const IROUTER32: u64 = 0x6100;
+
+/// Whose each physical SPI is: a VM's number.
+static OWNER: [AtomicU8; SPIS as usize] = [const { AtomicU8::new(NOBODY) }; SPIS as usize];
+
 /// The SPIs of one VM's devices.
-pub(crate) struct Passed(Vec<Line>);
-
-/// One of them.
-struct Line {
-    spi: Spi,
-    /// It has fired, and is active in the physical GIC; its virtual line is high.
-    fired: AtomicBool,
-}
-
-fn distributor() -> Option<Distributor> {
-    let base = vm::board()?.gic.gicd.start() as usize;
-    // SAFETY: The distributor's frame as the device tree gives it, mapped at EL2 before the VMs are built.
-    Some(Distributor::new(unsafe { Mmio::new(base) }))
+pub(crate) struct Passed {
+    intids: Vec<u32>,
+    /// The machine's.
+    pub(crate) distributor: Distributor,
 }
 
 impl Passed {
-    /// Those of the devices in `desc`, disabled, with their triggers set, on the pCPU with this affinity. On the boot CPU, before
-    /// the VMs run.
-    pub(crate) fn new(desc: &VmDesc, affinity: u64) -> Self {
-        let lines: Vec<Line> = desc
-            .devices
-            .iter()
-            .flat_map(|device| &device.interrupts)
-            .map(|spi| Line {
-                spi: *spi,
-                fired: AtomicBool::new(false),
-            })
-            .collect();
-        if let Some(distributor) = distributor() {
-            for line in &lines {
-                distributor.configure(line.spi.intid, affinity);
-                distributor.set_edge(line.spi.intid, line.spi.edge);
+    /// Those of the devices in `desc`, which stand behind the same of `dist` from now on: disabled, with their triggers set, on the pCPU
+    /// with this affinity. On the boot CPU, before the VMs run.
+    pub(crate) fn new(id: usize, desc: &VmDesc, dist: &Dist, affinity: u64) -> Option<Self> {
+        let base = vm::board()?.gic.gicd.start() as usize;
+        // SAFETY: The distributor's frame as the device tree gives it, mapped at EL2 before the VMs are built.
+        let distributor = Distributor::new(unsafe { Mmio::new(base) });
+        let spis = desc.devices.iter().flat_map(|device| &device.interrupts);
+        for spi in spis.clone() {
+            distributor.configure(spi.intid, affinity);
+            distributor.set_edge(spi.intid, spi.edge);
+            dist.back(spi.intid, spi.edge);
+            if let Some(owner) = owner(spi.intid) {
+                owner.store(id as u8, Ordering::Relaxed);
             }
         }
-        Self(lines)
+        Some(Self {
+            intids: spis.map(|spi| spi.intid).collect(),
+            distributor,
+        })
     }
 
     /// The VM starts: nothing is left of an earlier run, and the interrupts may come.
-    pub(crate) fn open(&self, dist: &Dist) {
-        self.close(dist);
-        if let Some(distributor) = distributor() {
-            for line in &self.0 {
-                distributor.set_enabled(line.spi.intid, true);
-            }
+    pub(crate) fn open(&self) {
+        self.close();
+        for intid in &self.intids {
+            self.distributor.set_enabled(*intid, true);
         }
     }
 
-    /// The VM has ended: none comes any more.
-    pub(crate) fn close(&self, dist: &Dist) {
-        let Some(distributor) = distributor().filter(|_| !self.0.is_empty()) else {
-            return;
-        };
-        for line in &self.0 {
-            distributor.set_enabled(line.spi.intid, false);
-            line.fired.store(false, Ordering::Release);
-            let _ = dist.set_line(line.spi.intid, false);
-            distributor.deactivate(line.spi.intid);
+    /// The VM has ended: none comes any more, and none is active.
+    pub(crate) fn close(&self) {
+        for intid in &self.intids {
+            self.distributor.set_enabled(*intid, false);
+            self.distributor.clear(*intid);
         }
     }
 
-    /// Lets the lines fall that are high, and the physical interrupts fire again that still have a cause. Gives the vCPUs that must
-    /// look.
-    pub(crate) fn sample(&self, dist: &Dist) -> Vcpus {
-        let mut kicks = 0;
-        for line in &self.0 {
-            if line.fired.load(Ordering::Acquire) && line.fired.swap(false, Ordering::AcqRel) {
-                // In this order: from its deactivation on, it may fire on another pCPU.
-                if let Some(vcpu) = dist.set_line(line.spi.intid, false) {
-                    kicks |= 1 << (vcpu & 15);
-                }
-                if let Some(distributor) = distributor() {
-                    distributor.deactivate(line.spi.intid);
-                }
-            }
+    /// The guest has written at `offset` of its distributor: if that is a route, the physical interrupt follows it to the pCPU of the
+    /// vCPU that it goes to now. One that arrives elsewhere finds its way all the same.
+    #[cold]
+    pub(crate) fn follow(&self, vm: &Vm, offset: u64) {
+        let Some(n) = offset.checked_sub(IROUTER32) else { return };
+        let intid = 32 + (n / 8) as u32;
+        let ours = owner(intid).is_some_and(|owner| usize::from(owner.load(Ordering::Relaxed)) == vm.id);
+        if ours && let Some(vcpu) = vm.dist.target(intid).and_then(|vcpu| vm.vcpus.get(vcpu)) {
+            self.distributor.set_route(intid, vcpu.affinity());
         }
-        kicks
-    }
-
-    /// Physical SPI `intid` has fired. `None`: it is not this VM's. Otherwise the vCPU that must look.
-    fn fire(&self, dist: &Dist, intid: u32) -> Option<Option<usize>> {
-        let line = self.0.iter().find(|line| line.spi.intid == intid)?;
-        if line.spi.edge {
-            gic::deactivate(intid);
-            return Some(dist.raise_edge(intid));
-        }
-        let vcpu = dist.set_line(intid, true);
-        // After the line: who finds this set lets the line fall.
-        line.fired.store(true, Ordering::Release);
-        Some(vcpu)
     }
 }
 
-/// Takes physical interrupt `intid`, which has been acknowledged, if it is a passed device's.
-pub(crate) fn take(intid: u32) -> bool {
-    if intid < 32 {
-        return false;
-    }
-    for vm in vm::all() {
-        if let Some(vcpu) = vm.passed.fire(&vm.dist, intid) {
-            if let Some(vcpu) = vcpu {
-                vm.kick_spis(1 << (vcpu & 15));
-            }
-            return true;
-        }
-    }
-    false
+fn owner(intid: u32) -> Option<&'static AtomicU8> {
+    OWNER.get((intid as usize).checked_sub(32)?)
+}
+
+/// Takes physical interrupt `intid`, which has been acknowledged, if it is a passed device's: gives whose, and the vCPUs that must look.
+/// It stays active; that is the guest's now.
+pub(crate) fn take(intid: u32) -> Option<(&'static Vm, Vcpus)> {
+    let id = owner(intid)?.load(Ordering::Relaxed);
+    let vm = vm::find(u64::from(id))?;
+    Some((vm, vm.dist.fire(intid)))
 }

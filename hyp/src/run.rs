@@ -220,8 +220,10 @@ fn interrupts() {
             input::arrived();
         }
         gic::drop_priority(intid);
-        if !passed::take(intid) && intid != VTIMER_PPI {
-            gic::deactivate(intid);
+        match passed::take(intid) {
+            Some((vm, looks)) => vm.kick_spis(looks),
+            None if intid == VTIMER_PPI => {}
+            None => gic::deactivate(intid),
         }
         debug_assert!(intid == KICK_SGI || intid >= 16, "EL2 sends one SGI only");
     }
@@ -551,8 +553,8 @@ impl Place {
         let Some(vm) = vcpu.vm() else { return };
         if vcpu.asked() {
             match self.guard.as_mut() {
-                Some(state) => ask::serve(vcpu, vm, state, &mut Absent, false),
-                None => ask::serve(vcpu, vm, &mut vcpu.state.lock(), &mut Absent, false),
+                Some(state) => ask::serve(vcpu, vm, state, &mut vm.absent(), false),
+                None => ask::serve(vcpu, vm, &mut vcpu.state.lock(), &mut vm.absent(), false),
             }
         }
     }
@@ -576,7 +578,7 @@ impl Place {
         if let Some(state) = self.guard.as_mut() {
             state.power_up(start);
             let trapping = state.trapping(true);
-            state.gic.set_trapping(&mut Absent, trapping);
+            state.gic.set_trapping(&mut Absent(()), trapping);
             state.publish(vcpu, false);
         }
         self.phase = Phase::Ready;
@@ -642,7 +644,7 @@ impl Place {
                 if let Some(power) = vcpu.power()
                     && power.begin_off()
                 {
-                    state.gic.park(&mut Absent, &vm.dist);
+                    state.gic.park(&mut vm.absent(), &vm.dist);
                     vm.kick_spis(state.gic.take_kicks());
                     state.power_down(vcpu);
                     self.phase = Phase::Off;
@@ -653,7 +655,7 @@ impl Place {
             Resolution::SystemOff => vm.end(VmState::Off),
             Resolution::SystemReset => vm.end(VmState::Resetting),
             Resolution::SystemSuspend(start) => {
-                state.gic.park(&mut Absent, &vm.dist);
+                state.gic.park(&mut vm.absent(), &vm.dist);
                 vm.kick_spis(state.gic.take_kicks());
                 self.phase = Phase::Suspended { start };
             }
@@ -686,17 +688,17 @@ impl Place {
         state.gic.stand_by(&vm.dist);
         let word = vcpu.inbox.drain_sgis();
         if word != 0 {
-            state.gic.receive(&mut Absent, &vm.dist, word);
+            state.gic.receive(&mut Absent(()), &vm.dist, word);
         }
         let view = state.cpuif.view;
         let open = state.cpuif.vmcr.with_pmr(&view, 0xFF).with_igrpen0(1).with_igrpen1(1);
-        let enabled = state.gic.read(&Absent, redist::ISENABLER0, 4) >> VTIMER_PPI & 1 != 0;
+        let enabled = state.gic.read(&Absent(()), redist::ISENABLER0, 4) >> VTIMER_PPI & 1 != 0;
         let due = state
             .context
             .timer_due()
             .map(|at| at.wrapping_add(vm.cntvoff()))
             .filter(|_| enabled);
-        if state.gic.wakes(&Absent, &vm.dist, open, IDLE_PRIORITY) || due.is_some_and(|at| timer::now() >= at) {
+        if state.gic.wakes(&Absent(()), &vm.dist, open, IDLE_PRIORITY) || due.is_some_and(|at| timer::now() >= at) {
             return self.come_up(vcpu, start);
         }
         Step::Wait(due)
@@ -707,7 +709,7 @@ impl Place {
         self.take(vcpu);
         let Some(state) = self.guard.as_mut() else { return (false, None) };
         let running = running_priority(&state.cpuif.view, &state.cpuif.ap0r, &state.cpuif.ap1r);
-        let physical = vcpu.vm().and_then(|vm| state.sample_timer(&mut Absent, vm));
+        let physical = vcpu.vm().and_then(|vm| state.sample_timer(&mut Absent(()), vm));
         let offset = vcpu.vm().map_or(0, Vm::cntvoff);
         let due = state
             .context
@@ -717,7 +719,7 @@ impl Place {
         let wakes = !vcpu.inbox.is_empty()
             || vcpu
                 .vm()
-                .is_some_and(|vm| state.gic.wakes(&Absent, &vm.dist, state.cpuif.vmcr, running))
+                .is_some_and(|vm| state.gic.wakes(&Absent(()), &vm.dist, state.cpuif.vmcr, running))
             || due.is_some_and(|at| timer::now() >= at);
         (wakes, earlier(due, physical))
     }

@@ -21,7 +21,7 @@ use hyp_core::{
     vgic::{
         Ich,
         cpuif::running_priority,
-        dist::Effect,
+        dist::{Effect, Vcpus},
         lr::VcpuGic,
         sgi::{self, SgiRegister},
         vmcr::Vmcr,
@@ -37,7 +37,8 @@ use crate::{
     ask::{self, Ask},
     console, fatal, host, input, passed, percpu,
     run::{self, Machine, Neighbours, Phase, Resident},
-    short, vm,
+    short,
+    vm::{self, Vm},
 };
 
 global_asm!(
@@ -209,22 +210,18 @@ fn other_interrupt(exit: &mut Exit<'_>, intid: u32) {
             gic::drop_and_deactivate(intid);
         }
         32.. => {
-            // It stays active until the guest ends it.
             gic::drop_priority(intid);
-            if !passed::take(intid) {
-                gic::deactivate(intid);
+            match passed::take(intid) {
+                // It stays active until the guest ends it: the list register is hardware-backed.
+                Some((vm, looks)) => arrived(exit, vm, looks),
+                None => gic::deactivate(intid),
             }
         }
         _ => {
             // The maintenance interrupt: the only other one that is enabled.
-            let (vcpu, vm, state, interface) = exit.parts();
-            // Before: levels are looked at again for what has ended.
-            let looks = vm.passed.sample(&vm.dist);
+            let (_, vm, state, interface) = exit.parts();
             state.gic.maintenance(interface, &vm.dist);
-            if looks >> vcpu.index & 1 != 0 {
-                state.gic.receive_spis(interface, &vm.dist);
-            }
-            vm.kick_spis(looks & !(1 << vcpu.index) | state.gic.take_kicks());
+            vm.kick_spis(state.gic.take_kicks());
             gic::drop_and_deactivate(intid);
         }
     }
@@ -276,6 +273,7 @@ impl Exit<'_> {
     fn withdraw(&mut self) {
         let (_, vm, state, interface) = self.parts();
         state.gic.attend(interface, &vm.dist);
+        vm.kick_spis(state.gic.take_kicks());
     }
 
     /// The physical timer's line follows the time, and EL2's timer rings when it rises or when the pCPU is to look.
@@ -498,7 +496,6 @@ fn icc(exit: &mut Exit<'_>, register: IccRegister, access: SysRegAccess) {
         IccRegister::Sgi0r => return send_sgi(exit, SgiRegister::Sgi0r, value),
         IccRegister::Asgi1r => return send_sgi(exit, SgiRegister::Asgi1r, value),
         IccRegister::Dir => {
-            sample_passed(exit);
             let (_, vm, state, interface) = exit.parts();
             let effect = state.gic.deactivate(interface, &vm.dist, value as u32 & 0xFF_FFFF);
             vm.kick_spis(state.gic.take_kicks());
@@ -637,30 +634,41 @@ fn others_redistributor(exit: &mut Exit<'_>, index: usize, offset: u64, size: u6
 
 fn distributor(exit: &mut Exit<'_>, offset: u64, size: u64, value: Option<u64>) -> u64 {
     let vm = exit.vm;
+    if vm.dist.has_backed() {
+        sample(vm);
+    }
     let Some(value) = value else {
-        let (value, effect) = vm.dist.read(offset, size);
+        let (value, effect) = vm.dist.read(exit.interface.spis(), offset, size);
         if effect.ask.is_none() {
             return value;
         }
         // Some of it is with vCPUs. What changes hands meanwhile is there before or after.
-        return value | distributed(exit, effect) | vm.dist.read(offset, size).0;
+        return value | distributed(exit, effect) | vm.dist.read(exit.interface.spis(), offset, size).0;
     };
-    // What a guest enables or clears that it has served without taking its interrupt is not to come.
-    sample_passed(exit);
-    let effect = vm.dist.write(offset, size, value);
+    let effect = vm.dist.write(exit.interface.spis(), offset, size, value);
+    if vm.dist.has_backed() {
+        vm.passed.follow(vm, offset);
+    }
     let _ = distributed(exit, effect);
     0
 }
 
-/// The lines of passed devices fall, until they fire again.
-fn sample_passed(exit: &mut Exit<'_>) {
-    let (vcpu, vm, state, interface) = exit.parts();
-    let (looks, own) = (vm.passed.sample(&vm.dist), 1 << vcpu.index);
-    if looks & own != 0 {
+/// What a guest has served without taking its interrupt is not to come, nor to be seen.
+#[cold]
+fn sample(vm: &Vm) {
+    vm.kick_spis(vm.dist.sample(&vm.passed.distributor));
+}
+
+/// SPIs have come for the vCPUs `looks` of `vm`, which may be another than the one that runs here.
+fn arrived(exit: &mut Exit<'_>, vm: &Vm, mut looks: Vcpus) {
+    let own = 1 << exit.vcpu.index;
+    if vm.id == exit.vm.id && looks & own != 0 {
+        looks &= !own;
+        let (_, _, state, interface) = exit.parts();
         state.gic.receive_spis(interface, &vm.dist);
-        vm.kick_spis(state.gic.take_kicks());
+        looks |= state.gic.take_kicks();
     }
-    vm.kick_spis(looks & !own);
+    vm.kick_spis(looks);
 }
 
 /// What an access to the distributor asks of vCPUs. Gives their answers.

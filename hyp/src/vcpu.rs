@@ -51,6 +51,8 @@ pub(crate) struct Vcpu {
     pub(crate) index: usize,
     /// The pCPU it runs on.
     pub(crate) pcpu: usize,
+    /// That pCPU's affinity.
+    pcpu_affinity: u64,
     /// What kicks that pCPU.
     kick_sgi: u64,
     /// The IPA of its redistributor.
@@ -112,6 +114,7 @@ impl Vcpu {
         Self {
             index,
             pcpu,
+            pcpu_affinity,
             kick_sgi: gic::kick_sgi(pcpu_affinity),
             redistributor: layout::GICR_BASE + index as u64 * layout::GICR_STRIDE,
             vm: Once::new(),
@@ -137,6 +140,11 @@ impl Vcpu {
             inbox: Inbox::new(),
             counters: [const { AtomicU64::new(0) }; Counter::ALL.len()],
         }
+    }
+
+    /// The affinity of the pCPU it runs on.
+    pub(crate) const fn affinity(&self) -> u64 {
+        self.pcpu_affinity
     }
 
     /// Tells it which VM it belongs to.
@@ -279,7 +287,7 @@ impl VcpuState {
 
     /// Whether the virtual timer of a vCPU that is not resident would interrupt it when it fires.
     pub(crate) fn timer_matters(&self) -> bool {
-        self.gic.read(&Absent, ISENABLER0, 4) >> layout::VTIMER_INTID & 1 != 0
+        self.gic.read(&Absent(()), ISENABLER0, 4) >> layout::VTIMER_INTID & 1 != 0
     }
 
     /// Why the vCPU's common registers trap while it comes up.

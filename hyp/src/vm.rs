@@ -31,6 +31,7 @@ use hyp_core::{
     stage2::{self, Attrs, Stage2, Tables},
     types::{Ipa, Pa, Range},
     vgic::{
+        Absent,
         ctlr::CtlrView,
         dist::{Dist, Vcpus},
     },
@@ -39,7 +40,9 @@ use hyp_core::{
 use crate::{
     arch::{
         barrier::{Mutex, Once},
-        cpu, gic, memory,
+        cpu,
+        gic::{self, Distributor},
+        memory,
         mmu::Window,
         timer,
     },
@@ -389,7 +392,8 @@ fn make(
     }
     let view = CtlrView::new(gic::vtr(), gic::physical_ctlr());
     let first = desc.pcpus.first().and_then(|pcpu| BOARD.get()?.cpus.get(*pcpu));
-    let passed = Passed::new(&desc, first.map_or(0, |cpu| cpu.affinity));
+    let dist = Dist::new(&view);
+    let passed = Passed::new(id, &desc, &dist, first.map_or(0, |cpu| cpu.affinity)).ok_or("the machine has no distributor")?;
     let power: Vec<Power> = (0..desc.vcpus()).map(|_| Power::new()).collect();
     let vcpus: Vec<Vcpu> = desc
         .pcpus
@@ -410,7 +414,7 @@ fn make(
         vcpus: Box::leak(vcpus.into_boxed_slice()),
         power: Box::leak(power.into_boxed_slice()),
         exits: Exits::new(id as u8),
-        dist: Dist::new(&view),
+        dist,
         passed,
         uart: Mutex::new(Pl011::new()),
         over: AtomicBool::new(false),
@@ -546,11 +550,16 @@ impl Vm {
         self.cntvoff.load(Ordering::Relaxed)
     }
 
+    /// The interface of one of its vCPUs that is not resident.
+    pub(crate) const fn absent(&self) -> Absent<Distributor> {
+        Absent(self.passed.distributor)
+    }
+
     fn start_boot_vcpu(&self) {
         if self.id != 0 {
             self.cntvoff.store(timer::now(), Ordering::Relaxed);
         }
-        self.passed.open(&self.dist);
+        self.passed.open();
         let start = Start {
             entry: self.placement.entry,
             context: self.placement.dtb.unwrap_or(0),
@@ -588,7 +597,7 @@ impl Vm {
         if self.departed.fetch_add(1, Ordering::AcqRel) + 1 < self.vcpus.len() as u32 {
             return;
         }
-        self.passed.close(&self.dist);
+        self.passed.close();
         let state = self.state();
         if state == VmState::Resetting {
             self.begin_restart(vcpu);

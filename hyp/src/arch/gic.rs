@@ -1,6 +1,6 @@
 //! The physical GICv3: enough of it for EL2 to take and send its own interrupts, and the `ICH_*` registers.
 
-use hyp_core::vgic::Ich;
+use hyp_core::vgic::{Ich, PhysicalSpis};
 
 use super::{barrier, mmio::Mmio};
 
@@ -19,6 +19,9 @@ const GICD_IPRIORITYR: usize = 0x0400;
 const GICD_ICFGR: usize = 0x0C00;
 const GICD_IROUTER: usize = 0x6000;
 const GICD_ICENABLER: usize = 0x0180;
+const GICD_ISPENDR: usize = 0x0200;
+const GICD_ICPENDR: usize = 0x0280;
+const GICD_ISACTIVER: usize = 0x0300;
 const GICD_ICACTIVER: usize = 0x0380;
 const GICR_CTLR: usize = 0x0000;
 const GICR_TYPER: usize = 0x0008;
@@ -73,6 +76,11 @@ impl Distributor {
         let priority = GICD_IPRIORITYR + (intid as usize & !3);
         let shift = 8 * (intid & 3);
         self.0.write32(priority, self.0.read32(priority) & !(0xFF << shift) | 0xA0 << shift);
+        self.set_route(intid, affinity);
+    }
+
+    /// SPI `intid` goes to the PE with this affinity.
+    pub(crate) fn set_route(self, intid: u32, affinity: u64) {
         let router = GICD_IROUTER + 8 * intid as usize;
         self.0.write32(router, affinity as u32);
         self.0.write32(router + 4, (affinity >> 32) as u32);
@@ -92,9 +100,11 @@ impl Distributor {
         self.settle();
     }
 
-    /// SPI `intid` is active no more, whoever acknowledged it.
-    pub(crate) fn deactivate(self, intid: u32) {
-        self.0.write32(GICD_ICACTIVER + 4 * (intid as usize / 32), 1 << (intid & 31));
+    /// SPI `intid`, which is disabled, is neither pending by an edge nor active any more, whoever acknowledged it.
+    pub(crate) fn clear(self, intid: u32) {
+        let (word, bit) = (intid as usize / 32, 1 << (intid & 31));
+        self.0.write32(GICD_ICPENDR + 4 * word, bit);
+        self.0.write32(GICD_ICACTIVER + 4 * word, bit);
     }
 
     /// Waits until writes have taken effect (RWP).
@@ -104,6 +114,37 @@ impl Distributor {
                 break;
             }
         }
+    }
+}
+
+/// Words of SPIs begin with INTID 32.
+impl PhysicalSpis for Distributor {
+    fn set_active(&self, word: usize, mask: u32, active: bool) {
+        let register = if active { GICD_ISACTIVER } else { GICD_ICACTIVER };
+        self.0.write32(register + 4 * (word + 1), mask);
+    }
+
+    fn asserted(&self, intid: u32) -> bool {
+        let (word, bit) = (intid as usize / 32 - 1, 1 << (intid & 31));
+        if self.pending(word) & bit != 0 {
+            return true;
+        }
+        // Fallen, or this distributor does not show the line of an active interrupt (QEMU's does not): it may fire again, and if it
+        // would do so here at once it is high.
+        deactivate(intid);
+        let fires = mrs!("S3_0_C12_C12_2") as u32 & 0xFF_FFFF == intid; // ICC_HPPIR1_EL1
+        if fires {
+            self.set_active(word, bit, true);
+        }
+        fires
+    }
+
+    fn pending(&self, word: usize) -> u32 {
+        self.0.read32(GICD_ISPENDR + 4 * (word + 1))
+    }
+
+    fn clear_pending(&self, word: usize, mask: u32) {
+        self.0.write32(GICD_ICPENDR + 4 * (word + 1), mask);
     }
 }
 
@@ -264,14 +305,16 @@ pub(crate) fn set_hcr(value: u64) {
 #[derive(Clone, Copy)]
 pub(crate) struct Interface {
     redistributor: Redistributor,
+    distributor: Distributor,
     list_registers: usize,
 }
 
 impl Interface {
     /// This pCPU's, whose redistributor is `redistributor`.
-    pub(crate) fn new(redistributor: Redistributor) -> Self {
+    pub(crate) fn new(redistributor: Redistributor, distributor: Distributor) -> Self {
         Self {
             redistributor,
+            distributor,
             list_registers: (vtr() & 0x1F) as usize + 1,
         }
     }
@@ -303,6 +346,12 @@ lr_access! {
 }
 
 impl Ich for Interface {
+    type Spis = Distributor;
+
+    fn spis(&self) -> &Distributor {
+        &self.distributor
+    }
+
     fn count(&self) -> usize {
         self.list_registers
     }

@@ -96,6 +96,21 @@ fn restarts(seen: &Seen<'_>) -> usize {
     seen.umbra().iter().filter(|line| line.contains("(large) was reset")).count()
 }
 
+const RTC_OF_TWO: &str = "test=rerouted_to_another_of_two,ended_by_another_of_two,taken_along_by_one_of_two_that_goes_off";
+
+/// The guest has taken 500 interrupts of a passed-through device: each costs the exit of its arrival, and none at its end.
+fn no_exit_at_eoi(seen: &Seen<'_>) -> Result<(), String> {
+    seen.all_passed()?;
+    let [interrupts, kicks] = ["interrupts", "kicks_irq"].map(|key| seen.counted(0, key) + seen.counted(1, key));
+    if (500..520).contains(&interrupts) && kicks < 10 {
+        Ok(())
+    } else {
+        Err(format!(
+            "500 interrupts cost {interrupts} exits for physical ones, {kicks} of them kicks"
+        ))
+    }
+}
+
 /// All of them.
 pub(super) fn all() -> Vec<Case> {
     vec![
@@ -220,6 +235,22 @@ pub(super) fn all() -> Vec<Case> {
             "device-passed-to-a-vm-that-is-reset",
             Guest::new("rtc", "test=after_a_reset").devices(&["/pl031@9010000"]),
         ),
+        Case::new(
+            "device-passed-to-a-vm-that-counts",
+            Guest::new("rtc", "test=many_without_an_exit_at_the_end").devices(&["/pl031@9010000"]),
+        )
+        .expect(no_exit_at_eoi),
+        Case::new(
+            "device-passed-to-two-vcpus",
+            Guest::new("rtc", RTC_OF_TWO).vcpus(2).devices(&["/pl031@9010000"]),
+        )
+        .seconds(120),
+        Case::new(
+            "device-passed-to-two-vcpus-that-share",
+            Guest::new("rtc", RTC_OF_TWO).vcpus(2).pcpus(&[0, 0]).devices(&["/pl031@9010000"]),
+        )
+        .and(Guest::new("share", "test=spinners_starve_nobody").vcpus(2).pcpus(&[0, 1]))
+        .seconds(120),
         Case::new(
             "device-passed-to-a-vm-that-shares",
             Guest::new("rtc", "").pcpus(&[0]).devices(&["/pl031@9010000"]),

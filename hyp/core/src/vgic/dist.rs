@@ -14,6 +14,12 @@
 //! inbox, one for each word of 32 SPIs, and is to be kicked or woken. It claims what is there for it; one compare-and-swap decides
 //! when two try.
 //!
+//! **Physical SPIs.** Behind an SPI of a passed-through device stands the physical one of the same number ([`Dist::back`]). That is
+//! active from when it [fires](Dist::fire) until the guest's deactivation, which hardware passes on (`ICH_LR<n>_EL2.HW`), or which
+//! software does: whoever takes away a pending or active state, and leaves neither, deactivates the physical interrupt, after that; who
+//! writes one makes it active, before that. So one that fires is never lost, and none stays active for ever: where two pCPUs do such
+//! things at once, a level fires once more than it must.
+//!
 //! **Routing.** `GICD_IROUTER<n>` names a vCPU: that one, and while it is off, or does not exist, the SPI stays pending here.
 //! With `Interrupt_Routing_Mode` 1: the lowest-numbered vCPU that is on and whose interface had the SPI's group enabled when it was
 //! last looked at; if none has, the lowest-numbered that is on; if none is on, the first that comes.
@@ -29,7 +35,7 @@ pub(super) use registers::{ICACTIVER, ICENABLER, ICFGR, ICPENDR, IGROUPR, IPRIOR
 use super::ctlr::CtlrView;
 use super::for_each;
 use super::vmcr::Vmcr;
-use super::{Group, PRIVATE_INTIDS};
+use super::{Group, PRIVATE_INTIDS, PhysicalSpis};
 use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use hyp_abi::layout::{MAX_VCPUS, affinity_of};
 
@@ -61,6 +67,12 @@ struct Word {
     edge: AtomicU32,
     /// With a vCPU.
     held: AtomicU32,
+    /// A physical interrupt stands behind them.
+    backed: AtomicU32,
+    /// Those of `backed` that are edge-triggered in the physical distributor.
+    backed_edge: AtomicU32,
+    /// Those of `latch & backed` that a line that has fallen does not take back: written by the guest, or edges.
+    written: AtomicU32,
 }
 
 /// A VM's distributor.
@@ -70,6 +82,8 @@ pub struct Dist {
     typer: u32,
     /// Writable bits of `GICD_IROUTER<n>`.
     routes: u64,
+    /// Words in which some are backed.
+    backed: AtomicU32,
     /// Whether an SPI was ever enabled or made active: until then a guest's `ICC_DIR_EL1` cannot be for one.
     used: AtomicU32,
     /// vCPUs that are on.
@@ -131,6 +145,15 @@ pub(super) struct Config {
     pub(super) priority: u8,
     /// Level-sensitive, and its line is high.
     pub(super) line: bool,
+}
+
+/// An SPI's state on its way between the distributor and its owner.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct State {
+    pub(super) latch: bool,
+    pub(super) active: bool,
+    /// `latch`, whatever the line of the physical interrupt behind it.
+    pub(super) written: bool,
 }
 
 /// What its owner is asked about the SPIs it holds.
@@ -195,6 +218,9 @@ impl Word {
             active: AtomicU32::new(0),
             edge: AtomicU32::new(0),
             held: AtomicU32::new(0),
+            backed: AtomicU32::new(0),
+            backed_edge: AtomicU32::new(0),
+            written: AtomicU32::new(0),
         }
     }
 
@@ -215,6 +241,7 @@ impl Dist {
             enables: AtomicU32::new(0),
             typer,
             routes: aff3 | ANY | 0xFF_FFFF,
+            backed: AtomicU32::new(0),
             used: AtomicU32::new(0),
             online: AtomicU32::new(0),
             taking: [AtomicU32::new(0), AtomicU32::new(0)],
@@ -226,7 +253,8 @@ impl Dist {
         }
     }
 
-    /// Back to the state after reset. Lines stay what they are. Every vCPU is off, and reset first.
+    /// Back to the state after reset. Lines stay what they are, and so does what is backed; no physical interrupt behind it is
+    /// active, or can fire meanwhile. Every vCPU is off, and reset first.
     pub fn reset(&self) {
         for cell in [&self.enables, &self.used, &self.online]
             .into_iter()
@@ -237,7 +265,15 @@ impl Dist {
             cell.store(0, ORDER);
         }
         for word in &self.word {
-            for cell in [&word.group1, &word.enabled, &word.latch, &word.active, &word.edge, &word.held] {
+            for cell in [
+                &word.group1,
+                &word.enabled,
+                &word.latch,
+                &word.active,
+                &word.edge,
+                &word.held,
+                &word.written,
+            ] {
                 cell.store(0, ORDER);
             }
         }
@@ -278,6 +314,79 @@ impl Dist {
         let spi = Spi::of(intid)?;
         self.word(spi).latch.fetch_or(spi.bit(), ORDER);
         first(self.notify(spi.word(), spi.bit()))
+    }
+
+    /// The physical interrupt of the same number stands behind SPI `intid` from now on, edge-triggered or level-sensitive. Before its VM
+    /// runs.
+    pub fn back(&self, intid: u32, edge: bool) {
+        if let Some(spi) = Spi::of(intid) {
+            let word = self.word(spi);
+            if edge {
+                word.backed_edge.fetch_or(spi.bit(), ORDER);
+            }
+            word.backed.fetch_or(spi.bit(), ORDER);
+            self.backed.fetch_or(1 << spi.word(), ORDER);
+        }
+    }
+
+    /// The physical interrupt behind SPI `intid` fired and is active now (EL2 has dropped its priority and no more). Gives the vCPUs
+    /// that must look.
+    pub fn fire(&self, intid: u32) -> Vcpus {
+        let Some(spi) = Spi::of(intid) else { return 0 };
+        let (word, bit) = (self.word(spi), spi.bit());
+        if word.backed_edge.load(ORDER) & bit != 0 {
+            word.written.fetch_or(bit, ORDER);
+        }
+        word.latch.fetch_or(bit, ORDER);
+        self.notify(spi.word(), bit)
+    }
+
+    /// Whether physical interrupts stand behind any.
+    #[must_use]
+    pub fn has_backed(&self) -> bool {
+        self.backed.load(Ordering::Relaxed) != 0
+    }
+
+    /// Withdraws backed interrupts that wait here and whose line has fallen: before a guest's access that may show one, or let it go to
+    /// a vCPU. Those that are with vCPUs are theirs ([`VcpuGic::attend`](super::lr::VcpuGic::attend)). Gives who must look.
+    pub fn sample<S: PhysicalSpis>(&self, spis: &S) -> Vcpus {
+        let mut kicks = 0;
+        for_each(self.backed.load(Ordering::Relaxed).into(), |n| {
+            let (n, word) = (n as usize, self.bits(n as usize));
+            let waiting = word.latch.load(ORDER) & word.backed.load(ORDER) & !word.written.load(ORDER) & !word.held.load(ORDER);
+            for_each(waiting.into(), |bit| {
+                let spi = Spi::at(n, bit);
+                if !spis.asserted(spi.intid()) {
+                    kicks |= self.withdraw(spis, spi);
+                }
+            });
+        });
+        kicks
+    }
+
+    fn withdraw<S: PhysicalSpis>(&self, spis: &S, spi: Spi) -> Vcpus {
+        let (word, bit) = (self.word(spi), spi.bit());
+        if word.latch.fetch_and(!bit, ORDER) & bit == 0 {
+            return 0;
+        }
+        if word.written.load(ORDER) & bit != 0 {
+            // A write made it pending meanwhile.
+            spis.set_active(spi.word(), bit, true);
+            word.latch.fetch_or(bit, ORDER);
+            return self.notify(spi.word(), bit);
+        }
+        spis.set_active(spi.word(), bit, word.active.load(ORDER) & bit != 0);
+        0
+    }
+
+    /// Lets the physical interrupts behind the SPIs of `mask` fire again, but for those that are pending or active here still.
+    fn let_go<S: PhysicalSpis>(&self, spis: &S, n: usize, mask: u32) {
+        let word = self.bits(n);
+        let mask = mask & word.backed.load(ORDER);
+        if mask != 0 {
+            let idle = mask & !word.latch.load(ORDER) & !word.active.load(ORDER);
+            spis.set_active(n, idle, false);
+        }
     }
 
     /// Whether there may be SPIs for `vcpu` to claim: one load, for the exit path.
@@ -370,6 +479,18 @@ impl Dist {
         pending & it.enabled.load(ORDER) & forwarded & !it.active.load(ORDER) & !it.held.load(ORDER)
     }
 
+    /// Those of some [`deliverable`](Self::deliverable) SPIs that are routed to `vcpu`, which was told of this word. Of what is another's
+    /// now word is left for that one; and who did not know.
+    pub(super) fn sort(&self, word: usize, deliverable: u32, vcpu: usize) -> (u32, Vcpus) {
+        let (mut mine, mut kicks) = (0, 0);
+        for_each(deliverable.into(), |bit| match self.route(Spi::at(word, bit)) {
+            Some(target) if target == vcpu => mine |= 1 << bit,
+            Some(target) if self.inbox(target).fetch_or(1 << word, ORDER) >> word & 1 == 0 => kicks |= 1 << target,
+            _ => {}
+        });
+        (mine, kicks)
+    }
+
     /// The SPIs of [`deliverable`](Self::deliverable) that are routed to `vcpu`.
     pub(super) fn for_vcpu(&self, word: usize, vcpu: usize) -> u32 {
         let mut mine = 0;
@@ -390,13 +511,16 @@ impl Dist {
         claimed
     }
 
-    /// Its owner gives an SPI back, `latched` or not, `active` or not. Gives who must look.
-    pub(super) fn release(&self, spi: Spi, latched: bool, active: bool) -> Vcpus {
+    /// Its owner gives an SPI back, in this state. Gives who must look.
+    pub(super) fn release(&self, spi: Spi, state: State) -> Vcpus {
         let (word, bit) = (self.word(spi), spi.bit());
-        if latched {
+        if state.written {
+            word.written.fetch_or(bit, ORDER);
+        }
+        if state.latch {
             word.latch.fetch_or(bit, ORDER);
         }
-        if active {
+        if state.active {
             word.active.fetch_or(bit, ORDER);
         }
         word.held.fetch_and(!bit, ORDER);
@@ -404,11 +528,26 @@ impl Dist {
         self.notify(spi.word(), bit)
     }
 
-    /// What was left here about an SPI for its owner: an edge, an active state. Both are the owner's now.
-    pub(super) fn pull(&self, spi: Spi) -> (bool, bool) {
+    /// What was left here about an SPI for its owner: an edge, an active state. It is the owner's now.
+    pub(super) fn pull(&self, spi: Spi) -> State {
         let (word, bit) = (self.word(spi), spi.bit());
         let take = |cell: &AtomicU32| cell.load(ORDER) & bit != 0 && cell.fetch_and(!bit, ORDER) & bit != 0;
-        (take(&word.latch), take(&word.active))
+        State {
+            latch: take(&word.latch),
+            active: take(&word.active),
+            written: take(&word.written),
+        }
+    }
+
+    /// Whether a physical interrupt stands behind an SPI.
+    pub(super) fn is_backed(&self, spi: Spi) -> bool {
+        self.word(spi).backed.load(Ordering::Relaxed) & spi.bit() != 0
+    }
+
+    /// The vCPU that SPI `intid` goes to now, if any can have it.
+    #[must_use]
+    pub fn target(&self, intid: u32) -> Option<usize> {
+        self.route(Spi::of(intid)?)
     }
 
     /// How an SPI is configured, and its line.
@@ -444,8 +583,8 @@ impl Dist {
 
     /// An SPI that may be active, and is in no list register of the caller's, is so no more. Gives who must look, and who holds it
     /// and must be asked instead.
-    pub(super) fn deactivate(&self, spi: Spi) -> Effect {
-        self.clear_active(spi.word(), spi.bit())
+    pub(super) fn deactivate<S: PhysicalSpis>(&self, spis: &S, spi: Spi) -> Effect {
+        self.clear_active(spis, spi.word(), spi.bit())
     }
 
     /// Something about the SPIs of `mask` has changed that may make them deliverable, or is for their owners to see. Gives who must

@@ -1,10 +1,13 @@
-//! A virtual interface in memory: what the guest's accesses do to list registers, by IHI 0069's rules, and one physical PPI.
+//! A virtual interface in memory: what the guest's accesses do to list registers, by IHI 0069's rules, one physical PPI, and the
+//! physical distributor's SPIs.
 
 use super::cpuif::running_priority;
 use super::ctlr::CtlrView;
 use super::vmcr::Vmcr;
-use super::{Group, Ich, MAX_LRS};
+use super::{Group, Ich, MAX_LRS, PRIVATE_INTIDS, PhysicalSpis};
 use crate::regs::gic::{ICH_HCR_EL2, ICH_LR_EL2, LrValue};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 const PENDING: u64 = 1;
 const ACTIVE: u64 = 2;
@@ -15,6 +18,117 @@ const SPURIOUS: u32 = 1020;
 pub(super) enum Dir {
     Done,
     Trapped,
+}
+
+/// What a physical distributor tells of the line of a level-sensitive interrupt that is active.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Lines {
+    /// It is pending besides: what the architecture says.
+    #[default]
+    Shown,
+    /// Nothing, but EL2 can find out.
+    Probed,
+    /// Nothing: EL2 must let it fire again.
+    Unknown,
+}
+
+/// The physical distributor's SPIs, all enabled: the first eight words.
+#[derive(Debug, Default)]
+pub(super) struct FakeSpis {
+    pub(super) lines: Lines,
+    line: [AtomicU32; 8],
+    edge: [AtomicU32; 8],
+    /// Edges that were not acknowledged.
+    latch: [AtomicU32; 8],
+    active: [AtomicU32; 8],
+}
+
+impl FakeSpis {
+    pub(super) fn new(lines: Lines, edges: &[u32]) -> Arc<Self> {
+        let spis = Self { lines, ..Self::default() };
+        for intid in edges {
+            spis.edge[*intid as usize / 32 - 1].fetch_or(1 << (intid % 32), Ordering::SeqCst);
+        }
+        Arc::new(spis)
+    }
+
+    fn bit(cell: &[AtomicU32; 8], intid: u32) -> bool {
+        cell[intid as usize / 32 - 1].load(Ordering::SeqCst) >> (intid % 32) & 1 == 1
+    }
+
+    fn set(cell: &[AtomicU32; 8], intid: u32, on: bool) -> bool {
+        let (word, bit) = (&cell[intid as usize / 32 - 1], 1 << (intid % 32));
+        let before = if on {
+            word.fetch_or(bit, Ordering::SeqCst)
+        } else {
+            word.fetch_and(!bit, Ordering::SeqCst)
+        };
+        before & bit != 0
+    }
+
+    /// The device sets its line.
+    pub(super) fn set_line(&self, intid: u32, high: bool) {
+        let was = Self::set(&self.line, intid, high);
+        if high && !was && Self::bit(&self.edge, intid) {
+            Self::set(&self.latch, intid, true);
+        }
+    }
+
+    pub(super) fn line(&self, intid: u32) -> bool {
+        Self::bit(&self.line, intid)
+    }
+
+    pub(super) fn is_active(&self, intid: u32) -> bool {
+        Self::bit(&self.active, intid)
+    }
+
+    /// An interrupt that fires: EL2 has acknowledged it.
+    pub(super) fn acknowledge(&self) -> Option<u32> {
+        for word in 0..8 {
+            let load = |cell: &[AtomicU32; 8]| cell[word].load(Ordering::SeqCst);
+            let level = load(&self.line) & !load(&self.edge);
+            let mut ready = (load(&self.latch) | level) & !load(&self.active);
+            while ready != 0 {
+                let intid = 32 + 32 * word as u32 + ready.trailing_zeros();
+                ready &= ready - 1;
+                if !Self::set(&self.active, intid, true) {
+                    Self::set(&self.latch, intid, false);
+                    return Some(intid);
+                }
+            }
+        }
+        None
+    }
+}
+
+impl PhysicalSpis for Arc<FakeSpis> {
+    fn set_active(&self, word: usize, mask: u32, active: bool) {
+        if active {
+            self.active[word].fetch_or(mask, Ordering::SeqCst);
+        } else {
+            self.active[word].fetch_and(!mask, Ordering::SeqCst);
+        }
+    }
+    fn asserted(&self, intid: u32) -> bool {
+        assert!(!FakeSpis::bit(&self.edge, intid), "an edge has no line to ask for");
+        if self.lines == Lines::Unknown || !self.line(intid) {
+            FakeSpis::set(&self.active, intid, false);
+            return false;
+        }
+        true
+    }
+    fn pending(&self, word: usize) -> u32 {
+        let load = |cell: &[AtomicU32; 8]| cell[word].load(Ordering::SeqCst);
+        let level = if self.lines == Lines::Shown {
+            load(&self.line) & !load(&self.edge)
+        } else {
+            0
+        };
+        load(&self.latch) | level
+    }
+    fn clear_pending(&self, word: usize, mask: u32) {
+        self.latch[word].fetch_and(!mask, Ordering::SeqCst);
+    }
 }
 
 /// The hardware.
@@ -33,6 +147,8 @@ pub(super) struct FakeIch {
     pub(super) active: bool,
     /// EOIcount as QEMU counts: with EOImode 1 too.
     pub(super) counts_drops: bool,
+    /// The machine's.
+    pub(super) spis: Arc<FakeSpis>,
 }
 
 impl FakeIch {
@@ -49,6 +165,7 @@ impl FakeIch {
             line: false,
             active: false,
             counts_drops: false,
+            spis: Arc::default(),
         }
     }
 
@@ -169,8 +286,14 @@ impl FakeIch {
         let lr = LrValue::new(self.lr[i]);
         self.lr[i] &= !(ACTIVE << 62);
         if lr.is_set(ICH_LR_EL2::HW) {
-            assert_eq!(lr.read(ICH_LR_EL2::pINTID), 27);
-            self.active = false;
+            let intid = lr.read(ICH_LR_EL2::pINTID) as u32;
+            assert_eq!(u64::from(intid), lr.read(ICH_LR_EL2::vINTID));
+            if intid < PRIVATE_INTIDS {
+                assert_eq!(intid, 27);
+                self.active = false;
+            } else {
+                FakeSpis::set(&self.spis.active, intid, false);
+            }
         }
     }
 
@@ -211,6 +334,10 @@ impl FakeIch {
 }
 
 impl Ich for FakeIch {
+    type Spis = Arc<FakeSpis>;
+    fn spis(&self) -> &Arc<FakeSpis> {
+        &self.spis
+    }
     fn count(&self) -> usize {
         self.count
     }
@@ -240,6 +367,7 @@ impl Ich for FakeIch {
         self.vmcr.get()
     }
     fn line(&self, intid: u32) -> bool {
+        assert!(intid < PRIVATE_INTIDS);
         intid == 27 && self.line
     }
     fn set_active(&mut self, intid: u32, active: bool) {

@@ -11,8 +11,9 @@
 //! nothing deliverable waits for a guest that handles its interrupts late. Of the active ones the most urgent stay, so with
 //! EOImode 0 an EOIR that finds no list register is for the most urgent of those spilled.
 //!
-//! A hardware-backed interrupt keeps one invariant: the physical interrupt is active exactly while the virtual one is pending or
-//! active, so it fires again when the guest is done and not before.
+//! A hardware-backed interrupt, the virtual timer or a passed-through device's SPI, keeps one invariant: the physical interrupt is
+//! active exactly while the virtual one is pending or active, so it fires again when the guest is done and not before. In a list
+//! register with `HW` set the guest's own deactivation sees to that; whatever else ends one ([`VcpuGic::set_physical`]) does it itself.
 
 mod short;
 mod spis;
@@ -25,7 +26,7 @@ use super::for_each;
 use super::redist::{Identity, Live, Redist, SGIS};
 use super::sgi::accepted;
 use super::vmcr::Vmcr;
-use super::{Group, Ich, MAX_LRS, PRIVATE_INTIDS};
+use super::{Group, Ich, MAX_LRS, PRIVATE_INTIDS, PhysicalSpis};
 use hyp_abi::layout::VTIMER_INTID;
 use short::Again;
 
@@ -47,6 +48,9 @@ pub struct VcpuGic {
     id: Identity,
     /// Those that a physical interrupt of the same number stands behind.
     hw: u64,
+    /// Those of `hw` that have come since [`attend`](Self::attend) was last here: it looks at them the next time, when the guest could
+    /// take them.
+    fresh: u64,
     /// Those that a list register holds or held when it was last looked at.
     in_lr: u64,
     /// Those of `in_lr` that went in pending.
@@ -85,6 +89,7 @@ impl VcpuGic {
             words: Redist::new(id),
             id,
             hw: hw as u64,
+            fresh: 0,
             in_lr: 0,
             shown: 0,
             taken: 0,
@@ -128,13 +133,13 @@ impl VcpuGic {
         self.hcr = 0;
         self.used = u32::MAX;
         let live = self.words.latch | self.words.active;
-        for_each(self.hw, |intid| h.set_active(intid, live >> intid & 1 != 0));
+        for_each(self.hw & PRIVATE, |intid| h.set_active(intid, live >> intid & 1 != 0));
         self.come_online(dist, Vmcr::new(h.vmcr()));
         self.refresh(h, dist);
     }
 
     /// Takes the vCPU's interrupts out of the list registers, for it to leave its pCPU. Hardware-backed ones stay what they are
-    /// in software; the physical ones are the next vCPU's to set. Pending SPIs go back to the distributor.
+    /// in software; physical PPIs are the next vCPU's to set, physical SPIs stay as they are. Pending SPIs go back to the distributor.
     pub fn put<H: Ich>(&mut self, h: &mut H, dist: &Dist) {
         self.take_all_out(h);
         self.release_waiting(dist);
@@ -149,9 +154,9 @@ impl VcpuGic {
         self.loaded = false;
     }
 
-    /// CPU_OFF, reset or stop: as [`put`](Self::put), and hardware-backed interrupts are neither pending nor active any more, here
+    /// CPU_OFF, reset or stop: as [`put`](Self::put), and hardware-backed PPIs are neither pending nor active any more, here
     /// and in the physical GIC. Other pending SGIs and PPIs stay. SPIs go back to the distributor and are routed again, active ones
-    /// stay active there.
+    /// stay active there, and so do the physical ones behind them.
     pub fn park<H: Ich>(&mut self, h: &mut H, dist: &Dist) {
         let loaded = self.loaded;
         self.take_all_out(h);
@@ -162,7 +167,7 @@ impl VcpuGic {
         // The active-priority registers start from zero: no EOIR will be for what is active now.
         self.taken = 0;
         if loaded {
-            for_each(self.hw, |intid| h.set_active(intid, false));
+            for_each(self.hw & PRIVATE, |intid| h.set_active(intid, false));
         }
     }
 
@@ -233,7 +238,7 @@ impl VcpuGic {
             None => return Effect::default(),
             Some(spi) => match self.held.find(spi) {
                 Some(index) => index,
-                None => return dist.deactivate(spi),
+                None => return dist.deactivate(h.spis(), spi),
             },
         };
         self.fold(h);
@@ -252,20 +257,26 @@ impl VcpuGic {
     }
 
     /// Withdraws hardware-backed interrupts that the guest has not taken and whose line has fallen: hardware would not show them
-    /// any more. Their physical interrupt is deactivated, so that the next edge fires.
+    /// any more. Their physical interrupt is deactivated, so that the next edge fires. At the end of an exit that took a physical
+    /// interrupt, and at the beginning of every other.
     pub fn attend<H: Ich>(&mut self, h: &mut H, dist: &Dist) {
+        let old = !core::mem::take(&mut self.fresh);
         if self.attend_ended(h) {
             return;
         }
-        for_each(self.words.latch & self.hw & !self.words.written, |intid| {
-            self.withdraw(h, dist, intid);
+        for_each(self.words.latch & self.hw & !self.words.written & old, |index| {
+            self.withdraw(h, dist, index);
         });
     }
 
-    fn withdraw<H: Ich>(&mut self, h: &mut H, dist: &Dist, intid: u32) {
-        let bit = 1 << intid;
+    fn withdraw<H: Ich>(&mut self, h: &mut H, dist: &Dist, index: u32) {
+        let bit = 1u64 << (index & 63);
+        if self.words.latch & self.hw & !self.words.written & !self.fresh & bit == 0 {
+            // Withdrawing another has moved it.
+            return;
+        }
         if self.in_lr & self.shown & bit != 0 {
-            let lr = h.lr(self.slot_of(intid));
+            let lr = h.lr(self.slot_of(index));
             if LrValue::new(lr).read(ICH_LR_EL2::State) & PENDING == 0 {
                 // Taken: what is in the list register is active or over, and the guest's EOI reaches the physical interrupt.
                 self.words.latch &= !bit;
@@ -274,17 +285,34 @@ impl VcpuGic {
                 return;
             }
         }
-        if h.line(intid) {
+        if self.asserted(h, index) {
             return;
         }
-        self.take_out(h, intid);
+        self.take_out(h, index);
         self.words.latch &= !bit;
-        if self.words.active & bit == 0 {
-            h.set_active(intid, false);
-        }
-        self.put_in(h, dist, intid);
+        self.set_physical(h, index, self.words.active & bit != 0);
+        self.put_back(h, dist, index);
         if self.spill.any() {
             self.refresh(h, dist);
+        }
+    }
+
+    /// Whether the line behind `index`, hardware-backed and pending, is high.
+    fn asserted<H: Ich>(&self, h: &H, index: u32) -> bool {
+        if index < PRIVATE_INTIDS {
+            h.line(index)
+        } else {
+            h.spis().asserted(self.intid(index))
+        }
+    }
+
+    /// Sets the active state of the physical interrupt behind `index`. After whatever makes it so in software.
+    fn set_physical<H: Ich>(&self, h: &mut H, index: u32, active: bool) {
+        if index < PRIVATE_INTIDS {
+            h.set_active(index, active);
+        } else {
+            let spi = self.held.spi(index);
+            h.spis().set_active(spi.word(), spi.bit(), active);
         }
     }
 
@@ -332,7 +360,7 @@ impl VcpuGic {
             pending |= (state & PENDING) << index;
             active |= ((state & ACTIVE) >> 1) << index;
         });
-        for_each(self.hw & !pending, |intid| {
+        for_each(self.hw & PRIVATE & !pending, |intid| {
             pending |= u64::from(self.loaded && h.line(intid)) << intid;
         });
         (pending, active)
@@ -476,7 +504,7 @@ impl VcpuGic {
             self.taken &= !bit;
             // An entry that only software stood behind: its end has not reached the physical interrupt.
             if self.hw & bit != 0 && !lr.is_set(ICH_LR_EL2::HW) && self.words.latch & bit == 0 {
-                h.set_active(index, false);
+                self.set_physical(h, index, false);
             }
         }
     }
@@ -522,7 +550,7 @@ impl VcpuGic {
         self.words.active &= !bit;
         self.taken &= !bit;
         if self.hw & !self.words.latch & bit != 0 {
-            h.set_active(index, false);
+            self.set_physical(h, index, false);
         }
     }
 

@@ -45,10 +45,41 @@ pub enum Group {
     One,
 }
 
+/// The physical SPIs that stand behind a VM's. What is done to them needs no vCPU to be loaded, and any pCPU may do it.
+///
+/// Words are 32 SPIs each: word 0 has INTIDs 32 to 63.
+pub trait PhysicalSpis {
+    /// Sets the active state of the SPIs of `mask`. Active keeps them from firing; inactive lets them.
+    fn set_active(&self, word: usize, mask: u32, active: bool);
+    /// Whether the line of `intid`, level-sensitive and active, is still high. Who cannot tell says no and leaves it inactive: then it
+    /// fires again, if it is.
+    fn asserted(&self, intid: u32) -> bool;
+    /// Which SPIs of a word the physical distributor shows as pending.
+    fn pending(&self, word: usize) -> u32;
+    /// Takes back the pending state of edges that the physical distributor has for the SPIs of `mask`.
+    fn clear_pending(&self, word: usize, mask: u32);
+}
+
+/// No physical SPI stands behind any.
+impl PhysicalSpis for () {
+    fn set_active(&self, _: usize, _: u32, _: bool) {}
+    fn asserted(&self, _: u32) -> bool {
+        false
+    }
+    fn pending(&self, _: usize) -> u32 {
+        0
+    }
+    fn clear_pending(&self, _: usize, _: u32) {}
+}
+
 /// The virtual interface registers of the vCPU that is loaded on this pCPU, and the physical interrupts behind it.
 ///
 /// `hyp` implements this with system registers and its own redistributor frame; [`Absent`] stands in while a vCPU is not loaded.
 pub trait Ich {
+    /// The physical SPIs.
+    type Spis: PhysicalSpis;
+    /// The physical SPIs.
+    fn spis(&self) -> &Self::Spis;
     /// How many list registers there are, 1 to 16.
     fn count(&self) -> usize;
     /// `ICH_LR<i>_EL2`.
@@ -69,17 +100,21 @@ pub trait Ich {
     fn set_hcr(&mut self, value: u64);
     /// `ICH_VMCR_EL2`.
     fn vmcr(&self) -> u64;
-    /// Whether the line behind the hardware-backed `intid` is high: for the virtual timer, that it is enabled, unmasked and due.
+    /// Whether the line behind the hardware-backed PPI `intid` is high: for the virtual timer, that it is enabled, unmasked and due.
     fn line(&self, intid: u32) -> bool;
-    /// Sets the active state of the physical interrupt behind `intid`. Active keeps it from firing; inactive lets it.
+    /// Sets the active state of this pCPU's PPI `intid`. Active keeps it from firing; inactive lets it.
     fn set_active(&mut self, intid: u32, active: bool);
 }
 
-/// The interface of a vCPU that is not loaded: nothing there, nothing happens.
+/// The interface of a vCPU that is not loaded: nothing there, nothing happens, but to physical SPIs, which are everybody's.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Absent;
+pub struct Absent<S = ()>(pub S);
 
-impl Ich for Absent {
+impl<S: PhysicalSpis> Ich for Absent<S> {
+    type Spis = S;
+    fn spis(&self) -> &S {
+        &self.0
+    }
     fn count(&self) -> usize {
         0
     }

@@ -243,7 +243,7 @@ impl Machine {
             Op::Mask(pmr) => self.h.vmcr = self.h.vmcr.with_pmr(&self.h.view, pmr.into()),
             Op::GroupEnable(zero, one) => self.h.vmcr = self.h.vmcr.with_igrpen0(zero.into()).with_igrpen1(one.into()),
             Op::Forward(enables) => {
-                let _ = self.dist.write(dist::CTLR, 4, enables.into());
+                let _ = self.dist.write(&(), dist::CTLR, 4, enables.into());
                 self.gic.refresh(&mut self.h, &self.dist);
                 self.model.enables = enables;
             }

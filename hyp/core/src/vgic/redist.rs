@@ -342,11 +342,11 @@ mod tests {
     }
 
     fn read(gic: &VcpuGic, offset: u64, size: u64) -> u64 {
-        gic.read(&Absent, offset, size)
+        gic.read(&Absent(()), offset, size)
     }
 
     fn write(gic: &mut VcpuGic, offset: u64, value: u64) {
-        gic.write(&mut Absent, &dist(), offset, 4, value);
+        gic.write(&mut Absent(()), &dist(), offset, 4, value);
     }
 
     #[test]
@@ -384,7 +384,7 @@ mod tests {
         let mut gic = gic();
         write(&mut gic, IPRIORITYR0 + 24, 0xff80_a107);
         assert_eq!(read(&gic, IPRIORITYR0 + 24, 4), 0xf880_a000);
-        gic.write(&mut Absent, &dist(), IPRIORITYR0 + 27, 1, 0x1234_5678);
+        gic.write(&mut Absent(()), &dist(), IPRIORITYR0 + 27, 1, 0x1234_5678);
         assert_eq!(read(&gic, IPRIORITYR0 + 24, 4), 0x7880_a000);
         assert_eq!(read(&gic, IPRIORITYR0 + 26, 1), 0x80);
         assert_eq!(read(&gic, IPRIORITYR_END - 3, 4), 0);
@@ -445,8 +445,8 @@ mod tests {
             // Past the frames' end as well.
             for offset in (0..0x2_0010u64).step_by(if cfg!(miri) { 211 } else { 1 }) {
                 let mut gic = fresh.clone();
-                gic.write(&mut Absent, &dist, offset, size, u64::MAX);
-                let read = gic.read(&Absent, offset, size);
+                gic.write(&mut Absent(()), &dist, offset, size, u64::MAX);
+                let read = gic.read(&Absent(()), offset, size);
                 let known = expected(offset & !3);
                 let (value, writable) = match (size, known) {
                     (4, Some((value, writable))) if offset % 4 == 0 => (u64::from(value), writable),

@@ -1,13 +1,15 @@
 //! Several vCPUs and their SPIs against a slow and obvious model: every interrupt has its own few booleans, and what each vCPU may
-//! take is worked out from all of them each time. Nothing here knows of list registers, inboxes or who holds what.
+//! take is worked out from all of them each time. Nothing here knows of list registers, inboxes or who holds what. Behind some of the
+//! SPIs stand physical ones: to the guest they are as any other, and the physical ones are active while they are pending or active.
 
 use super::dist::{self, Dist, Effect, Vcpus};
-use super::fake::{Dir, FakeIch};
+use super::fake::{Dir, FakeIch, FakeSpis, Lines};
 use super::lr::VcpuGic;
 use super::redist::{self, Identity};
 use super::vmcr::Vmcr;
-use super::{Absent, Group, Ich, for_each};
+use super::{Absent, Group, Ich, PhysicalSpis, for_each};
 use proptest::prelude::*;
+use std::sync::Arc;
 
 /// Few enough for them to meet: SGIs, and SPIs of several words.
 const INTIDS: [u32; 9] = [1, 2, 32, 33, 34, 63, 64, 100, 287];
@@ -17,7 +19,9 @@ const VCPUS: usize = 3;
 struct Irq {
     latch: bool,
     line: bool,
+    /// The guest's to configure, unless it is backed.
     edge: bool,
+    backed: bool,
     active: bool,
     enabled: bool,
     group1: bool,
@@ -29,6 +33,12 @@ struct Irq {
 impl Irq {
     fn pending(&self) -> bool {
         self.latch || self.line && !self.edge
+    }
+
+    /// Whether the next edge comes before the last is taken. From a device it counts, or does not: that depends on when the last one came
+    /// to EL2.
+    fn second_edge(&self) -> bool {
+        self.backed && self.edge && self.latch
     }
 }
 
@@ -134,6 +144,7 @@ enum Op {
     Put(usize),
     Load(usize),
     Off(usize),
+    Exit(usize),
     Read,
 }
 
@@ -168,6 +179,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => cpu().prop_map(Op::Put),
         3 => cpu().prop_map(Op::Load),
         1 => cpu().prop_map(Op::Off),
+        1 => cpu().prop_map(Op::Exit),
         2 => Just(Op::Read),
     ]
 }
@@ -182,16 +194,23 @@ struct Vcpu {
 struct Machine {
     cpu: Vec<Vcpu>,
     dist: Dist,
+    spis: Arc<FakeSpis>,
     model: Model,
     split: bool,
 }
 
 impl Machine {
-    fn new(lrs: usize, split: bool, counts_drops: bool) -> Self {
+    /// `behind` says behind which SPIs a physical one stands, an edge or a level.
+    fn new(lrs: usize, split: bool, counts_drops: bool, lines: Lines, behind: &[Option<bool>]) -> Self {
+        let backed = |(intid, behind): (u32, &Option<bool>)| behind.map(|edge| (intid, edge));
+        let backed: Vec<(u32, bool)> = INTIDS[2..].iter().copied().zip(behind).filter_map(backed).collect();
+        let edges: Vec<u32> = backed.iter().filter(|b| b.1).map(|b| b.0).collect();
+        let spis = FakeSpis::new(lines, &edges);
         let cpu: Vec<Vcpu> = (0..VCPUS)
             .map(|index| {
                 let mut h = FakeIch::new(lrs);
                 h.counts_drops = counts_drops;
+                h.spis = Arc::clone(&spis);
                 h.vmcr = h.vmcr.with_igrpen0(1);
                 h.vmcr = h.view.apply_write(h.vmcr, u64::from(split) << 1);
                 let gic = VcpuGic::new(
@@ -214,15 +233,21 @@ impl Machine {
             route: Some(0),
             ..Irq::default()
         };
-        let model = Model {
+        let mut model = Model {
             spi: [route; 288],
             cpu: Default::default(),
             dropped: Vec::new(),
             enables: 0,
         };
+        let dist = Dist::new(&cpu[0].h.view);
+        for (intid, edge) in backed {
+            dist.back(intid, edge);
+            (model.spi[intid as usize].backed, model.spi[intid as usize].edge) = (true, edge);
+        }
         Self {
-            dist: Dist::new(&cpu[0].h.view),
+            dist,
             cpu,
+            spis,
             model,
             split,
         }
@@ -257,7 +282,7 @@ impl Machine {
                 answer |= if vcpu.loaded {
                     vcpu.gic.spi(&mut vcpu.h, &self.dist, ask)
                 } else {
-                    vcpu.gic.spi(&mut Absent, &self.dist, ask)
+                    vcpu.gic.spi(&mut Absent(self.spis.clone()), &self.dist, ask)
                 };
             });
         }
@@ -266,7 +291,7 @@ impl Machine {
                 if vcpu.loaded {
                     vcpu.gic.refresh(&mut vcpu.h, &self.dist);
                 } else {
-                    vcpu.gic.refresh(&mut Absent, &self.dist);
+                    vcpu.gic.refresh(&mut Absent(self.spis.clone()), &self.dist);
                 }
             }
         }
@@ -274,14 +299,41 @@ impl Machine {
         answer
     }
 
+    fn sample(&mut self) {
+        let kicks = self.dist.sample(&self.spis);
+        self.kick(kicks);
+    }
+
+    /// An exit that asks for nothing.
+    fn exit(&mut self, index: usize) {
+        let vcpu = &mut self.cpu[index];
+        if vcpu.loaded && vcpu.gic.needs_attention() {
+            vcpu.gic.attend(&mut vcpu.h, &self.dist);
+        }
+        self.kick(0);
+    }
+
+    /// What fires physically arrives.
+    fn arrive(&mut self) {
+        for round in 0.. {
+            assert!(round < 64, "an interrupt fires again and again, and the guest never runs");
+            let Some(intid) = self.spis.acknowledge() else { return };
+            let kicks = self.dist.fire(intid);
+            self.kick(kicks);
+            self.settle();
+        }
+    }
+
     fn write(&mut self, offset: u64, size: u64, value: u64) {
-        let effect = self.dist.write(offset, size, value);
+        self.sample();
+        let effect = self.dist.write(&self.spis, offset, size, value);
         self.apply(effect);
     }
 
     fn read(&mut self, offset: u64) -> u32 {
-        let (value, effect) = self.dist.read(offset, 4);
-        value as u32 | self.apply(effect) | self.dist.read(offset, 4).0 as u32
+        self.sample();
+        let (value, effect) = self.dist.read(&self.spis, offset, 4);
+        value as u32 | self.apply(effect) | self.dist.read(&self.spis, offset, 4).0 as u32
     }
 
     fn settle(&mut self) {
@@ -329,6 +381,10 @@ impl Machine {
                 if matches!(bits, Bits::ClearActive) && !self.split && running(&self.model, cpu, intid) {
                     continue;
                 }
+                let irq = self.model.get(cpu, intid);
+                if matches!(bits, Bits::SetPending) && irq.second_edge() {
+                    continue;
+                }
                 now |= 1 << (intid % 32);
             }
             if word == 0 {
@@ -345,7 +401,7 @@ impl Machine {
                 if vcpu.loaded {
                     vcpu.gic.write(&mut vcpu.h, &self.dist, offset, 4, now.into());
                 } else {
-                    vcpu.gic.write(&mut Absent, &self.dist, offset, 4, now.into());
+                    vcpu.gic.write(&mut Absent(self.spis.clone()), &self.dist, offset, 4, now.into());
                 }
                 self.kick(0);
             } else {
@@ -379,6 +435,7 @@ impl Machine {
 
     fn step(&mut self, op: &Op) {
         match *op {
+            Op::Raise(intid) | Op::Line(intid, _) if self.model.spi[intid as usize].backed => self.device(intid, op),
             Op::Raise(intid) => {
                 let kicks = self.dist.raise_edge(intid);
                 self.kick(kicks.map_or(0, |v| 1 << v));
@@ -396,7 +453,7 @@ impl Machine {
                 if vcpu.loaded {
                     vcpu.gic.inject(&mut vcpu.h, &self.dist, intid);
                 } else {
-                    vcpu.gic.inject(&mut Absent, &self.dist, intid);
+                    vcpu.gic.inject(&mut Absent(self.spis.clone()), &self.dist, intid);
                 }
                 self.model.cpu[cpu].private[intid as usize].latch = true;
             }
@@ -406,11 +463,12 @@ impl Machine {
                 self.model.spi[intid as usize].priority = priority;
             }
             Op::Edge(intid, edge) => {
-                self.model.spi[intid as usize].edge = edge;
                 let first = intid / 16 * 16;
-                let value: u64 = (first..first + 16)
-                    .map(|i| u64::from(self.model.spi[i as usize].edge) << ((i % 16) * 2 + 1))
-                    .sum();
+                let wanted = |i: u32| if i == intid { edge } else { self.model.spi[i as usize].edge };
+                let value: u64 = (first..first + 16).map(|i| u64::from(wanted(i)) << ((i % 16) * 2 + 1)).sum();
+                let irq = &mut self.model.spi[intid as usize];
+                // The trigger of a physical one is its device's.
+                irq.edge = if irq.backed { irq.edge } else { edge };
                 self.write(dist::ICFGR + u64::from(intid / 16) * 4, 4, value);
             }
             Op::Route(intid, route) => {
@@ -457,7 +515,7 @@ impl Machine {
                 if vcpu.loaded {
                     vcpu.gic.park(&mut vcpu.h, &self.dist);
                 } else {
-                    vcpu.gic.park(&mut Absent, &self.dist);
+                    vcpu.gic.park(&mut Absent(self.spis.clone()), &self.dist);
                 }
                 (vcpu.loaded, vcpu.on) = (false, false);
                 (vcpu.h.ap0r, vcpu.h.ap1r, vcpu.h.hcr) = ([0; 4], [0; 4], 0);
@@ -469,8 +527,68 @@ impl Machine {
                 }
                 self.kick(0);
             }
+            Op::Exit(cpu) => self.exit(cpu),
             Op::Read => self.compare(),
         }
+    }
+
+    /// The device behind a physical SPI does something. When a level has fallen, every vCPU that runs makes two exits: the one that may
+    /// have brought it, and the one that sees it.
+    fn device(&mut self, intid: u32, op: &Op) {
+        let irq = &mut self.model.spi[intid as usize];
+        let (high, pulse) = match *op {
+            Op::Line(_, high) => (high, false),
+            _ => (true, true),
+        };
+        if high && irq.second_edge() || pulse && !irq.edge {
+            return;
+        }
+        irq.latch |= irq.edge && high && !irq.line;
+        irq.line = high && !pulse;
+        self.spis.set_line(intid, high);
+        if pulse {
+            self.spis.set_line(intid, false);
+        }
+        if !high && !irq.edge {
+            for _ in 0..2 {
+                self.arrive();
+                (0..VCPUS).for_each(|cpu| self.exit(cpu));
+            }
+            self.sample();
+        }
+    }
+
+    /// The VM is reset: every vCPU leaves for good, the physical interrupts are turned off, and then everything is as at first.
+    fn reset(&mut self) {
+        for vcpu in &mut self.cpu {
+            if vcpu.loaded {
+                vcpu.gic.park(&mut vcpu.h, &self.dist);
+            } else {
+                vcpu.gic.park(&mut Absent(self.spis.clone()), &self.dist);
+            }
+            (vcpu.loaded, vcpu.on) = (false, false);
+            (vcpu.h.ap0r, vcpu.h.ap1r, vcpu.h.hcr) = ([0; 4], [0; 4], 0);
+        }
+        for word in 0..8 {
+            self.spis.clear_pending(word, u32::MAX);
+            self.spis.set_active(word, u32::MAX, false);
+        }
+        for vcpu in &mut self.cpu {
+            vcpu.gic.reset();
+        }
+        self.dist.reset();
+        for irq in &mut self.model.spi {
+            *irq = Irq {
+                line: irq.line,
+                edge: irq.backed && irq.edge,
+                backed: irq.backed,
+                route: Some(0),
+                ..Irq::default()
+            };
+        }
+        self.model.cpu = Default::default();
+        self.model.dropped.clear();
+        self.model.enables = 0;
     }
 
     fn ack(&mut self, cpu: usize) {
@@ -546,7 +664,14 @@ impl Machine {
                     .map(|i| u32::from(f(&self.model.spi[word as usize * 32 + i])) << i)
                     .sum::<u32>()
             };
-            assert_eq!(pending, bits(Irq::pending), "pending, word {word}");
+            // Where the physical distributor does not tell, an active one hides the line behind it; and one that must fire again to be
+            // known is not pending meanwhile.
+            let hidden = match self.spis.lines {
+                Lines::Shown => 0,
+                Lines::Probed => bits(|irq| irq.backed && irq.active && !irq.latch),
+                Lines::Unknown => bits(|irq| irq.backed && !irq.latch),
+            };
+            assert_eq!(pending & !hidden, bits(Irq::pending) & !hidden, "pending, word {word}");
             assert_eq!(active, bits(|irq| irq.active), "active, word {word}");
         }
     }
@@ -564,12 +689,19 @@ impl Machine {
                 }
             } else if must && vcpu.on {
                 assert!(
-                    vcpu.gic.wakes(&Absent, &self.dist, vmcr, vcpu.h.running()),
+                    vcpu.gic.wakes(&Absent(()), &self.dist, vmcr, vcpu.h.running()),
                     "vCPU {cpu} should wake"
                 );
             }
         }
         self.check_any();
+        for intid in INTIDS.into_iter().filter(|i| *i >= 32) {
+            let irq = &self.model.spi[intid as usize];
+            if irq.backed {
+                let live = irq.pending() || irq.active;
+                assert_eq!(self.spis.is_active(intid), live, "the physical {intid} is active, the guest has it");
+            }
+        }
     }
 
     /// What any vCPU may take is signalled to one, unless each that could has something else to do.
@@ -600,8 +732,11 @@ proptest! {
         groups: u32,
         routes in proptest::collection::vec(proptest::option::of(0..VCPUS), INTIDS.len()),
         ops in proptest::collection::vec(op(), 0..if cfg!(miri) { 40 } else { 200 }),
+        lines in proptest::sample::select(&[Lines::Shown, Lines::Probed, Lines::Unknown][..]),
+        behind in proptest::collection::vec(proptest::option::of(prop::bool::weighted(0.3)), INTIDS.len() - 2),
+        later in 0..60usize,
     ) {
-        let mut machine = Machine::new(lrs, split, counts_drops);
+        let mut machine = Machine::new(lrs, split, counts_drops, lines, &behind);
         let mut first = vec![Op::Forward(3), Op::Load(0), Op::Load(1), Op::Load(2)];
         for word in 0..9 {
             first.push(Op::Write(Bits::Group, word, groups.rotate_left(word)));
@@ -611,11 +746,17 @@ proptest! {
             first.push(Op::Priority(intid, priorities[i] * 8));
             first.push(Op::Route(intid, routes[i]));
         }
-        for op in first.iter().chain(&ops) {
-            machine.step(op);
-            machine.settle();
-            machine.check();
-        }
-        machine.compare();
+        let mut run = |ops: &[Op]| {
+            for op in first.iter().chain(ops) {
+                machine.step(op);
+                machine.settle();
+                machine.arrive();
+                machine.check();
+            }
+            machine.compare();
+            machine.reset();
+        };
+        run(&ops);
+        run(&ops[..later.min(ops.len())]);
     }
 }

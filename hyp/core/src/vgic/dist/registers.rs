@@ -5,6 +5,7 @@
 
 use super::{Dist, ORDER, SPIS, SpiAsk, SpiOp, Vcpus, WORDS};
 use crate::sync::AtomicU32;
+use crate::vgic::PhysicalSpis;
 use crate::vgic::redist::{differing_bytes, id_register};
 
 /// `GICD_CTLR`.
@@ -140,15 +141,15 @@ impl Dist {
 
     /// A guest's read of `size` bytes at `offset` of the frame. What does not exist reads as zero, so does a wrong size. With an
     /// [`Effect::ask`], the answers are to be or'ed into the value, and then what a second read gives: an SPI may change hands
-    /// between.
-    pub fn read(&self, offset: u64, size: u64) -> (u64, Effect) {
+    /// between. After a [`sample`](Self::sample).
+    pub fn read<S: PhysicalSpis>(&self, spis: &S, offset: u64, size: u64) -> (u64, Effect) {
         match self.read_plain(offset, size) {
             Some(value) => (value, Effect::default()),
-            None => self.read_state(offset, (offset >> 2) as usize & 31),
+            None => self.read_state(spis, offset, (offset >> 2) as usize & 31),
         }
     }
 
-    /// [`Dist::read`] of everything but pending and active state of which vCPUs have some: `None` for that.
+    /// [`Dist::read`] of everything but pending and active state of which vCPUs or physical interrupts have some: `None` for that.
     #[inline(always)]
     #[must_use]
     pub fn read_plain(&self, offset: u64, size: u64) -> Option<u64> {
@@ -181,7 +182,7 @@ impl Dist {
                     } else {
                         word.active.load(ORDER)
                     };
-                    if word.held.load(ORDER) != 0 {
+                    if word.held.load(ORDER) | word.backed.load(ORDER) != 0 {
                         return None;
                     }
                     state
@@ -209,11 +210,11 @@ impl Dist {
     }
 
     /// Pending or active state: word `n` of the register that `offset` is in.
-    fn read_state(&self, offset: u64, n: usize) -> (u64, Effect) {
+    fn read_state<S: PhysicalSpis>(&self, spis: &S, offset: u64, n: usize) -> (u64, Effect) {
         let n = n.wrapping_sub(1);
         let word = self.bits(n);
         let (value, op) = if offset < ISACTIVER {
-            (word.pending(), SpiOp::ReadPending)
+            (word.pending() | self.pending_behind(spis, n), SpiOp::ReadPending)
         } else {
             (word.active.load(ORDER), SpiOp::ReadActive)
         };
@@ -221,10 +222,19 @@ impl Dist {
         (u64::from(value), Effect { ask, ..Effect::default() })
     }
 
-    /// A guest's write of `size` bytes at `offset`. What does not exist, cannot be written or has a wrong size is ignored.
-    pub fn write(&self, offset: u64, size: u64, value: u64) -> Effect {
+    /// Those of a word of which the physical distributor says that they are pending.
+    fn pending_behind<S: PhysicalSpis>(&self, spis: &S, n: usize) -> u32 {
+        match self.bits(n).backed.load(ORDER) {
+            0 => 0,
+            backed => backed & spis.pending(n),
+        }
+    }
+
+    /// A guest's write of `size` bytes at `offset`. What does not exist, cannot be written or has a wrong size is ignored. After a
+    /// [`sample`](Self::sample).
+    pub fn write<S: PhysicalSpis>(&self, spis: &S, offset: u64, size: u64, value: u64) -> Effect {
         match size {
-            4 if offset & 3 == 0 => self.write_word(offset, value as u32),
+            4 if offset & 3 == 0 => self.write_word(spis, offset, value as u32),
             8 if offset & 7 == 0 => routed(offset).map_or(Effect::default(), |spi| self.set_route(spi, u64::MAX, value)),
             1 => match at(offset & !3) {
                 At::Priorities(n) => {
@@ -237,9 +247,9 @@ impl Dist {
         }
     }
 
-    fn write_word(&self, offset: u64, value: u32) -> Effect {
+    fn write_word<S: PhysicalSpis>(&self, spis: &S, offset: u64, value: u32) -> Effect {
         match at(offset) {
-            At::Bits(kind, n) => self.write_bits(kind, n, value),
+            At::Bits(kind, n) => self.write_bits(spis, kind, n, value),
             At::Priorities(n) => self.set_priorities(n, u32::MAX, value),
             At::Triggers(n, from) => {
                 let edge = gather(value) << from;
@@ -269,7 +279,7 @@ impl Dist {
         }
     }
 
-    fn write_bits(&self, kind: Bits, n: usize, value: u32) -> Effect {
+    fn write_bits<S: PhysicalSpis>(&self, spis: &S, kind: Bits, n: usize, value: u32) -> Effect {
         let word = self.bits(n);
         match kind {
             Bits::Group => {
@@ -289,6 +299,11 @@ impl Dist {
                 self.reconfigured(n, before & value)
             }
             Bits::SetPending => {
+                let backed = value & word.backed.load(ORDER);
+                if backed != 0 {
+                    spis.set_active(n, backed, true);
+                    word.written.fetch_or(backed, ORDER);
+                }
                 word.latch.fetch_or(value, ORDER);
                 Effect {
                     kick: self.notify(n, value),
@@ -296,13 +311,23 @@ impl Dist {
                 }
             }
             Bits::ClearPending => {
-                word.latch.fetch_and(!value, ORDER);
+                let before = word.latch.fetch_and(!value, ORDER);
+                let backed = value & word.backed.load(ORDER);
+                if backed != 0 {
+                    word.written.fetch_and(!backed, ORDER);
+                    spis.clear_pending(n, backed);
+                    self.let_go(spis, n, value & before);
+                }
                 Effect {
                     ask: self.ask(SpiOp::ClearPending, n, value),
                     ..Effect::default()
                 }
             }
             Bits::SetActive => {
+                let backed = value & word.backed.load(ORDER);
+                if backed != 0 {
+                    spis.set_active(n, backed, true);
+                }
                 word.active.fetch_or(value, ORDER);
                 Effect {
                     refresh_vm: value != 0 && self.first_use(),
@@ -310,12 +335,13 @@ impl Dist {
                     kick: 0,
                 }
             }
-            Bits::ClearActive => self.clear_active(n, value),
+            Bits::ClearActive => self.clear_active(spis, n, value),
         }
     }
 
-    pub(super) fn clear_active(&self, n: usize, mask: u32) -> Effect {
-        self.bits(n).active.fetch_and(!mask, ORDER);
+    pub(super) fn clear_active<S: PhysicalSpis>(&self, spis: &S, n: usize, mask: u32) -> Effect {
+        let before = self.bits(n).active.fetch_and(!mask, ORDER);
+        self.let_go(spis, n, mask & before);
         Effect {
             ask: self.ask(SpiOp::ClearActive, n, mask),
             kick: self.offer(n, mask),

@@ -8,7 +8,7 @@ fn dist() -> Dist {
 }
 
 fn read(dist: &Dist, offset: u64, size: u64) -> u64 {
-    let (value, effect) = dist.read(offset, size);
+    let (value, effect) = dist.read(&(), offset, size);
     assert_eq!(effect, Effect::default(), "nobody holds anything");
     value
 }
@@ -16,11 +16,11 @@ fn read(dist: &Dist, offset: u64, size: u64) -> u64 {
 /// A distributor whose SPI 33 is enabled, in group 1 and goes to vCPU 2, which is on.
 fn with_33() -> Dist {
     let dist = dist();
-    let _ = dist.write(CTLR, 4, 3);
+    let _ = dist.write(&(), CTLR, 4, 3);
     dist.power_on(2);
-    let _ = dist.write(IGROUPR + 4, 4, 2);
-    let _ = dist.write(IROUTER + 8 * 33, 8, 2);
-    let _ = dist.write(ISENABLER + 4, 4, 2);
+    let _ = dist.write(&(), IGROUPR + 4, 4, 2);
+    let _ = dist.write(&(), IROUTER + 8 * 33, 8, 2);
+    let _ = dist.write(&(), ISENABLER + 4, 4, 2);
     for vcpu in 0..MAX_VCPUS {
         let _ = dist.drain(vcpu);
     }
@@ -40,10 +40,10 @@ fn identity_is_a_gicv3_with_one_security_state_and_288_intids() {
 #[test]
 fn affinity_routing_and_ds_cannot_be_turned_off() {
     let dist = dist();
-    assert!(dist.write(CTLR, 4, 0x8000_0083).refresh_vm);
+    assert!(dist.write(&(), CTLR, 4, 0x8000_0083).refresh_vm);
     assert_eq!(read(&dist, CTLR, 4), 0x53);
-    assert!(!dist.write(CTLR, 4, 3).refresh_vm);
-    assert!(dist.write(CTLR, 4, 0).refresh_vm);
+    assert!(!dist.write(&(), CTLR, 4, 3).refresh_vm);
+    assert!(dist.write(&(), CTLR, 4, 0).refresh_vm);
     assert_eq!(read(&dist, CTLR, 4), 0x50);
 }
 
@@ -51,7 +51,7 @@ fn affinity_routing_and_ds_cannot_be_turned_off() {
 fn a_group_is_forwarded_while_its_enable_is_set() {
     let dist = dist();
     for (ctlr, forwarded) in [(0, 0), (1, !0xf0), (2, 0xf0), (3, u64::MAX)] {
-        let _ = dist.write(CTLR, 4, ctlr);
+        let _ = dist.write(&(), CTLR, 4, ctlr);
         assert_eq!(dist.forwarded(0xf0), forwarded);
     }
     dist.reset();
@@ -98,7 +98,7 @@ fn every_offset_at_every_size_has_a_defined_result() {
                 _ => (0, 0),
             };
             assert_eq!(read(&dist, offset, size), fresh, "{offset:#x} size {size}");
-            let _ = dist.write(offset, size, u64::MAX);
+            let _ = dist.write(&(), offset, size, u64::MAX);
             assert_eq!(read(&dist, offset, size), written, "{offset:#x} size {size}");
             dist.reset();
         }
@@ -109,10 +109,10 @@ fn every_offset_at_every_size_has_a_defined_result() {
 fn set_and_clear_registers_are_two_views_of_one_word() {
     for (set, clear) in [(ISENABLER, ICENABLER), (ISPENDR, ICPENDR), (ISACTIVER, ICACTIVER)] {
         let dist = dist();
-        let _ = dist.write(set + 8, 4, 0x8001_0003);
-        let _ = dist.write(set + 8, 4, 4);
+        let _ = dist.write(&(), set + 8, 4, 0x8001_0003);
+        let _ = dist.write(&(), set + 8, 4, 4);
         assert_eq!((read(&dist, set + 8, 4), read(&dist, clear + 8, 4)), (0x8001_0007, 0x8001_0007));
-        let _ = dist.write(clear + 8, 4, 0x8000_0001);
+        let _ = dist.write(&(), clear + 8, 4, 0x8000_0001);
         assert_eq!((read(&dist, set + 8, 4), read(&dist, clear + 8, 4)), (0x0001_0006, 0x0001_0006));
         assert_eq!((read(&dist, set + 4, 4), read(&dist, set + 12, 4)), (0, 0));
     }
@@ -124,7 +124,7 @@ fn registers_of_intids_below_32_and_from_288_are_not_here() {
     for offset in [
         0x80, 0x100, 0xa4, 0x124, 0x400, 0x41c, 0x520, 0xc00, 0xc04, 0xc48, 0x6000, 0x60f8, 0x6900, 0x800, 0xd04, 0xe00,
     ] {
-        let _ = dist.write(offset, 4, u64::from(u32::MAX));
+        let _ = dist.write(&(), offset, 4, u64::from(u32::MAX));
         assert_eq!(read(&dist, offset, 4), 0, "{offset:#x}");
     }
 }
@@ -132,11 +132,11 @@ fn registers_of_intids_below_32_and_from_288_are_not_here() {
 #[test]
 fn a_route_is_written_whole_and_by_halves() {
     let dist = dist();
-    let _ = dist.write(IROUTER + 8 * 40, 8, 0x12_8034_5678);
+    let _ = dist.write(&(), IROUTER + 8 * 40, 8, 0x12_8034_5678);
     assert_eq!(read(&dist, IROUTER + 8 * 40, 8), 0x12_8034_5678);
-    let _ = dist.write(IROUTER + 8 * 40, 4, 0x1);
+    let _ = dist.write(&(), IROUTER + 8 * 40, 4, 0x1);
     assert_eq!(read(&dist, IROUTER + 8 * 40, 8), 0x12_0000_0001);
-    let _ = dist.write(IROUTER + 8 * 40 + 4, 4, 0);
+    let _ = dist.write(&(), IROUTER + 8 * 40 + 4, 4, 0);
     assert_eq!(read(&dist, IROUTER + 8 * 40, 8), 1);
     assert_eq!(read(&dist, IROUTER + 8 * 40 + 4, 4), 0);
 }
@@ -145,11 +145,11 @@ fn a_route_is_written_whole_and_by_halves() {
 fn triggers_have_one_writable_bit_each() {
     let dist = dist();
     for n in 0..16 {
-        let _ = dist.write(ICFGR + 8, 4, 3 << (2 * n));
+        let _ = dist.write(&(), ICFGR + 8, 4, 3 << (2 * n));
         assert_eq!(read(&dist, ICFGR + 8, 4), 2 << (2 * n));
-        let _ = dist.write(ICFGR + 12, 4, 1 << (2 * n));
+        let _ = dist.write(&(), ICFGR + 12, 4, 1 << (2 * n));
         assert_eq!(read(&dist, ICFGR + 12, 4), 0);
-        let _ = dist.write(ICFGR + 8, 4, 0);
+        let _ = dist.write(&(), ICFGR + 8, 4, 0);
     }
 }
 
@@ -158,7 +158,7 @@ fn ispendr_reads_the_line_of_a_level_interrupt_even_while_it_is_disabled() {
     let dist = dist();
     assert_eq!(dist.set_line(33, true), None);
     assert_eq!(read(&dist, ISPENDR + 4, 4), 2);
-    let _ = dist.write(ICPENDR + 4, 4, u64::MAX);
+    let _ = dist.write(&(), ICPENDR + 4, 4, u64::MAX);
     assert_eq!(read(&dist, ISPENDR + 4, 4), 2);
     assert_eq!(dist.set_line(33, false), None);
     assert_eq!(read(&dist, ISPENDR + 4, 4), 0);
@@ -167,13 +167,13 @@ fn ispendr_reads_the_line_of_a_level_interrupt_even_while_it_is_disabled() {
 #[test]
 fn an_edge_triggered_interrupt_latches_the_rise_of_its_line() {
     let dist = dist();
-    let _ = dist.write(ICFGR + 8, 4, 2 << 2);
+    let _ = dist.write(&(), ICFGR + 8, 4, 2 << 2);
     let _ = dist.set_line(33, true);
     let _ = dist.set_line(33, false);
     assert_eq!(read(&dist, ISPENDR + 4, 4), 2);
-    let _ = dist.write(ICPENDR + 4, 4, 2);
+    let _ = dist.write(&(), ICPENDR + 4, 4, 2);
     let _ = dist.set_line(33, true);
-    let _ = dist.write(ICPENDR + 4, 4, 2);
+    let _ = dist.write(&(), ICPENDR + 4, 4, 2);
     assert_eq!(read(&dist, ISPENDR + 4, 4), 0, "high, but no edge since");
 }
 
@@ -194,26 +194,26 @@ fn whatever_makes_an_spi_deliverable_names_its_vcpu() {
     for (offset, off, on) in [(ISENABLER + 4, ICENABLER + 4, 2), (ISACTIVER + 4, ICACTIVER + 4, 2)] {
         let dist = with_33();
         let (before, after) = if offset == ISENABLER + 4 { (off, offset) } else { (offset, off) };
-        let _ = dist.write(before, 4, on);
+        let _ = dist.write(&(), before, 4, on);
         assert_eq!(dist.raise_edge(33), None);
-        assert_eq!(dist.write(after, 4, on).kick, 4, "{after:#x}");
+        assert_eq!(dist.write(&(), after, 4, on).kick, 4, "{after:#x}");
     }
     let dist = with_33();
-    let _ = dist.write(IROUTER + 8 * 33, 8, 5);
+    let _ = dist.write(&(), IROUTER + 8 * 33, 8, 5);
     assert_eq!(dist.raise_edge(33), None, "vCPU 5 is off");
     dist.power_on(5);
     assert!(dist.has_spis(5));
-    assert_eq!(dist.write(IROUTER + 8 * 33, 8, 2).kick, 4);
-    let _ = dist.write(IGROUPR + 4, 4, 0);
-    let _ = dist.write(CTLR, 4, 2);
-    assert_eq!(dist.write(ISPENDR + 4, 4, 2).kick, 0, "group 0 is not forwarded");
-    assert_eq!(dist.write(IGROUPR + 4, 4, 2).kick, 4);
+    assert_eq!(dist.write(&(), IROUTER + 8 * 33, 8, 2).kick, 4);
+    let _ = dist.write(&(), IGROUPR + 4, 4, 0);
+    let _ = dist.write(&(), CTLR, 4, 2);
+    assert_eq!(dist.write(&(), ISPENDR + 4, 4, 2).kick, 0, "group 0 is not forwarded");
+    assert_eq!(dist.write(&(), IGROUPR + 4, 4, 2).kick, 4);
 }
 
 #[test]
 fn one_of_n_goes_to_the_lowest_vcpu_that_takes_the_group_else_to_the_lowest_that_is_on() {
     let dist = with_33();
-    let _ = dist.write(IROUTER + 8 * 33, 8, ANY);
+    let _ = dist.write(&(), IROUTER + 8 * 33, 8, ANY);
     let route = || dist.route(Spi::at(0, 1));
     assert_eq!(route(), Some(2));
     dist.power_on(7);

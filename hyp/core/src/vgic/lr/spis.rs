@@ -6,10 +6,12 @@
 //! back for the rest; when 32 are active, which takes EOImode 1, the least urgent waits in the distributor for its DIR.
 
 #[cfg(all(test, not(loom)))]
+mod physical_tests;
+#[cfg(all(test, not(loom)))]
 mod tests;
 
 use super::{Dist, INDICES, Ich, PRIVATE, PRIVATE_INTIDS, Spi, VcpuGic, Vcpus, Vmcr, for_each};
-use crate::vgic::dist::{Config, SpiAsk, SpiOp};
+use crate::vgic::dist::{Config, SpiAsk, SpiOp, State};
 
 /// How many SPIs a vCPU can hold.
 const PLACES: usize = INDICES - PRIVATE_INTIDS as usize;
@@ -111,6 +113,13 @@ impl VcpuGic {
         match ask.op {
             SpiOp::ReadPending | SpiOp::ReadActive => {
                 self.fold(h);
+                // Here and now: what is withdrawn by `attend` may change hands before the answer.
+                let old = self.words.latch & self.hw & !self.words.written & !self.fresh;
+                for_each(self.held.within(1 << word) & old, |index| {
+                    if !self.asserted(h, index) {
+                        self.unlatch(h, index);
+                    }
+                });
                 let state = if ask.op == SpiOp::ReadActive {
                     self.words.active
                 } else {
@@ -130,7 +139,7 @@ impl VcpuGic {
                 for_each(self.held.within(1 << word), |index| {
                     if self.held.spi(index).bit() & ask.mask == 0 {
                     } else if ask.op == SpiOp::ClearPending {
-                        self.words.latch &= !(1 << index);
+                        self.unlatch(h, index);
                     } else {
                         self.end(h, index);
                     }
@@ -138,6 +147,17 @@ impl VcpuGic {
                 self.flush(h, dist);
                 0
             }
+        }
+    }
+
+    /// `index`, held and in no list register, is pending no more.
+    fn unlatch<H: Ich>(&mut self, h: &mut H, index: u32) {
+        let bit = 1u64 << (index & 63);
+        let was = self.words.latch & bit != 0;
+        self.words.latch &= !bit;
+        self.words.written &= !bit;
+        if was && self.hw & bit != 0 {
+            self.set_physical(h, index, self.words.active & bit != 0);
         }
     }
 
@@ -233,11 +253,18 @@ impl VcpuGic {
     /// Takes over what the distributor has of a held SPI.
     fn sync(&mut self, dist: &Dist, index: u32) {
         let (bit, spi) = (1 << index, self.held.spi(index));
-        let (latch, active) = dist.pull(spi);
-        if latch {
+        let pulled = dist.pull(spi);
+        if dist.is_backed(spi) {
+            self.hw |= bit;
+            if pulled.latch {
+                self.fresh |= bit;
+                self.words.written |= if pulled.written { bit } else { 0 };
+            }
+        }
+        if pulled.latch {
             self.words.latch |= bit;
         }
-        if active {
+        if pulled.active {
             self.words.active |= bit;
         }
         self.words.set_config(index, dist.config(spi));
@@ -273,24 +300,37 @@ impl VcpuGic {
     /// Gives back a held SPI that is in no list register.
     fn release(&mut self, dist: &Dist, index: u32) {
         let bit = 1 << index;
-        let (latch, active) = (self.words.latch & bit != 0, self.words.active & bit != 0);
+        let state = State {
+            latch: self.words.latch & bit != 0,
+            active: self.words.active & bit != 0,
+            written: self.words.written & bit != 0,
+        };
         self.words.forget(bit);
         self.taken &= !bit;
         self.open &= !bit;
+        self.hw &= !bit;
+        self.fresh &= !bit;
         self.held.elsewhere &= !bit;
         self.held.used &= !(1 << (index - PRIVATE_INTIDS));
-        self.kicks |= dist.release(self.held.spi(index), latch, active);
+        self.kicks |= dist.release(self.held.spi(index), state);
     }
 
     /// Claims what is for this vCPU in `words`, while there is place. Gives the new indices.
     fn claim(&mut self, dist: &Dist, words: u32) -> u64 {
         let mut new = 0;
         for_each(words.into(), |word| {
-            for_each(dist.for_vcpu(word as usize, self.id.index).into(), |bit| {
+            let word = word as usize;
+            let deliverable = dist.deliverable(word);
+            if deliverable == 0 {
+                return;
+            }
+            let (mine, kicks) = dist.sort(word, deliverable, self.id.index);
+            self.kicks |= kicks;
+            for_each(mine.into(), |bit| {
                 if self.held.used == u32::MAX {
                     self.held.more |= 1 << word;
                 } else {
-                    new |= self.claim_one(dist, Spi::at(word as usize, bit));
+                    new |= self.claim_one(dist, Spi::at(word, bit));
                 }
             });
         });
@@ -357,7 +397,9 @@ impl VcpuGic {
             });
         }
         for_each(words.into(), |word| {
-            if dist.for_vcpu(word as usize, self.id.index) != 0 {
+            let (mine, kicks) = dist.sort(word as usize, dist.deliverable(word as usize), self.id.index);
+            self.kicks |= kicks;
+            if mine != 0 {
                 self.held.more |= 1 << word;
             }
         });

@@ -13,7 +13,7 @@ const EOIMODE: u64 = 2;
 fn loaded(lrs: usize) -> (VcpuGic, FakeIch, Dist) {
     let mut h = FakeIch::new(lrs);
     let dist = Dist::new(&h.view);
-    let _ = dist.write(CTLR, 4, 3);
+    let _ = dist.write(&(), CTLR, 4, 3);
     let mut gic = VcpuGic::new(
         Identity {
             index: 0,
@@ -233,13 +233,13 @@ fn a_level_line_is_sampled_again_when_its_interrupt_ends() {
 fn the_line_of_a_ppi_may_change_while_its_vcpu_is_not_loaded() {
     let (mut gic, mut h, dist) = loaded(4);
     gic.put(&mut h, &dist);
-    gic.set_line(&mut Absent, &dist, 30, true);
-    assert!(gic.wakes(&Absent, &dist, h.vmcr, 0xff));
+    gic.set_line(&mut Absent(()), &dist, 30, true);
+    assert!(gic.wakes(&Absent(()), &dist, h.vmcr, 0xff));
     gic.load(&mut h, &dist);
     assert_eq!(h.signalled_intid(), Some(30));
     gic.put(&mut h, &dist);
-    gic.set_line(&mut Absent, &dist, 30, false);
-    assert!(!gic.wakes(&Absent, &dist, h.vmcr, 0xff));
+    gic.set_line(&mut Absent(()), &dist, 30, false);
+    assert!(!gic.wakes(&Absent(()), &dist, h.vmcr, 0xff));
     gic.load(&mut h, &dist);
     assert_eq!(h.signalled_intid(), None);
 }

@@ -11,9 +11,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const UART: u32 = 33;
-const EOIMODE: u64 = 2;
+pub(super) const EOIMODE: u64 = 2;
 
-fn vcpu(index: usize) -> VcpuGic {
+pub(super) fn vcpu(index: usize) -> VcpuGic {
     VcpuGic::new(
         Identity {
             index,
@@ -27,14 +27,14 @@ fn vcpu(index: usize) -> VcpuGic {
 /// A distributor with every SPI enabled, edge-triggered, in group 1, at priority 0x80, routed to vCPU 0.
 fn dist() -> Dist {
     let dist = Dist::new(&FakeIch::new(4).view);
-    let _ = dist.write(CTLR, 4, 3);
+    let _ = dist.write(&(), CTLR, 4, 3);
     for word in 1..9 {
-        let _ = dist.write(IGROUPR + 4 * word, 4, u64::MAX);
-        let _ = dist.write(ISENABLER + 4 * word, 4, u64::MAX);
+        let _ = dist.write(&(), IGROUPR + 4 * word, 4, u64::MAX);
+        let _ = dist.write(&(), ISENABLER + 4 * word, 4, u64::MAX);
     }
     for intid in 32..288 {
-        let _ = dist.write(IPRIORITYR + intid, 1, 0x80);
-        let _ = dist.write(ICFGR + intid / 16 * 4, 4, 0xaaaa_aaaa);
+        let _ = dist.write(&(), IPRIORITYR + intid, 1, 0x80);
+        let _ = dist.write(&(), ICFGR + intid / 16 * 4, 4, 0xaaaa_aaaa);
     }
     dist
 }
@@ -45,7 +45,7 @@ fn loaded(dist: &Dist, index: usize, lrs: usize) -> (VcpuGic, FakeIch) {
     (gic, h)
 }
 
-fn settle(gic: &mut VcpuGic, h: &mut FakeIch, dist: &Dist) {
+pub(super) fn settle(gic: &mut VcpuGic, h: &mut FakeIch, dist: &Dist) {
     for _ in 0..8 {
         if h.misr() == 0 {
             return;
@@ -56,7 +56,7 @@ fn settle(gic: &mut VcpuGic, h: &mut FakeIch, dist: &Dist) {
 }
 
 fn level(dist: &Dist, intid: u32) {
-    let _ = dist.write(ICFGR + u64::from(intid) / 16 * 4, 4, 0);
+    let _ = dist.write(&(), ICFGR + u64::from(intid) / 16 * 4, 4, 0);
 }
 
 #[test]
@@ -114,11 +114,11 @@ fn all_256_at_once_are_taken_in_order_of_priority() {
     for lrs in [1, 4, 16] {
         let dist = dist();
         for intid in 32..288u32 {
-            let _ = dist.write(IPRIORITYR + u64::from(intid), 1, u64::from(intid * 7 % 31 * 8));
+            let _ = dist.write(&(), IPRIORITYR + u64::from(intid), 1, u64::from(intid * 7 % 31 * 8));
         }
         let (mut gic, mut h) = loaded(&dist, 0, lrs);
         for word in 1..9 {
-            let effect = dist.write(ISPENDR + 4 * word, 4, u64::MAX);
+            let effect = dist.write(&(), ISPENDR + 4 * word, 4, u64::MAX);
             assert_eq!(effect.kick, 1);
             gic.receive_spis(&mut h, &dist);
             settle(&mut gic, &mut h, &dist);
@@ -150,7 +150,7 @@ fn with_eoimode_1_all_256_may_be_active_and_end_on_another_vcpu() {
         gic.refresh(h, &dist);
     }
     for word in 1..9 {
-        let _ = dist.write(ISPENDR + 4 * word, 4, u64::MAX);
+        let _ = dist.write(&(), ISPENDR + 4 * word, 4, u64::MAX);
     }
     gic.receive_spis(&mut h, &dist);
     let mut taken = Vec::new();
@@ -166,7 +166,7 @@ fn with_eoimode_1_all_256_may_be_active_and_end_on_another_vcpu() {
     let active = |gic: &mut VcpuGic, h: &mut FakeIch| {
         let mut count = 0;
         for word in 1..9 {
-            let (value, effect) = dist.read(ISACTIVER + 4 * word, 4);
+            let (value, effect) = dist.read(&(), ISACTIVER + 4 * word, 4);
             let held = effect.ask.map_or(0, |(owners, ask)| {
                 assert_eq!(owners, 1);
                 gic.spi(h, &dist, ask)
@@ -190,7 +190,7 @@ fn with_eoimode_1_all_256_may_be_active_and_end_on_another_vcpu() {
 #[test]
 fn cpu_off_returns_pending_spis_and_they_are_routed_again() {
     let dist = dist();
-    let _ = dist.write(IROUTER + 8 * 40, 8, 1 << 31);
+    let _ = dist.write(&(), IROUTER + 8 * 40, 8, 1 << 31);
     let (mut gic, mut h) = loaded(&dist, 0, 4);
     let (mut other, mut other_h) = loaded(&dist, 1, 4);
     let _ = other.take_kicks();
@@ -208,6 +208,26 @@ fn cpu_off_returns_pending_spis_and_they_are_routed_again() {
 }
 
 #[test]
+fn a_1_of_n_spi_is_passed_on_by_a_vcpu_that_finds_it_is_anothers_now() {
+    let dist = dist();
+    let _ = dist.write(&(), IROUTER + 8 * 40, 8, 1 << 31);
+    let (mut gic, mut h) = loaded(&dist, 0, 4);
+    let (mut other, mut other_h) = loaded(&dist, 1, 4);
+    let set_group_1 = |gic: &mut VcpuGic, h: &mut FakeIch, on| {
+        h.vmcr = h.vmcr.with_igrpen1(on);
+        gic.vmcr_changed(h, &dist, h.vmcr);
+    };
+    set_group_1(&mut gic, &mut h, 0);
+    other.put(&mut other_h, &dist);
+    assert_eq!(dist.raise_edge(40), Some(1), "it takes the group when it runs");
+    set_group_1(&mut gic, &mut h, 1);
+    other.load(&mut other_h, &dist);
+    assert_eq!((other_h.signalled_intid(), other.take_kicks()), (None, 1));
+    gic.receive_spis(&mut h, &dist);
+    assert_eq!(h.ack(), Some(40));
+}
+
+#[test]
 fn one_that_was_active_at_cpu_off_stays_active_in_the_distributor() {
     let dist = dist();
     let (mut gic, mut h) = loaded(&dist, 0, 4);
@@ -216,12 +236,12 @@ fn one_that_was_active_at_cpu_off_stays_active_in_the_distributor() {
     h.ack();
     gic.park(&mut h, &dist);
     (h.ap0r, h.ap1r) = ([0; 4], [0; 4]);
-    assert_eq!(dist.read(ISACTIVER + 4, 4), (1 << 8, Default::default()));
+    assert_eq!(dist.read(&(), ISACTIVER + 4, 4), (1 << 8, Default::default()));
     gic.load(&mut h, &dist);
     let _ = dist.raise_edge(40);
     gic.receive_spis(&mut h, &dist);
     assert_eq!(h.signalled_intid(), None);
-    assert_eq!(dist.write(ICACTIVER + 4, 4, 1 << 8).kick, 1);
+    assert_eq!(dist.write(&(), ICACTIVER + 4, 4, 1 << 8).kick, 1);
     gic.receive_spis(&mut h, &dist);
     assert_eq!(h.ack(), Some(40));
 }
@@ -248,14 +268,14 @@ fn one_that_waits_in_the_distributor_wakes_the_vcpu_it_is_for() {
     let dist = dist();
     let (mut gic, mut h) = loaded(&dist, 0, 4);
     gic.put(&mut h, &dist);
-    assert!(!gic.wakes(&Absent, &dist, h.vmcr, 0xff));
+    assert!(!gic.wakes(&Absent(()), &dist, h.vmcr, 0xff));
     assert_eq!(dist.raise_edge(40), Some(0));
-    assert!(gic.wakes(&Absent, &dist, h.vmcr, 0xff));
-    assert!(!gic.wakes(&Absent, &dist, h.vmcr.with_igrpen1(0), 0xff), "its group is off");
-    assert!(!gic.wakes(&Absent, &dist, h.vmcr.with_pmr(&h.view, 0x80), 0xff), "it is masked");
-    assert!(!gic.wakes(&Absent, &dist, h.vmcr, 0x80), "something as urgent runs");
-    let _ = dist.write(IROUTER + 8 * 40, 8, 1);
-    assert!(!gic.wakes(&Absent, &dist, h.vmcr, 0xff), "it is another vCPU's");
+    assert!(gic.wakes(&Absent(()), &dist, h.vmcr, 0xff));
+    assert!(!gic.wakes(&Absent(()), &dist, h.vmcr.with_igrpen1(0), 0xff), "its group is off");
+    assert!(!gic.wakes(&Absent(()), &dist, h.vmcr.with_pmr(&h.view, 0x80), 0xff), "it is masked");
+    assert!(!gic.wakes(&Absent(()), &dist, h.vmcr, 0x80), "something as urgent runs");
+    let _ = dist.write(&(), IROUTER + 8 * 40, 8, 1);
+    assert!(!gic.wakes(&Absent(()), &dist, h.vmcr, 0xff), "it is another vCPU's");
 }
 
 #[test]
@@ -265,7 +285,7 @@ fn a_parked_vcpu_that_stands_by_is_woken() {
     gic.park(&mut h, &dist);
     assert_eq!(dist.raise_edge(40), None);
     gic.stand_by(&dist);
-    assert!(gic.wakes(&Absent, &dist, h.vmcr, 0xff));
+    assert!(gic.wakes(&Absent(()), &dist, h.vmcr, 0xff));
     assert_eq!(dist.raise_edge(41), Some(0));
     gic.load(&mut h, &dist);
     assert_eq!(h.ack(), Some(40));
@@ -279,7 +299,7 @@ fn dir_traps_with_eoimode_1_once_an_spi_is_in_use() {
     h.vmcr = split;
     gic.vmcr_changed(&mut h, &dist, split);
     assert_eq!(h.hcr, 1);
-    assert!(dist.write(ISENABLER + 4, 4, 1).refresh_vm);
+    assert!(dist.write(&(), ISENABLER + 4, 4, 1).refresh_vm);
     gic.refresh(&mut h, &dist);
     assert_eq!(h.hcr, 1 << 14 | 1);
     h.vmcr = h.view.apply_write(h.vmcr, 0);
@@ -299,8 +319,8 @@ fn a_reset_vm_has_no_spi_pending_anywhere() {
     gic.reset();
     dist.reset();
     assert_eq!(gic, vcpu(0));
-    let _ = dist.write(CTLR, 4, 3);
-    let _ = dist.write(ISENABLER + 4, 4, u64::MAX);
+    let _ = dist.write(&(), CTLR, 4, 3);
+    let _ = dist.write(&(), ISENABLER + 4, 4, u64::MAX);
     gic.load(&mut h, &dist);
     assert_eq!(h.signalled_intid(), None);
 }
@@ -368,7 +388,7 @@ fn threads_that_race_for_spis_lose_none() {
                             vcpu => u64::from(vcpu),
                         };
                         // Owners are not asked: they look by themselves at the next of their turns.
-                        let _ = dist.write(IROUTER + 8 * u64::from(intid), 8, route);
+                        let _ = dist.write(&(), IROUTER + 8 * u64::from(intid), 8, route);
                     }
                     seen[intid as usize - 32].raised.fetch_add(1, Ordering::AcqRel);
                     let _ = dist.raise_edge(intid);
