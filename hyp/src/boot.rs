@@ -12,8 +12,8 @@ use core::{
 use hyp_abi::psci;
 use hyp_core::{
     fdt::{
-        self, Tree,
-        board::{self, Board, PsciMethod, UartKind},
+        Tree,
+        board::{self, Board, BoardError, Chosen, Console, PsciMethod, UartKind},
     },
     physmem::PhysMem,
     types::Range,
@@ -121,7 +121,10 @@ extern "C" fn primary(dtb: usize, _base: usize, el: u64) -> ! {
     // SAFETY: First thing on the boot CPU.
     unsafe { heap::init() };
     let blob = device_tree(dtb);
-    early_console(blob);
+    let tree = Tree::new(blob);
+    let chosen = tree.as_ref().map(board::chosen).unwrap_or_default();
+    let uart = tree.as_ref().ok().and_then(board::console);
+    early_console(&chosen, uart);
     if el != 2 {
         console::line(format_args!(
             "Umbra was entered at EL{el}; it needs EL2 (QEMU: -M virt,virtualization=on). Parked."
@@ -134,8 +137,12 @@ extern "C" fn primary(dtb: usize, _base: usize, el: u64) -> ! {
         ));
         park();
     }
-    let board = match Board::discover(blob) {
-        Ok(board) => Box::leak(Box::new(board)),
+    let found = tree
+        .as_ref()
+        .map_err(|error| BoardError::Tree(*error))
+        .and_then(|tree| Ok((tree, Board::of(tree, chosen, uart)?)));
+    let (tree, board) = match found {
+        Ok((tree, board)) => (tree, Box::leak(Box::new(board))),
         Err(reason) => {
             console::line(format_args!("Umbra cannot run here: {reason}. Parked."));
             park();
@@ -148,7 +155,7 @@ extern "C" fn primary(dtb: usize, _base: usize, el: u64) -> ! {
     let Some(mut memory) = free_memory(board, blob) else {
         fail(TOO_MANY)
     };
-    let Ok(plan) = vm::plan(board, blob, &mut memory) else {
+    let Ok(plan) = vm::plan(board, tree, blob, &mut memory) else {
         fail(TOO_MANY)
     };
     let Some(areas) = memory.alloc(AREA * board.cpus.len() as u64, GUARD) else {
@@ -234,16 +241,11 @@ fn device_tree(dtb: usize) -> &'static [u8] {
     }
     // SAFETY: The header's magic is right; the blob is `size` bytes of RAM that is ours until Umbra gives RAM out, and
     // `free_memory` reserves it.
-    let blob = unsafe { slice::from_raw_parts_mut(dtb as *mut u8, size) };
-    // Boot loaders delete entries by overwriting them; what cannot be mended is refused when the tree is read.
-    let _ = fdt::remove_nops(blob);
-    blob
+    unsafe { slice::from_raw_parts(dtb as *const u8, size) }
 }
 
-fn early_console(blob: &[u8]) {
-    let Ok(tree) = Tree::new(blob) else { return };
-    let chosen = board::chosen(&tree);
-    let uart = board::console(&tree).map_or(Uart::None, |found| {
+fn early_console(chosen: &Chosen, found: Option<Console>) {
+    let uart = found.map_or(Uart::None, |found| {
         // SAFETY: The device tree's console; not yet mapped, because the MMU is off, and `translate` maps it.
         let mmio = unsafe { Mmio::new(found.base.get() as usize) };
         match found.kind {

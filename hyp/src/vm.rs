@@ -166,15 +166,14 @@ pub(crate) struct Plan {
 ///
 /// # Errors
 /// [`physmem::Full`]: more modules than can be remembered.
-pub(crate) fn plan(board: &Board, blob: &[u8], memory: &mut physmem::PhysMem) -> Result<Plan, physmem::Full> {
+pub(crate) fn plan(board: &Board, tree: &Tree<'_>, blob: &[u8], memory: &mut physmem::PhysMem) -> Result<Plan, physmem::Full> {
     let mut plan = Plan {
         vms: Vec::new(),
         placements: Vec::new(),
     };
-    let Ok(tree) = Tree::new(blob) else { return Ok(plan) };
     let dtb = Range::new(blob.as_ptr() as u64, blob.len() as u64).unwrap_or(Range::EMPTY);
     plan.vms = vms::describe(
-        &tree,
+        tree,
         &Surroundings {
             ram: board.ram.as_slice(),
             reserved: board.reserved.as_slice(),
