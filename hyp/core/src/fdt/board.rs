@@ -6,7 +6,7 @@ use core::fmt;
 
 use arrayvec::{ArrayString, ArrayVec};
 
-use super::{Cells, Node, Tree, TreeError};
+use super::{COMPATIBLE, Cells, Node, Tree, TreeError};
 use crate::physmem::{Full, MAX_REGIONS, RangeSet};
 use crate::types::{Pa, Range};
 
@@ -264,8 +264,10 @@ impl Board {
 /// [`BoardError::TooMany`].
 pub fn ram(tree: &Tree<'_>) -> Result<RangeSet<MAX_REGIONS>, BoardError> {
     let mut ram = RangeSet::new();
-    let memory = |node: &Node<'_, '_>| node.says("device_type", "memory") || node.is_called("memory");
-    for node in tree.root().children().filter(|node| memory(node) && node.available()) {
+    let root = tree.root();
+    let called = root.children_called("memory");
+    let saying = tree.noted().filter(|node| node.says("device_type", "memory") && node.is_top());
+    for node in called.chain(saying).filter(Node::available) {
         for range in node.reg() {
             ram.insert(range).map_err(|Full| BoardError::TooMany {
                 what: "RAM regions",
@@ -341,24 +343,23 @@ struct Found<'t, 'a> {
     timer: Option<Node<'t, 'a>>,
 }
 
-const GIC_V3: &str = "arm,gic-v3";
-const TIMER: &str = "arm,armv8-timer";
+const GIC_V3: &str = COMPATIBLE[0];
+const TIMER: &str = COMPATIBLE[1];
 const PSCI: [(&str, PsciVersion); 3] = [
-    ("arm,psci-1.0", PsciVersion::V1_0),
-    ("arm,psci-0.2", PsciVersion::V0_2),
-    ("arm,psci", PsciVersion::V0_1),
+    (COMPATIBLE[2], PsciVersion::V1_0),
+    (COMPATIBLE[3], PsciVersion::V0_2),
+    (COMPATIBLE[4], PsciVersion::V0_1),
 ];
 
 impl<'t, 'a> Found<'t, 'a> {
     fn in_tree(tree: &'t Tree<'a>) -> Self {
-        const NAMES: [&str; 5] = [GIC_V3, TIMER, PSCI[0].0, PSCI[1].0, PSCI[2].0];
         let mut found = Self {
             psci: None,
             gic: None,
             timer: None,
         };
-        for node in tree.nodes() {
-            let Some(name) = node.compatible_with(&NAMES).filter(|_| node.available()) else {
+        for node in tree.noted() {
+            let Some(name) = node.compatible_with(&COMPATIBLE).filter(|_| node.available()) else {
                 continue;
             };
             if name == GIC_V3 {

@@ -10,6 +10,7 @@ const HEADER_SIZE: usize = 40;
 
 /// What a token begins.
 #[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 pub(super) enum Kind {
     /// A node.
     Node,
@@ -30,9 +31,9 @@ pub(super) struct Token<'a> {
     /// A node's name, a property's value.
     pub(super) content: &'a [u8],
     /// Where a property's name begins in the strings block.
-    pub(super) name: usize,
-    /// Where the next token is.
-    pub(super) next: usize,
+    pub(super) name: u32,
+    /// Where the next token is. A block has 32 bits of bytes.
+    next: u32,
 }
 
 /// The blocks of a blob.
@@ -42,6 +43,13 @@ pub(super) struct Blocks<'a> {
     pub(super) reservations: &'a [u8],
     pub(super) structure: &'a [u8],
     pub(super) strings: &'a [u8],
+}
+
+impl Token<'_> {
+    /// Where the next token is.
+    pub(super) const fn next(&self) -> usize {
+        self.next as usize
+    }
 }
 
 impl<'a> Blocks<'a> {
@@ -79,14 +87,21 @@ impl<'a> Blocks<'a> {
         })
     }
 
-    /// The token at `offset`, a multiple of 4; `None` when it is none or goes beyond the block.
+    /// The token at `offset`, a multiple of 4; `None` when it is none or goes beyond the block, and for a name that cannot be
+    /// printed.
     pub(super) fn token(&self, offset: usize) -> Option<Token<'a>> {
+        self.read(offset)
+    }
+
+    #[inline(always)]
+    fn read(&self, offset: usize) -> Option<Token<'a>> {
         let (word, rest) = self.structure.get(offset..)?.split_first_chunk::<4>()?;
         let (mut kind, mut content, mut name, mut next) = (Kind::NodeEnd, &[][..], 0, offset + 4);
         match u32::from_be_bytes(*word) {
             1 => {
                 kind = Kind::Node;
-                content = rest.get(..rest.iter().position(|byte| *byte == 0)?)?;
+                let end = rest.iter().position(|byte| !byte.is_ascii_graphic())?;
+                content = rest.get(..end).filter(|_| rest.get(end) == Some(&0))?;
                 next += (content.len() + 4) & !3;
             }
             2 => {}
@@ -95,50 +110,95 @@ impl<'a> Blocks<'a> {
                 let (at, rest) = rest.split_first_chunk::<4>()?;
                 kind = Kind::Property;
                 content = rest.get(..u32::from_be_bytes(*length) as usize)?;
-                name = u32::from_be_bytes(*at) as usize;
+                name = u32::from_be_bytes(*at);
                 next += 8 + ((content.len() + 3) & !3);
             }
             4 => kind = Kind::Nop,
             9 => kind = Kind::End,
             _ => return None,
         }
-        (next <= self.structure.len()).then_some(Token { kind, content, name, next })
+        let next = u32::try_from(next).ok().filter(|_| next <= self.structure.len())?;
+        Some(Token { kind, content, name, next })
+    }
+
+    /// Whether the node at `offset` is called `name`, with or without its unit address.
+    #[inline]
+    pub(super) fn called(&self, offset: usize, name: &str) -> bool {
+        // Most names differ in their first letter.
+        self.structure.get(offset + 4) == name.as_bytes().first() && self.called_whole(offset, name)
+    }
+
+    fn called_whole(&self, offset: usize, name: &str) -> bool {
+        let text = self.structure.get(offset + 4..).unwrap_or_default();
+        matches!(text.get(name.len()), Some(0 | b'@')) && text.starts_with(name.as_bytes())
     }
 
     /// Whether a property's name, `at` in the strings block, is `name`.
-    pub(super) fn named(&self, at: usize, name: &str) -> bool {
-        let Some(text) = self.strings.get(at..) else { return false };
+    #[inline]
+    pub(super) fn named(&self, at: u32, name: &str) -> bool {
         // Most names differ in their first letter.
-        text.first() == name.as_bytes().first() && text.get(name.len()) == Some(&0) && text.starts_with(name.as_bytes())
+        self.strings.get(at as usize) == name.as_bytes().first() && self.named_whole(at as usize, name)
+    }
+
+    fn named_whole(&self, at: usize, name: &str) -> bool {
+        let text = self.strings.get(at..).unwrap_or_default();
+        text.get(name.len()) == Some(&0) && text.starts_with(name.as_bytes())
+    }
+
+    /// The value of the property `name` among those from `offset` on.
+    pub(super) fn property(&self, mut offset: usize, name: &str) -> Option<&'a [u8]> {
+        loop {
+            // A property and what ends its node take more than that.
+            let (head, rest) = self.structure.get(offset..)?.split_first_chunk::<12>()?;
+            let [_, _, _, kind, l0, l1, l2, l3, n0, n1, n2, n3] = *head;
+            match kind {
+                3 => {
+                    let length = u32::from_be_bytes([l0, l1, l2, l3]) as usize;
+                    if self.named(u32::from_be_bytes([n0, n1, n2, n3]), name) {
+                        return rest.get(..length);
+                    }
+                    offset += 12 + ((length + 3) & !3);
+                }
+                4 => offset += 4,
+                _ => return None,
+            }
+        }
     }
 
     /// One pass over the structure block: one root without a name, properties before children, every name terminated and
-    /// printable. `node` is told the depth and the offset of each node; the root's depth is 0.
-    pub(super) fn check(&self, mut node: impl FnMut(usize, usize)) -> Result<(), TreeError> {
+    /// printable. `see` is shown the tokens of nodes and properties, each with its offset and the depth of the node; the
+    /// root's is 0.
+    #[inline(never)]
+    pub(super) fn check(&self, mut see: impl FnMut(&Token<'a>, usize, usize)) -> Result<(), TreeError> {
         // A name that begins before the last NUL has an end.
         let names = self.strings.iter().rposition(|byte| *byte == 0).unwrap_or(0);
         let (mut offset, mut depth, mut roots) = (0, 0, 0);
         // Whether a property may stand here: after the name of a node, or after a property of it.
         let mut properties = false;
         loop {
-            let token = self.token(offset).ok_or(TreeError::Structure { offset })?;
+            let Some(token) = self.read(offset) else {
+                return Err(TreeError::Structure { offset });
+            };
             let right = match token.kind {
                 Kind::Node => {
                     if depth == MAX_DEPTH {
                         return Err(TreeError::TooDeep { offset });
                     }
-                    node(depth, offset);
+                    see(&token, offset, depth);
                     roots += usize::from(depth == 0);
                     properties = true;
                     depth += 1;
-                    (depth == 1) == token.content.is_empty() && roots == 1 && token.content.iter().all(u8::is_ascii_graphic)
+                    (depth == 1) == token.content.is_empty() && roots == 1
                 }
                 Kind::NodeEnd => {
                     properties = false;
                     depth = depth.wrapping_sub(1);
                     depth < MAX_DEPTH
                 }
-                Kind::Property => properties && token.name < names && self.strings.get(token.name) != Some(&0),
+                Kind::Property => {
+                    see(&token, offset, depth.wrapping_sub(1));
+                    properties && (token.name as usize) < names && self.strings.get(token.name as usize) != Some(&0)
+                }
                 Kind::Nop => true,
                 Kind::End if depth == 0 && roots == 1 => return Ok(()),
                 Kind::End => false,
@@ -146,7 +206,7 @@ impl<'a> Blocks<'a> {
             if !right {
                 return Err(TreeError::Structure { offset });
             }
-            offset = token.next;
+            offset = token.next();
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The device tree that a guest is given: a subset of QEMU's `virt`, at the same addresses.
 
-use alloc::vec::Vec;
+use alloc::{vec, vec::Vec};
 
 use hyp_abi::layout;
 
@@ -55,6 +55,12 @@ const ROOM_PER_VCPU: usize = 128;
 const ROOM_PER_DEVICE: usize = 1024;
 
 impl GuestTree<'_> {
+    /// What the tree of a VM with so many vCPUs and devices takes without its command line.
+    #[must_use]
+    pub const fn room(vcpus: usize, devices: usize) -> usize {
+        ROOM + ROOM_PER_VCPU * vcpus + ROOM_PER_DEVICE * devices
+    }
+
     /// The tree as a blob.
     ///
     /// # Errors
@@ -63,14 +69,13 @@ impl GuestTree<'_> {
         if self.bootargs.as_bytes().contains(&0) {
             return Err(NulInBootargs);
         }
-        let room = ROOM + ROOM_PER_VCPU * self.vcpus + ROOM_PER_DEVICE * self.devices.len() + self.bootargs.len();
-        let mut fdt = Writer::new(room);
+        let mut fdt = Writer::new(Self::room(self.vcpus, self.devices.len()) + self.bootargs.len());
         fdt.begin("");
         fdt.text(name!("compatible"), "linux,dummy-virt");
         fdt.text(name!("model"), "linux,dummy-virt");
-        fdt.cells(name!("#address-cells"), [2]);
-        fdt.cells(name!("#size-cells"), [2]);
-        fdt.cells(name!("interrupt-parent"), [GIC]);
+        fdt.cells(name!("#address-cells"), &[2]);
+        fdt.cells(name!("#size-cells"), &[2]);
+        fdt.cells(name!("interrupt-parent"), &[GIC]);
         self.chosen(&mut fdt);
         fdt.begin_at("memory", self.ram.start());
         fdt.text(name!("device_type"), "memory");
@@ -113,8 +118,8 @@ impl GuestTree<'_> {
 
     fn cpus(&self, fdt: &mut Writer) {
         fdt.begin("cpus");
-        fdt.cells(name!("#address-cells"), [2]);
-        fdt.cells(name!("#size-cells"), [0]);
+        fdt.cells(name!("#address-cells"), &[2]);
+        fdt.cells(name!("#size-cells"), &[0]);
         for index in 0..self.vcpus {
             let affinity = layout::affinity_of(index);
             fdt.begin_at("cpu", affinity);
@@ -130,15 +135,15 @@ impl GuestTree<'_> {
     fn gic(&self, fdt: &mut Writer) {
         fdt.begin_at("intc", layout::GICD_BASE);
         fdt.text(name!("compatible"), "arm,gic-v3");
-        fdt.cells(name!("#interrupt-cells"), [3]);
-        fdt.cells(name!("#address-cells"), [0]);
+        fdt.cells(name!("#interrupt-cells"), &[3]);
+        fdt.cells(name!("#address-cells"), &[0]);
         fdt.bytes(name!("interrupt-controller"), &[]);
         let redistributors = layout::GICR_STRIDE * self.vcpus as u64;
         fdt.quads(
             name!("reg"),
             &[layout::GICD_BASE, layout::GICD_SIZE, layout::GICR_BASE, redistributors],
         );
-        fdt.cells(name!("phandle"), [GIC]);
+        fdt.cells(name!("phandle"), &[GIC]);
         fdt.end();
     }
 }
@@ -147,8 +152,8 @@ impl GuestTree<'_> {
 fn timer(fdt: &mut Writer) {
     fdt.begin("timer");
     fdt.text(name!("compatible"), "arm,armv8-timer");
-    let interrupts = [13, 14, 11, 10].into_iter().flat_map(|ppi| [PPI, ppi, LEVEL_HIGH]);
-    fdt.cells(name!("interrupts"), interrupts);
+    let interrupts = [PPI, 13, LEVEL_HIGH, PPI, 14, LEVEL_HIGH, PPI, 11, LEVEL_HIGH, PPI, 10, LEVEL_HIGH];
+    fdt.cells(name!("interrupts"), &interrupts);
     fdt.bytes(name!("always-on"), &[]);
     fdt.end();
 }
@@ -156,10 +161,10 @@ fn timer(fdt: &mut Writer) {
 fn clock(fdt: &mut Writer) {
     fdt.begin("apb-pclk");
     fdt.text(name!("compatible"), "fixed-clock");
-    fdt.cells(name!("#clock-cells"), [0]);
-    fdt.cells(name!("clock-frequency"), [CLOCK_HZ]);
+    fdt.cells(name!("#clock-cells"), &[0]);
+    fdt.cells(name!("clock-frequency"), &[CLOCK_HZ]);
     fdt.text(name!("clock-output-names"), "clk24mhz");
-    fdt.cells(name!("phandle"), [CLOCK]);
+    fdt.cells(name!("phandle"), &[CLOCK]);
     fdt.end();
 }
 
@@ -167,8 +172,8 @@ fn uart(fdt: &mut Writer) {
     fdt.begin_at("pl011", layout::UART_BASE);
     fdt.text(name!("compatible"), "arm,pl011\0arm,primecell");
     fdt.quads(name!("reg"), &[layout::UART_BASE, layout::UART_SIZE]);
-    fdt.cells(name!("interrupts"), [SPI, layout::UART_SPI, LEVEL_HIGH]);
-    fdt.cells(name!("clocks"), [CLOCK, CLOCK]);
+    fdt.cells(name!("interrupts"), &[SPI, layout::UART_SPI, LEVEL_HIGH]);
+    fdt.cells(name!("clocks"), &[CLOCK, CLOCK]);
     fdt.text(name!("clock-names"), "uartclk\0apb_pclk");
     fdt.end();
 }
@@ -182,10 +187,11 @@ fn passed(fdt: &mut Writer, device: &Device) {
     if !device.interrupts.is_empty() {
         let trigger = |edge| if edge { EDGE_RISING } else { LEVEL_HIGH };
         let specifier = |spi: &PassedSpi| [SPI, spi.intid - 32, trigger(spi.edge)];
-        fdt.cells(name!("interrupts"), device.interrupts.iter().flat_map(specifier));
+        let interrupts: Vec<u32> = device.interrupts.iter().flat_map(specifier).collect();
+        fdt.cells(name!("interrupts"), &interrupts);
     }
     if device.clocks > 0 {
-        fdt.cells(name!("clocks"), (0..device.clocks).map(|_| CLOCK));
+        fdt.cells(name!("clocks"), &vec![CLOCK; device.clocks]);
     }
     if !device.clock_names.is_empty() {
         fdt.bytes(name!("clock-names"), &device.clock_names);

@@ -1,18 +1,27 @@
 //! A device tree that is read: nodes, their properties, and where their addresses are on the way up to the CPUs.
 
-use super::flat::{Blocks, Kind, Token, be32};
+use super::flat::{Blocks, Kind, be32};
 use super::{MAX_DEPTH, TreeError};
 use crate::types::Range;
 
 /// How many of the root's children are found without walking over those before them.
 const TOP: usize = 64;
+/// How many nodes that board discovery looks for are noted on the way.
+const NOTED: usize = 16;
+/// What it looks for in `compatible`.
+pub(crate) const COMPATIBLE: [&str; 5] = ["arm,gic-v3", "arm,armv8-timer", "arm,psci-1.0", "arm,psci-0.2", "arm,psci"];
 
 /// A device tree whose structure has been checked.
 pub struct Tree<'a> {
     blocks: Blocks<'a>,
+    /// Where the root begins.
+    root: usize,
     /// The offsets of the root's first children, in the tree's order.
     top: [u32; TOP],
     tops: usize,
+    /// The offsets of the first nodes that are compatible with one of [`COMPATIBLE`] or say that they are memory.
+    note: [u32; NOTED],
+    notes: usize,
 }
 
 impl<'a> Tree<'a> {
@@ -22,14 +31,53 @@ impl<'a> Tree<'a> {
     /// See [`TreeError`].
     pub fn new(blob: &'a [u8]) -> Result<Self, TreeError> {
         let blocks = Blocks::of(blob)?;
-        let (mut top, mut tops) = ([0; TOP], 0);
-        blocks.check(|depth, offset| {
-            if let (1, Some(place)) = (depth, top.get_mut(tops)) {
-                *place = offset as u32;
-                tops += 1;
+        let mut tree = Self {
+            blocks,
+            root: 0,
+            top: [0; TOP],
+            tops: 0,
+            note: [0; NOTED],
+            notes: 0,
+        };
+        let mut node = 0;
+        // Where the strings block has `compatible`, once that is known: mostly in one place.
+        let mut compatible = u32::MAX;
+        blocks.check(|token, offset, depth| {
+            if token.kind == Kind::Node {
+                node = offset;
+                if depth == 0 {
+                    tree.root = offset;
+                } else if let (1, Some(place)) = (depth, tree.top.get_mut(tree.tops)) {
+                    *place = offset as u32;
+                    tree.tops += 1;
+                }
+                return;
+            }
+            let wanted = if token.name == compatible || blocks.named(token.name, "compatible") {
+                compatible = token.name;
+                first_of(token.content, &COMPATIBLE).is_some()
+            } else {
+                blocks.named(token.name, "device_type") && is_string(token.content, "memory")
+            };
+            if wanted && let Some(place) = tree.note.get_mut(tree.notes) {
+                *place = node as u32;
+                tree.notes += 1;
             }
         })?;
-        Ok(Self { blocks, top, tops })
+        Ok(tree)
+    }
+
+    /// The nodes that are compatible with one of [`COMPATIBLE`] or say that they are memory; others, too, where there are many.
+    pub(crate) fn noted(&self) -> impl Iterator<Item = Node<'_, 'a>> {
+        let notes = self.note.get(..self.notes).filter(|_| self.notes < NOTED);
+        let all = notes.is_none().then(|| self.nodes()).into_iter().flatten();
+        let noted = notes.unwrap_or_default().iter();
+        noted.filter_map(|offset| self.node(*offset as usize)).chain(all)
+    }
+
+    /// Where the root's first children are.
+    fn tops(&self) -> &[u32] {
+        self.top.get(..self.tops).unwrap_or_default()
     }
 
     /// The tree's size in bytes.
@@ -48,23 +96,24 @@ impl<'a> Tree<'a> {
 
     /// The root.
     pub(crate) fn root(&self) -> Node<'_, 'a> {
-        let mut root = Node {
+        Node {
             tree: self,
             name: &[],
-            body: 0,
-            path: [0; MAX_DEPTH],
-            depth: 0,
-        };
-        let mut offset = 0;
-        while let Some(token) = self.blocks.token(offset) {
-            if token.kind != Kind::Nop {
-                root.path[0] = offset as u32;
-                root.body = token.next;
-                break;
-            }
-            offset = token.next;
+            at: self.root,
+            // Its name is a word of zeroes.
+            body: self.root + 8,
         }
-        root
+    }
+
+    /// The node at `offset`.
+    fn node(&self, offset: usize) -> Option<Node<'_, 'a>> {
+        let token = self.blocks.token(offset).filter(|token| token.kind == Kind::Node)?;
+        Some(Node {
+            tree: self,
+            name: token.content,
+            at: offset,
+            body: token.next(),
+        })
     }
 
     /// The node that `path` or the alias `path` names.
@@ -81,82 +130,110 @@ impl<'a> Tree<'a> {
     }
 
     /// Every node, in the tree's order.
-    pub(crate) fn nodes(&self) -> Nodes<'_, 'a> {
-        Nodes { next: Some(self.root()) }
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = Node<'_, 'a>> {
+        let mut offset = self.root;
+        core::iter::from_fn(move || {
+            loop {
+                let token = self.blocks.token(offset)?;
+                let at = core::mem::replace(&mut offset, token.next());
+                if token.kind == Kind::Node {
+                    return Some(Node {
+                        tree: self,
+                        name: token.content,
+                        at,
+                        body: token.next(),
+                    });
+                }
+            }
+        })
     }
 }
 
-/// A node, with the way to it.
+/// A node.
 #[derive(Clone, Copy)]
 pub(crate) struct Node<'t, 'a> {
     tree: &'t Tree<'a>,
-    /// Name and unit address; empty for the root.
+    /// Name and unit address; empty for the root alone.
     name: &'a [u8],
+    /// Where it begins.
+    at: usize,
     /// Where its first property is.
     body: usize,
-    /// The offsets of the nodes on the way from the root, its own the last.
-    path: [u32; MAX_DEPTH],
-    depth: usize,
 }
 
 impl<'t, 'a> Node<'t, 'a> {
     /// The name without the unit address.
     pub(crate) fn base_name(&self) -> &'a str {
-        core::str::from_utf8(base(self.name)).unwrap_or_default()
+        let name = self.name.split(|byte| *byte == b'@').next().unwrap_or_default();
+        core::str::from_utf8(name).unwrap_or_default()
     }
 
     /// Whether its name is `name`, with or without its unit address.
     pub(crate) fn is_called(&self, name: &str) -> bool {
-        self.name == name.as_bytes() || base(self.name) == name.as_bytes()
+        self.tree.blocks.called(self.at, name)
     }
 
-    fn token(&self, offset: usize) -> Option<Token<'a>> {
-        self.tree.blocks.token(offset)
-    }
-
-    /// The node below this one whose token, at `offset`, is `token`.
-    fn below(&self, offset: usize, token: &Token<'a>) -> Option<Self> {
-        let mut node = *self;
-        node.depth += 1;
-        *node.path.get_mut(node.depth)? = offset as u32;
-        node.name = token.content;
-        node.body = token.next;
-        Some(node)
-    }
-
-    /// The node above this one.
+    /// The node above this one: the last one before it that has not ended there.
     fn parent(&self) -> Option<Self> {
-        let mut node = *self;
-        node.depth = node.depth.checked_sub(1)?;
-        let token = self.token(*node.path.get(node.depth)? as usize)?;
-        node.name = token.content;
-        node.body = token.next;
-        Some(node)
+        if self.name.is_empty() {
+            return None;
+        }
+        // Everything from one child of the root to the next one is inside of it.
+        let tops = self.tree.tops();
+        let top = tops.get(..tops.partition_point(|top| *top as usize <= self.at))?.last();
+        let mut offset = *top? as usize;
+        let (mut path, mut depth) = ([self.tree.root; MAX_DEPTH], 0);
+        while offset != self.at {
+            let token = self.tree.blocks.token(offset)?;
+            match token.kind {
+                Kind::Node => {
+                    depth += 1;
+                    *path.get_mut(depth)? = offset;
+                }
+                Kind::NodeEnd => depth = depth.checked_sub(1)?,
+                Kind::Property | Kind::Nop | Kind::End => {}
+            }
+            offset = token.next();
+        }
+        self.tree.node(*path.get(depth)?)
     }
 
-    pub(crate) fn children(&self) -> Children<'t, 'a> {
-        Children {
-            parent: *self,
-            offset: self.body,
-            index: 0,
+    pub(crate) fn children(&self) -> impl Iterator<Item = Self> + use<'t, 'a> {
+        let tree = self.tree;
+        self.offsets().filter_map(move |offset| tree.node(offset))
+    }
+
+    fn offsets(&self) -> Offsets<'t, 'a> {
+        let tops = if self.name.is_empty() { self.tree.tops() } else { &[] };
+        Offsets {
+            tree: self.tree,
+            tops,
+            next: if tops.is_empty() { self.body } else { 0 },
         }
     }
 
     /// The first child of that name, with or without its unit address.
     pub(crate) fn child(&self, name: &str) -> Option<Self> {
-        self.children().find(|child| child.is_called(name))
+        let blocks = &self.tree.blocks;
+        // Looking below the root is what most look-ups do.
+        let tops = if self.name.is_empty() { self.tree.tops() } else { &[] };
+        if let Some(top) = tops.iter().find(|top| blocks.called(**top as usize, name)) {
+            return self.tree.node(*top as usize);
+        }
+        if !tops.is_empty() && tops.len() < TOP {
+            return None;
+        }
+        self.children_called(name).next()
+    }
+
+    /// The children of that name, with or without their unit addresses.
+    pub(crate) fn children_called(&self, name: &str) -> impl Iterator<Item = Self> {
+        let called = self.offsets().filter(move |offset| self.tree.blocks.called(*offset, name));
+        called.filter_map(|offset| self.tree.node(offset))
     }
 
     pub(crate) fn property(&self, name: &str) -> Option<&'a [u8]> {
-        let mut offset = self.body;
-        loop {
-            let token = self.token(offset)?;
-            match token.kind {
-                Kind::Property if self.tree.blocks.named(token.name, name) => return Some(token.content),
-                Kind::Property | Kind::Nop => offset = token.next,
-                _ => return None,
-            }
-        }
+        self.tree.blocks.property(self.body, name)
     }
 
     /// A property that is one string.
@@ -178,8 +255,12 @@ impl<'t, 'a> Node<'t, 'a> {
     /// The first of `names` that the node is compatible with, in the order of the node's own list.
     pub(crate) fn compatible_with(&self, names: &[&'static str]) -> Option<&'static str> {
         let list = self.property("compatible")?;
-        list.split(|byte| *byte == 0)
-            .find_map(|entry| names.iter().find(|name| name.as_bytes() == entry).copied())
+        first_of(list, names)
+    }
+
+    /// Whether the root is right above it.
+    pub(crate) fn is_top(&self) -> bool {
+        self.parent().is_some_and(|parent| parent.name.is_empty())
     }
 
     /// Whether `status` lets the node be used: it is absent, `okay` or `ok`.
@@ -256,98 +337,58 @@ impl<'t, 'a> Node<'t, 'a> {
     }
 }
 
-fn base(name: &[u8]) -> &[u8] {
-    let at = name.iter().position(|byte| *byte == b'@').unwrap_or(name.len());
-    name.get(..at).unwrap_or(name)
+/// Where the children of a node begin.
+struct Offsets<'t, 'a> {
+    tree: &'t Tree<'a>,
+    /// Of the root's children, those that are known and were not given yet.
+    tops: &'t [u32],
+    /// Where to look on; 0 while `tops` are given.
+    next: usize,
 }
 
-/// The children of a node.
-pub(crate) struct Children<'t, 'a> {
-    parent: Node<'t, 'a>,
-    /// Where to look on.
-    offset: usize,
-    /// How many children of the root were given.
-    index: usize,
-}
+impl Iterator for Offsets<'_, '_> {
+    type Item = usize;
 
-impl<'t, 'a> Iterator for Children<'t, 'a> {
-    type Item = Node<'t, 'a>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let tree = self.parent.tree;
-        if self.parent.depth == 0
-            && let Some(offset) = tree.top.get(..tree.tops)?.get(self.index)
-        {
-            self.index += 1;
-            self.offset = *offset as usize;
-            let token = tree.blocks.token(self.offset)?;
-            let child = self.parent.below(self.offset, &token);
-            if self.index == TOP {
-                self.offset = token.next;
-                self.offset = self.after_child();
-            } else if self.index == tree.tops {
-                self.offset = usize::MAX;
+    fn next(&mut self) -> Option<usize> {
+        if let Some((top, rest)) = self.tops.split_first() {
+            self.tops = rest;
+            if rest.is_empty() && self.tree.tops == TOP {
+                self.next = self.after(*top as usize);
             }
-            return child;
+            return Some(*top as usize);
         }
-        loop {
-            let token = tree.blocks.token(self.offset)?;
+        while self.next != 0 {
+            let token = self.tree.blocks.token(self.next)?;
+            let at = self.next;
             match token.kind {
                 Kind::Node => {
-                    let child = self.parent.below(self.offset, &token);
-                    self.offset = token.next;
-                    self.offset = self.after_child();
-                    return child;
+                    self.next = self.after(at);
+                    return Some(at);
                 }
-                Kind::Property | Kind::Nop => self.offset = token.next,
-                Kind::NodeEnd | Kind::End => return None,
+                Kind::Property | Kind::Nop => self.next = token.next(),
+                Kind::NodeEnd | Kind::End => break,
             }
         }
+        None
     }
 }
 
-impl Children<'_, '_> {
-    /// From inside a child to what comes after it.
-    fn after_child(&self) -> usize {
-        let (mut offset, mut depth) = (self.offset, 1);
-        while depth > 0
-            && let Some(token) = self.parent.token(offset)
-        {
+impl Offsets<'_, '_> {
+    /// What comes after the node at `offset`.
+    fn after(&self, offset: usize) -> usize {
+        let (mut offset, mut depth) = (offset, 0);
+        while let Some(token) = self.tree.blocks.token(offset) {
+            offset = token.next();
             match token.kind {
                 Kind::Node => depth += 1,
                 Kind::NodeEnd => depth -= 1,
                 Kind::Property | Kind::Nop | Kind::End => {}
             }
-            offset = token.next;
+            if depth == 0 {
+                break;
+            }
         }
         offset
-    }
-}
-
-/// Every node, each before its children.
-pub(crate) struct Nodes<'t, 'a> {
-    next: Option<Node<'t, 'a>>,
-}
-
-impl<'t, 'a> Iterator for Nodes<'t, 'a> {
-    type Item = Node<'t, 'a>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let given = self.next?;
-        let (mut above, mut offset) = (given, given.body);
-        self.next = loop {
-            let Some(token) = given.token(offset) else { break None };
-            match token.kind {
-                Kind::Node => break above.below(offset, &token),
-                // The last end is the root's.
-                Kind::NodeEnd if above.depth == 0 => break None,
-                Kind::NodeEnd => above.depth -= 1,
-                Kind::Property | Kind::Nop => {}
-                Kind::End => break None,
-            }
-            offset = token.next;
-        };
-        Some(given)
     }
 }
 
@@ -401,6 +442,12 @@ pub(crate) fn one_string(value: &[u8]) -> Option<&str> {
         return None;
     }
     core::str::from_utf8(text).ok()
+}
+
+/// The first string of `list` that is one of `names`.
+fn first_of(list: &[u8], names: &[&'static str]) -> Option<&'static str> {
+    list.split(|byte| *byte == 0)
+        .find_map(|entry| names.iter().find(|name| name.as_bytes() == entry).copied())
 }
 
 fn is_string(value: &[u8], text: &str) -> bool {

@@ -1,6 +1,6 @@
 //! A device tree that is written: the flattened format, version 17.
 
-use alloc::vec::Vec;
+use alloc::{vec, vec::Vec};
 
 /// The names of all properties, each with its NUL: the strings block of every tree that is written.
 const NAMES: &[u8] = b"#address-cells\0#clock-cells\0#interrupt-cells\0#size-cells\0always-on\0bootargs\0clock-frequency\0\
@@ -39,58 +39,85 @@ macro_rules! name {
 }
 pub(super) use name;
 
-const HEADER: u32 = 40;
+const HEADER: usize = 40;
 /// The block of memory reservations: the entry of zeroes that ends it.
-const RESERVATIONS: u32 = 16;
+const RESERVATIONS: usize = 16;
 
 /// A tree that is being written.
 pub(super) struct Writer {
+    /// Zeroes from `at` on.
     bytes: Vec<u8>,
+    at: usize,
 }
 
 impl Writer {
     /// Nothing yet, with room for `size` bytes.
     pub(super) fn new(size: usize) -> Self {
-        let mut bytes = Vec::with_capacity(size);
-        bytes.resize((HEADER + RESERVATIONS) as usize, 0);
-        Self { bytes }
+        Self {
+            bytes: vec![0; size],
+            at: HEADER + RESERVATIONS,
+        }
+    }
+
+    /// The next `count` bytes, zeroes as yet.
+    fn next(&mut self, count: usize) -> &mut [u8] {
+        let start = self.at;
+        self.at += count;
+        if self.at > self.bytes.len() {
+            self.bytes.resize(self.at.next_multiple_of(1024), 0);
+        }
+        self.bytes.get_mut(start..self.at).unwrap_or_default()
     }
 
     fn word(&mut self, word: u32) {
-        self.bytes.extend_from_slice(&word.to_be_bytes());
+        if let Some(bytes) = self.next(4).first_chunk_mut() {
+            *bytes = word.to_be_bytes();
+        }
+    }
+
+    fn put(&mut self, at: usize, word: u32) {
+        if let Some(bytes) = self.bytes.get_mut(at..).and_then(|bytes| bytes.first_chunk_mut()) {
+            *bytes = word.to_be_bytes();
+        }
+    }
+
+    /// `text` and a NUL.
+    fn string(&mut self, text: &str) {
+        let bytes = self.next(text.len() + 1);
+        bytes.iter_mut().zip(text.as_bytes()).for_each(|(to, from)| *to = *from);
+    }
+
+    /// `name@address` and a NUL.
+    fn string_at(&mut self, name: &str, address: u64) {
+        self.string(name);
+        let digits = (67 - (address | 1).leading_zeros()) / 4;
+        self.at -= 1;
+        let bytes = self.next(digits as usize + 2);
+        if let Some((at, number)) = bytes.split_first_mut() {
+            *at = b'@';
+            for (digit, to) in (0..digits).rev().zip(number) {
+                let value = (address >> (4 * digit) & 0xF) as u8;
+                *to = if value < 10 { b'0' + value } else { b'a' - 10 + value };
+            }
+        }
     }
 
     fn align(&mut self) {
-        while !self.bytes.len().is_multiple_of(4) {
-            self.bytes.push(0);
-        }
+        self.at = self.at.next_multiple_of(4);
     }
 
     /// Begins a node.
     pub(super) fn begin(&mut self, name: &str) {
         self.word(1);
-        self.bytes.extend_from_slice(name.as_bytes());
-        self.bytes.push(0);
+        self.string(name);
         self.align();
     }
 
     /// Begins the node `name` of the unit address `address`.
     pub(super) fn begin_at(&mut self, name: &str, address: u64) {
         self.word(1);
-        self.text_at(name, address);
+        self.string_at(name, address);
         self.align();
-    }
-
-    /// `name@address`, with a NUL.
-    fn text_at(&mut self, name: &str, address: u64) {
-        self.bytes.extend_from_slice(name.as_bytes());
-        self.bytes.push(b'@');
-        let digits = (67 - (address | 1).leading_zeros()) / 4;
-        for digit in (0..digits).rev() {
-            let value = (address >> (4 * digit) & 0xF) as u8;
-            self.bytes.push(if value < 10 { b'0' + value } else { b'a' - 10 + value });
-        }
-        self.bytes.push(0);
     }
 
     /// Ends the node that was begun last.
@@ -98,82 +125,83 @@ impl Writer {
         self.word(2);
     }
 
-    fn value(&mut self, name: Name, value: impl FnOnce(&mut Self)) {
+    /// Begins a property whose value ends with the next [`Self::close`].
+    fn open(&mut self, name: Name) -> usize {
         self.word(3);
-        let length_at = self.bytes.len();
         self.word(0);
         self.word(name.0);
-        let start = self.bytes.len();
-        value(self);
-        let length = (self.bytes.len() - start) as u32;
-        self.put(length_at, length);
-        self.align();
+        self.at
     }
 
-    fn put(&mut self, at: usize, word: u32) {
-        if let Some(place) = self.bytes.get_mut(at..at + 4) {
-            place.copy_from_slice(&word.to_be_bytes());
-        }
+    fn close(&mut self, value: usize) {
+        self.put(value - 8, (self.at - value) as u32);
+        self.align();
     }
 
     /// A property of bytes.
     pub(super) fn bytes(&mut self, name: Name, value: &[u8]) {
-        self.value(name, |tree| tree.bytes.extend_from_slice(value));
+        let open = self.open(name);
+        self.next(value.len()).copy_from_slice(value);
+        self.close(open);
     }
 
     /// A property of strings: `text` with a NUL at its end, and one after each string before.
     pub(super) fn text(&mut self, name: Name, text: &str) {
-        self.value(name, |tree| {
-            tree.bytes.extend_from_slice(text.as_bytes());
-            tree.bytes.push(0);
-        });
+        let open = self.open(name);
+        self.string(text);
+        self.close(open);
     }
 
     /// A property that is the path of a node below the root: `/node@address`.
     pub(super) fn path(&mut self, name: Name, node: &str, address: u64) {
-        self.value(name, |tree| {
-            tree.bytes.push(b'/');
-            tree.text_at(node, address);
-        });
+        let open = self.open(name);
+        self.next(1).fill(b'/');
+        self.string_at(node, address);
+        self.close(open);
     }
 
     /// A property of cells.
-    pub(super) fn cells(&mut self, name: Name, cells: impl IntoIterator<Item = u32>) {
-        self.value(name, |tree| cells.into_iter().for_each(|cell| tree.word(cell)));
+    pub(super) fn cells(&mut self, name: Name, cells: &[u32]) {
+        let open = self.open(name);
+        for cell in cells {
+            self.word(*cell);
+        }
+        self.close(open);
     }
 
     /// A property of numbers of two cells each.
     pub(super) fn quads(&mut self, name: Name, quads: &[u64]) {
-        self.value(name, |tree| {
-            for quad in quads {
-                tree.bytes.extend_from_slice(&quad.to_be_bytes());
-            }
-        });
+        let open = self.open(name);
+        for quad in quads {
+            self.word((quad >> 32) as u32);
+            self.word(*quad as u32);
+        }
+        self.close(open);
     }
 
     /// The tree as a blob. Every node must have been ended.
     pub(super) fn finish(mut self) -> Vec<u8> {
         self.word(9);
-        let strings = self.bytes.len() as u32;
-        self.bytes.extend_from_slice(NAMES);
-        let size = self.bytes.len() as u32;
+        let strings = self.at;
+        self.next(NAMES.len()).copy_from_slice(NAMES);
         let structure = HEADER + RESERVATIONS;
-        let (names, version, compatible, boot_cpu) = (NAMES.len() as u32, 17, 16, 0);
+        let (version, compatible, boot_cpu) = (17, 16, 0);
         let header = [
             0xd00d_feed,
-            size,
+            self.at,
             structure,
             strings,
             HEADER,
             version,
             compatible,
             boot_cpu,
-            names,
+            NAMES.len(),
             strings - structure,
         ];
         for (index, word) in header.into_iter().enumerate() {
-            self.put(4 * index, word);
+            self.put(4 * index, word as u32);
         }
+        self.bytes.truncate(self.at);
         self.bytes.shrink_to_fit();
         self.bytes
     }
