@@ -684,3 +684,20 @@ fn addresses_of_more_than_two_cells_count_when_they_fit_in_64_bits() {
     };
     assert_eq!((serial(0), serial(1)), (Some(0x3_1000_0800), None));
 }
+
+#[test]
+fn what_comes_after_more_nodes_than_are_noted_is_found_all_the_same() {
+    let mut tree = soc();
+    let plain = discover(&tree).unwrap();
+    // Before everything else: more children of the root, and more nodes that discovery looks for, than there is room to note.
+    let psci = |name: &str| {
+        node(name)
+            .set("compatible", strings(&["arm,psci-1.0"]))
+            .set("status", strings(&["disabled"]))
+    };
+    let timers = (0..40).fold(node("bus"), |bus, index| bus.with(psci(&format!("psci@{index:x}"))));
+    let others = (0..100).map(|index| node(&format!("filler@{index:x}")).with(node("inner")));
+    let first: Vec<Node> = core::iter::once(timers).chain(others).collect();
+    tree.children.splice(0..0, first);
+    assert_eq!(format!("{:?}", discover(&tree).unwrap()), format!("{plain:?}"));
+}
