@@ -5,8 +5,12 @@ fn main() {
     let script = root.join("linker").join("hyp.ld");
     println!("cargo:rerun-if-changed={}", script.display());
     if std::env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("none") {
+        // Without optimisation every temporary has its place.
+        let optimised = std::env::var("OPT_LEVEL").is_ok_and(|level| level != "0");
+        let stack = if optimised { "20480" } else { "131072" };
         for arg in [
             &format!("-T{}", script.display()),
+            &format!("--defsym=__boot_stack_size={stack}"),
             "-pie",
             "--no-dynamic-linker",
             // The core library is compiled for static relocation: pointers in its read-only data are relocated too,
@@ -14,6 +18,8 @@ fn main() {
             "-znotext",
             "-znorelro",
             "--apply-dynamic-relocs",
+            // All of them are of one kind, and so take a bit each instead of 24 bytes.
+            "--pack-dyn-relocs=relr",
         ] {
             println!("cargo:rustc-link-arg-bins={arg}");
         }

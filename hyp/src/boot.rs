@@ -12,8 +12,8 @@ use core::{
 use hyp_abi::psci;
 use hyp_core::{
     fdt::{
-        self, Tree,
-        board::{self, Board, PsciMethod, UartKind},
+        Tree,
+        board::{self, Board, BoardError, Chosen, Console, PsciMethod, UartKind},
     },
     physmem::PhysMem,
     types::Range,
@@ -29,7 +29,7 @@ use crate::{
         smc, timer,
         uart::Uart,
     },
-    console::{self, error, info, record, warning},
+    console::{self, error, found, info, warning},
     heap,
     percpu::{BOOT, EMERGENCY, Local, PerCpu},
     power,
@@ -47,8 +47,8 @@ global_asm!(
 
 /// A pCPU's stack, its guard page and its emergency stack.
 const GUARD: u64 = 4096;
-const STACK: u64 = 16384;
-const EMERGENCY_STACK: u64 = 4096;
+const STACK: u64 = if cfg!(debug_assertions) { 28 << 10 } else { 6 << 10 };
+const EMERGENCY_STACK: u64 = if cfg!(debug_assertions) { 4 << 10 } else { 2 << 10 };
 /// `HCR_EL2` until the first guest: EL2 without VHE, and EL1 is AArch64.
 const HCR_BOOT: u64 = 1 << 31;
 const TOO_MANY: &str = "the device tree reserves more pieces of memory than Umbra can remember";
@@ -61,7 +61,7 @@ unsafe extern "C" {
     static __text_end: u8;
     static __rodata_end: u8;
     static __data_end: u8;
-    static __bss_end: u8;
+    static __heap_end: u8;
     static __boot_guard: u8;
     static __boot_stack: u8;
     static __boot_stack_top: u8;
@@ -121,7 +121,10 @@ extern "C" fn primary(dtb: usize, _base: usize, el: u64) -> ! {
     // SAFETY: First thing on the boot CPU.
     unsafe { heap::init() };
     let blob = device_tree(dtb);
-    early_console(blob);
+    let tree = Tree::new(blob);
+    let chosen = tree.as_ref().map(board::chosen).unwrap_or_default();
+    let uart = tree.as_ref().ok().and_then(board::console);
+    early_console(&chosen, uart);
     if el != 2 {
         console::line(format_args!(
             "Umbra was entered at EL{el}; it needs EL2 (QEMU: -M virt,virtualization=on). Parked."
@@ -134,8 +137,12 @@ extern "C" fn primary(dtb: usize, _base: usize, el: u64) -> ! {
         ));
         park();
     }
-    let board = match Board::discover(blob) {
-        Ok(board) => Box::leak(Box::new(board)),
+    let found = tree
+        .as_ref()
+        .map_err(|error| BoardError::Tree(*error))
+        .and_then(|tree| Ok((tree, keep(tree, chosen, uart)?)));
+    let (tree, board) = match found {
+        Ok(found) => found,
         Err(reason) => {
             console::line(format_args!("Umbra cannot run here: {reason}. Parked."));
             park();
@@ -148,19 +155,27 @@ extern "C" fn primary(dtb: usize, _base: usize, el: u64) -> ! {
     let Some(mut memory) = free_memory(board, blob) else {
         fail(TOO_MANY)
     };
-    let Ok(plan) = vm::plan(board, blob, &mut memory) else {
+    let Ok(plan) = vm::plan(board, tree, blob, &mut memory) else {
         fail(TOO_MANY)
     };
-    let Some(areas) = memory.alloc(AREA * board.cpus.len() as u64, GUARD) else {
+    let others = board.cpus.len() as u64 - 1;
+    // A page more, so that there is something to take also when the boot CPU is alone.
+    let Some(areas) = memory.alloc(AREA * others + GUARD, GUARD) else {
         fail("no RAM is left for the pCPUs' stacks")
     };
-    let registers = match translate(board, blob, areas, &plan, &mut memory) {
+    let room = (vm::room(&plan) + others * size_of::<PerCpu>() as u64).next_multiple_of(GUARD);
+    let Some(room) = memory.alloc(room, GUARD) else {
+        fail("no RAM is left for the VMs' contexts")
+    };
+    let registers = match translate(board, areas, room, &plan, &mut memory) {
         Ok(registers) => registers,
         Err(range) => {
             error!("EL2's map cannot hold {:#x}..{:#x}", range.start(), range.end());
             fail("EL2's address space cannot be built")
         }
     };
+    // SAFETY: Taken above, mapped by `translate`.
+    unsafe { heap::extend(room) };
     console::lockable();
     power::init(power::Ending {
         nonce: &board.chosen.nonce,
@@ -177,10 +192,10 @@ extern "C" fn primary(dtb: usize, _base: usize, el: u64) -> ! {
     ONLINE.store(1 << (boot_index & 63), Ordering::Release);
     bring_up(board, boot_index, areas, &registers);
     vm::refuse_without_pcpus(online);
-    let (used, size) = heap::usage();
+    let [(used, size), (_, besides)] = heap::usage();
     let sizes = sizes();
-    record!(
-        "size image={} text={} static={} heap_used={used} heap={size} percpu={}",
+    found!(
+        "size image={} text={} static={} heap_used={used} heap={size} vms={besides} percpu={}",
         sizes.image,
         sizes.text,
         sizes.fixed,
@@ -231,16 +246,18 @@ fn device_tree(dtb: usize) -> &'static [u8] {
     }
     // SAFETY: The header's magic is right; the blob is `size` bytes of RAM that is ours until Umbra gives RAM out, and
     // `free_memory` reserves it.
-    let blob = unsafe { slice::from_raw_parts_mut(dtb as *mut u8, size) };
-    // Boot loaders delete entries by overwriting them; what cannot be mended is refused when the tree is read.
-    let _ = fdt::remove_nops(blob);
-    blob
+    unsafe { slice::from_raw_parts(dtb as *const u8, size) }
 }
 
-fn early_console(blob: &[u8]) {
-    let Ok(tree) = Tree::new(blob) else { return };
-    let chosen = board::chosen(&tree);
-    let uart = board::console(&tree).map_or(Uart::None, |found| {
+/// What the boot CPU learns of the board, kept for ever. Like other steps of [`primary`] not a part of it, so that its large
+/// values are not on the stack during all the others.
+#[inline(never)]
+fn keep(tree: &Tree<'_>, chosen: Chosen, uart: Option<Console>) -> Result<&'static Board, BoardError> {
+    Ok(Box::leak(Box::new(Board::of(tree, chosen, uart)?)))
+}
+
+fn early_console(chosen: &Chosen, found: Option<Console>) {
+    let uart = found.map_or(Uart::None, |found| {
         // SAFETY: The device tree's console; not yet mapped, because the MMU is off, and `translate` maps it.
         let mmio = unsafe { Mmio::new(found.base.get() as usize) };
         match found.kind {
@@ -257,6 +274,7 @@ fn early_console(blob: &[u8]) {
 }
 
 /// The boot lines: what was found.
+#[inline(never)]
 fn introduce(board: &Board, el: u64) {
     info!(
         "Umbra {} at EL{el}, loaded at {:#x}",
@@ -288,7 +306,7 @@ fn introduce(board: &Board, el: u64) {
     for region in board.ram.as_slice() {
         info!("RAM     {:#x}..{:#x} ({} MiB)", region.start(), region.end(), region.size() >> 20);
     }
-    record!(
+    found!(
         "boot el={el} pcpus={} lrs={lrs} cntfrq={} gicd={:#x} ram={}",
         board.cpus.len(),
         timer::frequency(),
@@ -298,8 +316,9 @@ fn introduce(board: &Board, el: u64) {
 }
 
 /// RAM without the image, the device tree, and what the tree reserves.
-fn free_memory(board: &Board, blob: &[u8]) -> Option<PhysMem> {
-    let mut memory = PhysMem::new(board.ram.as_slice()).ok()?;
+#[inline(never)]
+fn free_memory(board: &Board, blob: &[u8]) -> Option<Box<PhysMem>> {
+    let mut memory = Box::new(PhysMem::new(board.ram.as_slice()).ok()?);
     for reserved in board.reserved.as_slice() {
         memory.reserve(*reserved).ok()?;
     }
@@ -321,40 +340,40 @@ fn boot_stack() -> (Range, Range, u64) {
     )
 }
 
-fn area_stack(areas: Range, index: usize) -> (Range, Range, u64) {
-    let start = areas.start() + index as u64 * AREA;
+/// The stack of the pCPU that comes up as number `nth`, from 1; the boot CPU has its own.
+fn area_stack(areas: Range, nth: usize) -> (Range, Range, u64) {
+    let start = areas.start() + (nth as u64 - 1) * AREA;
     let guard = Range::new(start, GUARD).unwrap_or(Range::EMPTY);
     let stack = Range::new(guard.end(), STACK).unwrap_or(Range::EMPTY);
     (guard, stack, start + AREA)
 }
 
-/// EL2's address space: the image by its parts, the pCPUs' stacks without their guard pages, devices, the device tree,
-/// and the memory for the VMs' tables. No VM's RAM, no module.
-fn translate(board: &Board, blob: &[u8], areas: Range, plan: &vm::Plan, memory: &mut PhysMem) -> Result<Registers, Range> {
+/// EL2's address space: the image by its parts, the pCPUs' stacks without their guard pages, devices, and the memory for the
+/// VMs' contexts and tables. No VM's RAM, no module, and not the device tree, which has been read.
+#[inline(never)]
+fn translate(board: &Board, areas: Range, room: Range, plan: &vm::Plan, memory: &mut PhysMem) -> Result<Registers, Range> {
     let mut map = Map::new();
     let mut identity = |range: Range, access: Access| map.identity(range, access).map_err(|failed| failed.0);
     identity(span(&raw const __image_start, &raw const __text_end), Access::Execute)?;
     identity(span(&raw const __text_end, &raw const __rodata_end), Access::Read)?;
-    identity(span(&raw const __rodata_end, &raw const __bss_end), Access::Write)?;
+    identity(span(&raw const __rodata_end, &raw const __heap_end), Access::Write)?;
     identity(span(&raw const __boot_stack, &raw const __image_end), Access::Write)?;
-    for index in 0..board.cpus.len() {
+    for index in 1..board.cpus.len() {
         let (guard, _, end) = area_stack(areas, index);
         identity(Range::new(guard.end(), end - guard.end()).unwrap_or(Range::EMPTY), Access::Write)?;
     }
-    identity(
-        Range::new(blob.as_ptr() as u64, blob.len() as u64).unwrap_or(Range::EMPTY),
-        Access::Read,
-    )?;
+    identity(room, Access::Write)?;
     identity(board.gic.gicd, Access::Device)?;
     for region in &board.gic.gicr {
-        identity(*region, Access::Device)?;
+        let end = redistributors(board, *region).last().map_or(region.start(), |(_, next)| next);
+        identity(Range::new(region.start(), end - region.start()).unwrap_or(*region), Access::Device)?;
     }
     if let Some(console) = board.console {
         identity(Range::new(console.base.get(), 0x1000).unwrap_or(Range::EMPTY), Access::Device)?;
     }
     let pool = vm::reserve_pool(plan, memory).ok_or(Range::EMPTY)?;
     identity(pool, Access::Write)?;
-    // SAFETY: The map shows the image with its own permissions, the stack we run on, the heap (in .bss), and the tree.
+    // SAFETY: The map shows the image with its own permissions, the stack we run on, and the heap.
     unsafe { map.activate() }.map_err(|failed| failed.0)
 }
 
@@ -401,28 +420,27 @@ fn join(board: &'static Board, cpu: &'static PerCpu, maintenance: u32) {
     unsafe { cpu.set_local(Local { run }) };
 }
 
+/// The redistributors of a region, each with the address of the next one: up to the one that says that it is the last.
+fn redistributors(board: &Board, region: Range) -> impl Iterator<Item = (Redistributor, u64)> {
+    let stride = board.gic.stride;
+    let mut base = region.start();
+    core::iter::from_fn(move || {
+        if base >= region.end() {
+            return None;
+        }
+        // SAFETY: Inside a redistributor region of the device tree; mapped by `translate`, which asks first.
+        let found = Redistributor::new(unsafe { Mmio::new(base as usize) });
+        let size = if found.has_vlpi_frames() { 0x4_0000 } else { 0x2_0000 };
+        let next = base.saturating_add(stride.unwrap_or(size).max(0x2_0000)).min(region.end());
+        base = if found.identity().1 { region.end() } else { next };
+        Some((found, next))
+    })
+}
+
 /// The redistributor of a PE is found by the affinity in its GICR_TYPER, never by a PE's number.
 fn redistributor_of(board: &Board, affinity: u64) -> Option<Redistributor> {
-    for region in &board.gic.gicr {
-        let mut base = region.start();
-        while base < region.end() {
-            // SAFETY: Inside a redistributor region of the device tree, mapped by `translate`.
-            let candidate = Redistributor::new(unsafe { Mmio::new(base as usize) });
-            let (serves, last) = candidate.identity();
-            if serves == affinity {
-                return Some(candidate);
-            }
-            if last {
-                break;
-            }
-            base += board
-                .gic
-                .stride
-                .unwrap_or(if candidate.has_vlpi_frames() { 0x4_0000 } else { 0x2_0000 })
-                .max(0x2_0000);
-        }
-    }
-    None
+    let mut all = board.gic.gicr.iter().flat_map(|region| redistributors(board, *region));
+    all.find_map(|(found, _)| (found.identity().0 == affinity).then_some(found))
 }
 
 fn online(index: usize) -> bool {
@@ -430,15 +448,14 @@ fn online(index: usize) -> bool {
 }
 
 /// Starts every other pCPU, one after the other, from this one alone.
+#[inline(never)]
 fn bring_up(board: &'static Board, boot_index: usize, areas: Range, registers: &Registers) {
     if board.psci.is_none_or(|psci| psci.method != PsciMethod::Smc) {
         return;
     }
-    for (index, described) in board.cpus.iter().enumerate() {
-        if index == boot_index {
-            continue;
-        }
-        let cpu = pcpu(board, index, area_stack(areas, index));
+    let others = board.cpus.iter().enumerate().filter(|(index, _)| *index != boot_index);
+    for (nth, (index, described)) in others.enumerate() {
+        let cpu = pcpu(board, index, area_stack(areas, nth + 1));
         let boot = Box::leak(Box::new(SecondaryBoot {
             hcr: HCR_BOOT,
             mair: registers.mair,

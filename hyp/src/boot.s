@@ -31,7 +31,8 @@ primary_entry:
     msr     tpidr_el2, x0
     isb
 1:
-    // What the loader's caches still hold of this range is older than memory: it was cleaned, as the boot protocol asks.
+    // What the loader's caches still hold of the image is older than memory: it was cleaned, as the boot protocol asks. It is
+    // dropped where EL2 writes with its caches off, and nothing comes into them before they are on.
     mrs     x0, ctr_el0
     ubfx    x0, x0, #16, #4
     mov     x2, #4
@@ -50,23 +51,39 @@ primary_entry:
     stp     xzr, xzr, [x0], #16
     b       2b
 3:
-    adrp    x0, __rela_start
-    add     x0, x0, :lo12:__rela_start
-    adrp    x1, __rela_end
-    add     x1, x1, :lo12:__rela_end
+    // Relocations: an even entry is the address of a pointer, an odd one a bit for each of the 63 doublewords after the last.
+    // Every pointer holds its place in the image.
+    adrp    x0, __relr_start
+    add     x0, x0, :lo12:__relr_start
+    adrp    x1, __relr_end
+    add     x1, x1, :lo12:__relr_end
 4:  cmp     x0, x1
     b.hs    5f
-    ldp     x3, x4, [x0], #16       // offset, info
-    ldr     x5, [x0], #8            // addend
-    cmp     x4, #1027               // R_AARCH64_RELATIVE, the only kind that is linked
-    b.ne    4b
+    ldr     x3, [x0], #8
+    tbnz    x3, #0, 6f
+    add     x4, x3, x20
+    ldr     x5, [x4]
     add     x5, x5, x20
-    str     x5, [x20, x3]
+    str     x5, [x4], #8
     b       4b
+6:  mov     x6, x4
+    add     x4, x4, #63 * 8
+    lsr     x3, x3, #1
+7:  cbz     x3, 4b
+    rbit    x5, x3
+    clz     x5, x5
+    ldr     x7, [x6, x5, lsl #3]
+    add     x7, x7, x20
+    str     x7, [x6, x5, lsl #3]
+    sub     x5, x3, #1              // the lowest bit is done
+    and     x3, x3, x5
+    b       7b
 5:
     dsb     sy
-    mov     x0, x20
-    adrp    x1, __image_end
+    // Instruction fetches may have been ahead, into the read-only data that the relocations changed.
+    adrp    x0, __text_end
+    adrp    x1, __data_end
+    add     x1, x1, :lo12:__data_end
     bl      invalidate
     ic      iallu
     dsb     sy
@@ -91,16 +108,15 @@ primary_entry:
 7:  wfi
     b       7b
 
-// Invalidates [x0, x1) to the point of coherency, by lines of x2 bytes.
+// Invalidates [x0, x1), which is not empty, to the point of coherency, by lines of x2 bytes.
 invalidate:
     sub     x3, x2, #1
     bic     x0, x0, x3
-8:  cmp     x0, x1
-    b.hs    9f
-    dc      ivac, x0
+1:  dc      ivac, x0
     add     x0, x0, x2
-    b       8b
-9:  dsb     sy
+    cmp     x0, x1
+    b.lo    1b
+    dsb     sy
     ret
 
 // A secondary pCPU, from PSCI CPU_ON: x0 = its SecondaryBoot, written and cleaned to the point of coherency.

@@ -12,12 +12,12 @@ use hyp_abi::console::{CHANNEL_BASE, ESCAPE, RECORD_TAG, UMBRA};
 
 use crate::arch::{barrier::FairMutex, uart::Uart};
 
-/// How much Umbra says. Records and reports are always printed.
+/// How much Umbra says. Records and reports are always printed, those of what was found at boot from `loglevel=1` on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum Level {
     /// What went wrong.
-    Error = 1,
+    Error = 0,
     /// What could go wrong.
     Warning = 2,
     /// What was found and what happens.
@@ -150,6 +150,13 @@ pub(crate) fn print_record(text: fmt::Arguments<'_>) {
     line(format_args!("{RECORD_TAG}{text}"));
 }
 
+/// Prints a record of what was found at boot, unless all is to be quiet.
+pub(crate) fn print_found(text: fmt::Arguments<'_>) {
+    if LEVEL.load(Ordering::Relaxed) > 0 {
+        print_record(text);
+    }
+}
+
 /// Prints one of Umbra's lines if the level allows.
 pub(crate) fn log(level: Level, text: fmt::Arguments<'_>) {
     if level as u8 <= LEVEL.load(Ordering::Relaxed) {
@@ -208,4 +215,9 @@ macro_rules! record {
     ($($text:tt)*) => { $crate::console::print_record(format_args!($($text)*)) };
 }
 
-pub(crate) use {error, info, record, warning};
+/// Prints a record of what was found at boot.
+macro_rules! found {
+    ($($text:tt)*) => { $crate::console::print_found(format_args!($($text)*)) };
+}
+
+pub(crate) use {error, found, info, record, warning};

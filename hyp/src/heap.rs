@@ -2,44 +2,52 @@
 
 use core::{
     alloc::{GlobalAlloc, Layout},
-    cell::UnsafeCell,
-    mem::MaybeUninit,
     ptr,
 };
 
+use hyp_core::types::Range;
 use linked_list_allocator::Heap;
 
 use crate::percpu::BootCell;
 
-/// Device-tree work, EL2's tables, the VMs' tables and contexts.
-const SIZE: usize = 112 * 1024;
+unsafe extern "C" {
+    static __heap_start: u8;
+    static __heap_end: u8;
+}
 
-#[repr(align(4096))]
-struct Memory(UnsafeCell<[MaybeUninit<u8>; SIZE]>);
-
-// SAFETY: Handed to the heap once, by `init` on the boot CPU.
-unsafe impl Sync for Memory {}
-
-static MEMORY: Memory = Memory(UnsafeCell::new([MaybeUninit::uninit(); SIZE]));
-
+/// The part in the image, for device-tree work and EL2's tables, and the part that is as large as the VMs need it.
 struct BootHeap {
-    heap: BootCell<Heap>,
+    heaps: [BootCell<Heap>; 2],
     sealed: BootCell<bool>,
 }
 
 #[global_allocator]
 static HEAP: BootHeap = BootHeap {
-    heap: BootCell::new(Heap::empty()),
+    heaps: [BootCell::new(Heap::empty()), BootCell::new(Heap::empty())],
     sealed: BootCell::new(false),
 };
 
-/// Gives the heap its memory.
+/// The part in the image.
+fn image() -> core::ops::Range<usize> {
+    &raw const __heap_start as usize..&raw const __heap_end as usize
+}
+
+/// Gives the heap the memory that the linker script keeps for it.
 ///
 /// # Safety
 /// Once, on the boot CPU, before the first allocation.
 pub(crate) unsafe fn init() {
     // SAFETY: The memory is used for nothing else; the boot CPU is the only one that runs.
-    unsafe { HEAP.heap.get_mut().init(MEMORY.0.get().cast(), SIZE) };
+    unsafe { HEAP.heaps[0].get_mut().init(image().start as *mut u8, image().len()) };
+}
+
+/// Gives the heap `memory` besides.
+///
+/// # Safety
+/// Once, on the boot CPU; the memory is RAM that is used for nothing else, and mapped from now on.
+pub(crate) unsafe fn extend(memory: Range) {
+    // SAFETY: This function's contract.
+    unsafe { HEAP.heaps[1].get_mut().init(memory.start() as *mut u8, memory.size() as usize) };
 }
 
 /// Ends allocation: from here on the heap gives nothing, which nothing asks for.
@@ -48,10 +56,12 @@ pub(crate) fn seal() {
     unsafe { *HEAP.sealed.get_mut() = true };
 }
 
-/// Bytes in use, and in all.
-pub(crate) fn usage() -> (usize, usize) {
+/// Bytes in use, and in all: in the image, and besides.
+pub(crate) fn usage() -> [(usize, usize); 2] {
     // SAFETY: Called on the boot CPU.
-    unsafe { (HEAP.heap.get_mut().used(), SIZE) }
+    HEAP.heaps
+        .each_ref()
+        .map(|heap| unsafe { (heap.get_mut().used(), heap.get_mut().size()) })
 }
 
 // SAFETY: The boot CPU is the only one that allocates, and only before `seal`: after it `alloc` gives null and `dealloc`
@@ -59,18 +69,23 @@ pub(crate) fn usage() -> (usize, usize) {
 unsafe impl GlobalAlloc for BootHeap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: See above.
-        let (heap, sealed) = unsafe { (self.heap.get_mut(), *self.sealed.get_mut()) };
-        if sealed {
-            return ptr::null_mut();
+        unsafe {
+            if *self.sealed.get_mut() {
+                return ptr::null_mut();
+            }
+            // What the VMs' part has room for leaves the other to the rest.
+            let mut heaps = self.heaps.iter().rev().map(|heap| heap.get_mut().allocate_first_fit(layout));
+            heaps.find_map(Result::ok).map_or(ptr::null_mut(), ptr::NonNull::as_ptr)
         }
-        heap.allocate_first_fit(layout).map_or(ptr::null_mut(), ptr::NonNull::as_ptr)
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
         // SAFETY: See above; `at` came from `alloc` with this layout.
         unsafe {
             if let (false, Some(at)) = (*self.sealed.get_mut(), ptr::NonNull::new(at)) {
-                self.heap.get_mut().deallocate(at, layout);
+                let [inside, besides] = &self.heaps;
+                let heap = if image().contains(&at.addr().get()) { inside } else { besides };
+                heap.get_mut().deallocate(at, layout);
             }
         }
     }

@@ -179,8 +179,9 @@ fn patience() -> u64 {
 
 fn exact_read(exit: &mut Exit<'_>, vm: &'static Vm, attribute: u64, microseconds: u64) -> Result1 {
     const MOST_US: u64 = 10_000_000;
-    let ticks = u128::from(timer::frequency()) * u128::from(microseconds.min(MOST_US)) / 1_000_000;
-    let deadline = timer::now() + ticks as u64;
+    // CNTFRQ_EL0 has 32 bits.
+    let ticks = (timer::frequency() & 0xFFFF_FFFF) * microseconds.min(MOST_US) / 1_000_000;
+    let deadline = timer::now() + ticks;
     match find(vm, CPU_SYSREGS, attribute)? {
         Attribute::CpuSysreg { vcpu, register } => exact(exit, vm, vcpu, register, deadline),
         Attribute::Init => Err(Errno::NoDevice),

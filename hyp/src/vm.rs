@@ -47,7 +47,7 @@ use crate::{
         timer,
     },
     boot,
-    console::{self, error, info, record, warning},
+    console::{self, error, found, info, record, warning},
     passed::Passed,
     percpu::BootCell,
     run, system,
@@ -169,15 +169,15 @@ pub(crate) struct Plan {
 ///
 /// # Errors
 /// [`physmem::Full`]: more modules than can be remembered.
-pub(crate) fn plan(board: &Board, blob: &[u8], memory: &mut physmem::PhysMem) -> Result<Plan, physmem::Full> {
+#[inline(never)]
+pub(crate) fn plan(board: &Board, tree: &Tree<'_>, blob: &[u8], memory: &mut physmem::PhysMem) -> Result<Plan, physmem::Full> {
     let mut plan = Plan {
         vms: Vec::new(),
         placements: Vec::new(),
     };
-    let Ok(tree) = Tree::new(blob) else { return Ok(plan) };
     let dtb = Range::new(blob.as_ptr() as u64, blob.len() as u64).unwrap_or(Range::EMPTY);
     plan.vms = vms::describe(
-        &tree,
+        tree,
         &Surroundings {
             ram: board.ram.as_slice(),
             reserved: board.reserved.as_slice(),
@@ -235,6 +235,15 @@ pub(crate) fn reserve_pool(plan: &Plan, memory: &mut physmem::PhysMem) -> Option
     Some(pool)
 }
 
+/// What the contexts of the plan's VMs take, with room for what is used while they are made.
+pub(crate) fn room(plan: &Plan) -> u64 {
+    const SPARE: u64 = 16 << 10;
+    let vms = plan.vms.iter().filter_map(|vm| vm.description.as_ref().ok());
+    let tree = |desc: &VmDesc| desc.bootargs.len() + GuestTree::room(desc.vcpus(), desc.devices.len());
+    let vm = |desc: &VmDesc| size_of::<Vm>() + desc.vcpus() * (size_of::<Vcpu>() + size_of::<Power>()) + tree(desc);
+    SPARE + vms.map(|desc| vm(desc) as u64).sum::<u64>()
+}
+
 /// The machine.
 pub(crate) fn board() -> Option<&'static Board> {
     BOARD.get().copied()
@@ -252,6 +261,7 @@ pub(crate) fn find(id: u64) -> Option<&'static Vm> {
 
 /// Builds every VM of the plan: memory, tables, vCPUs, first contents. A VM that cannot be built is refused; the others
 /// are built.
+#[inline(never)]
 pub(crate) fn build(board: &'static Board, plan: Plan, memory: &mut physmem::PhysMem) {
     BOARD.call_once(|| board);
     // SAFETY: The boot CPU, before any other runs.
@@ -280,11 +290,8 @@ pub(crate) fn build(board: &'static Board, plan: Plan, memory: &mut physmem::Phy
             continue;
         };
         let name: &'static str = Box::leak(vm.name.into_boxed_str());
-        match make(vm.id, name, desc, placement, memory, pool, &machine) {
-            Ok(made) => {
-                console::name(vm.id, name);
-                built.push(made);
-            }
+        match make(vm.id, name, desc, placement, memory, pool, &machine, &mut built) {
+            Ok(()) => console::name(vm.id, name),
             Err(reason) => refuse(vm.id, name, format_args!("{reason}")),
         }
     }
@@ -294,7 +301,7 @@ pub(crate) fn build(board: &'static Board, plan: Plan, memory: &mut physmem::Phy
             vcpu.adopt(vm);
         }
         vm.contents(!fresh);
-        record!(
+        found!(
             "vm vm={} name={} vcpus={} ram={:#x} pa={:#x}",
             vm.id,
             vm.name,
@@ -326,6 +333,9 @@ struct Machine {
     seed: Option<u64>,
 }
 
+/// Makes one VM and adds it to `built`, which has room for it.
+#[inline(never)]
+#[allow(clippy::too_many_arguments, reason = "what every VM is made with, and what this one is")]
 fn make(
     id: usize,
     name: &'static str,
@@ -334,7 +344,8 @@ fn make(
     memory: &mut physmem::PhysMem,
     pool: &mut Pool,
     machine: &Machine,
-) -> Result<Vm, &'static str> {
+    built: &mut Vec<Vm>,
+) -> Result<(), &'static str> {
     const BLOCK: u64 = stage2::BLOCK_2M;
     const NO_TABLES: &str = "no memory is left for its stage-2 tables";
     let ram = memory
@@ -404,7 +415,7 @@ fn make(
             Vcpu::new(index, *pcpu, affinity, desc.vcpus(), view, desc.strict)
         })
         .collect();
-    Ok(Vm {
+    built.push(Vm {
         id,
         name,
         placement,
@@ -431,7 +442,8 @@ fn make(
         generation: AtomicU32::new(0),
         has_run: AtomicBool::new(false),
         desc,
-    })
+    });
+    Ok(())
 }
 
 /// Starts what starts by itself: the host partition, or, without one, every VM.

@@ -1,6 +1,8 @@
 //! Caches and guest translation: what must be done so that other observers see memory as EL2 left it.
 
-use core::arch::asm;
+use core::arch::{asm, global_asm};
+
+global_asm!(include_str!("mem.s"));
 
 fn line() -> usize {
     4 << ((mrs!("ctr_el0") >> 16) & 0xF)

@@ -2,6 +2,7 @@
 //! no mapping shows is copied and scrubbed.
 
 use core::{
+    mem::ManuallyDrop,
     ptr,
     sync::atomic::{AtomicUsize, Ordering},
 };
@@ -66,7 +67,8 @@ pub(crate) struct MapFailed(pub(crate) Range);
 
 /// EL2's translation tables.
 pub(crate) struct Map {
-    tables: Mapping<IdTranslation<El23Attributes>, El2>,
+    /// They stay for ever, also where boot ends for want of them.
+    tables: ManuallyDrop<Mapping<IdTranslation<El23Attributes>, El2>>,
 }
 
 /// The registers that turn translation on, the same on every pCPU.
@@ -90,7 +92,7 @@ impl Map {
     /// An empty map.
     pub(crate) fn new() -> Self {
         Self {
-            tables: Mapping::new(IdTranslation::new(), 1, El2),
+            tables: ManuallyDrop::new(Mapping::new(IdTranslation::new(), 1, El2)),
         }
     }
 
@@ -161,8 +163,6 @@ impl Map {
         barrier::dsb_sy();
         // SAFETY: This function's contract; the values are those of `registers`.
         unsafe { enable_mmu(registers.mair, registers.tcr, registers.ttbr0, registers.sctlr) };
-        // The tables stay for ever.
-        core::mem::forget(self);
         Ok(registers)
     }
 }

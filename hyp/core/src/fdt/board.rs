@@ -6,7 +6,7 @@ use core::fmt;
 
 use arrayvec::{ArrayString, ArrayVec};
 
-use super::{Cells, Node, Tree, TreeError};
+use super::{COMPATIBLE, Cells, Node, Tree, TreeError};
 use crate::physmem::{Full, MAX_REGIONS, RangeSet};
 use crate::types::{Pa, Range};
 
@@ -227,24 +227,33 @@ impl Board {
     /// See [`BoardError`]. Ask [`console`] first, to have a place to say it.
     pub fn discover(blob: &[u8]) -> Result<Self, BoardError> {
         let tree = Tree::new(blob)?;
-        let ram = ram(&tree)?;
+        Self::of(&tree, chosen(&tree), console(&tree))
+    }
+
+    /// The same from a tree that has been asked for [`chosen`] and [`console`] already.
+    ///
+    /// # Errors
+    /// See [`BoardError`].
+    pub fn of(tree: &Tree<'_>, chosen: Chosen, console: Option<Console>) -> Result<Self, BoardError> {
+        let ram = ram(tree)?;
         if ram.as_slice().is_empty() {
             return Err(BoardError::NoRam);
         }
-        let cpus = cpus(&tree)?;
+        let cpus = cpus(tree)?;
         if cpus.is_empty() {
             return Err(BoardError::NoCpu);
         }
-        let (gic, interrupt_cells) = gic_and_cells(&tree)?;
+        let found = Found::in_tree(tree);
+        let (gic, interrupt_cells) = found.gic(tree)?;
         Ok(Self {
             ram,
-            reserved: reserved(&tree)?,
+            reserved: reserved(tree)?,
             cpus,
-            psci: psci(&tree),
+            psci: found.psci,
             gic,
-            console: console(&tree),
-            timer: timer(&tree, interrupt_cells),
-            chosen: chosen(&tree),
+            console,
+            timer: found.timer.map(|node| timer(&node, interrupt_cells)).unwrap_or_default(),
+            chosen,
         })
     }
 }
@@ -255,9 +264,10 @@ impl Board {
 /// [`BoardError::TooMany`].
 pub fn ram(tree: &Tree<'_>) -> Result<RangeSet<MAX_REGIONS>, BoardError> {
     let mut ram = RangeSet::new();
-    let Some(root) = tree.root() else { return Ok(ram) };
-    let memory = |node: &Node<'_, '_>| node.string("device_type") == Some("memory") || node.base_name() == "memory";
-    for node in root.children().filter(|node| memory(node) && node.available()) {
+    let root = tree.root();
+    let called = root.children_called("memory");
+    let saying = tree.noted().filter(|node| node.says("device_type", "memory") && node.is_top());
+    for node in called.chain(saying).filter(Node::available) {
         for range in node.reg() {
             ram.insert(range).map_err(|Full| BoardError::TooMany {
                 what: "RAM regions",
@@ -281,16 +291,13 @@ pub fn reserved(tree: &Tree<'_>) -> Result<RangeSet<MAX_RESERVED>, BoardError> {
         })
     };
     tree.reservations().try_for_each(&mut add)?;
-    let nodes: Option<Result<(), BoardError>> = tree.at("/reserved-memory", &mut |parent| {
-        for node in parent.children().filter(Node::available) {
-            for range in node.reg() {
-                // Without `ranges` the addresses are meant as they stand: reserving too much does no harm.
-                add(node.physical(range).unwrap_or(range))?;
-            }
+    let nodes = tree.at("/reserved-memory").into_iter().flat_map(|parent| parent.children());
+    for node in nodes.filter(Node::available) {
+        for range in node.reg() {
+            // Without `ranges` the addresses are meant as they stand: reserving too much does no harm.
+            add(node.physical(range).unwrap_or(range))?;
         }
-        Ok(())
-    });
-    nodes.unwrap_or(Ok(()))?;
+    }
     Ok(reserved)
 }
 
@@ -300,53 +307,98 @@ pub fn reserved(tree: &Tree<'_>) -> Result<RangeSet<MAX_RESERVED>, BoardError> {
 /// [`BoardError::BadCpu`], [`BoardError::SameCpu`], [`BoardError::TooMany`].
 pub fn cpus(tree: &Tree<'_>) -> Result<ArrayVec<Cpu, MAX_CPUS>, BoardError> {
     let mut cpus = ArrayVec::<Cpu, MAX_CPUS>::new();
-    let all: Option<Result<(), BoardError>> = tree.at("/cpus", &mut |parent| {
-        let (cells, _) = parent.cell_counts();
-        for node in parent.children().filter(|node| is_cpu(node) && node.available()) {
-            let reg = Cells(node.property("reg").unwrap_or_default()).take(cells);
-            let affinity = reg.filter(|affinity| cells > 0 && affinity & !0xff_00ff_ffff == 0);
-            let affinity = affinity.ok_or(BoardError::BadCpu { index: cpus.len() })?;
-            if cpus.iter().any(|cpu| cpu.affinity == affinity) {
-                return Err(BoardError::SameCpu { affinity });
-            }
-            let enable_method = match node.string("enable-method") {
-                Some("psci") => EnableMethod::Psci,
-                Some("spin-table") => EnableMethod::SpinTable,
-                _ => EnableMethod::Other,
-            };
-            let full = BoardError::TooMany {
-                what: "CPUs",
-                most: MAX_CPUS,
-            };
-            cpus.try_push(Cpu { affinity, enable_method }).map_err(|_| full)?;
+    let Some(parent) = tree.at("/cpus") else { return Ok(cpus) };
+    let (cells, _) = parent.cell_counts();
+    for node in parent.children().filter(|node| is_cpu(node) && node.available()) {
+        let reg = Cells(node.property("reg").unwrap_or_default()).take(cells);
+        let affinity = reg.filter(|affinity| cells > 0 && affinity & !0xff_00ff_ffff == 0);
+        let affinity = affinity.ok_or(BoardError::BadCpu { index: cpus.len() })?;
+        if cpus.iter().any(|cpu| cpu.affinity == affinity) {
+            return Err(BoardError::SameCpu { affinity });
         }
-        Ok(())
-    });
-    all.unwrap_or(Ok(()))?;
+        let enable_method = if node.says("enable-method", "psci") {
+            EnableMethod::Psci
+        } else if node.says("enable-method", "spin-table") {
+            EnableMethod::SpinTable
+        } else {
+            EnableMethod::Other
+        };
+        let full = BoardError::TooMany {
+            what: "CPUs",
+            most: MAX_CPUS,
+        };
+        cpus.try_push(Cpu { affinity, enable_method }).map_err(|_| full)?;
+    }
     Ok(cpus)
 }
 
 fn is_cpu(node: &Node<'_, '_>) -> bool {
-    node.string("device_type") == Some("cpu") || node.base_name() == "cpu"
+    node.says("device_type", "cpu") || node.is_called("cpu")
+}
+
+/// What is looked for in every node at once.
+struct Found<'t, 'a> {
+    psci: Option<Psci>,
+    gic: Option<Node<'t, 'a>>,
+    timer: Option<Node<'t, 'a>>,
+}
+
+const GIC_V3: &str = COMPATIBLE[0];
+const TIMER: &str = COMPATIBLE[1];
+const PSCI: [(&str, PsciVersion); 3] = [
+    (COMPATIBLE[2], PsciVersion::V1_0),
+    (COMPATIBLE[3], PsciVersion::V0_2),
+    (COMPATIBLE[4], PsciVersion::V0_1),
+];
+
+impl<'t, 'a> Found<'t, 'a> {
+    fn in_tree(tree: &'t Tree<'a>) -> Self {
+        let mut found = Self {
+            psci: None,
+            gic: None,
+            timer: None,
+        };
+        for node in tree.noted() {
+            let Some(name) = node.compatible_with(&COMPATIBLE).filter(|_| node.available()) else {
+                continue;
+            };
+            if name == GIC_V3 {
+                found.gic = found.gic.or(Some(node));
+            } else if name == TIMER {
+                found.timer = found.timer.or(Some(node));
+            } else {
+                found.psci = found.psci.or_else(|| psci_of(&node));
+            }
+        }
+        found
+    }
+
+    /// The GICv3, and how many cells its interrupt specifiers have.
+    fn gic(&self, tree: &Tree<'_>) -> Result<(Gic, u32), BoardError> {
+        if let Some(node) = &self.gic {
+            return gic_v3(node).map(|gic| (gic, node.cell("#interrupt-cells").unwrap_or(3)));
+        }
+        let v2 = tree
+            .nodes()
+            .find_map(|node| node.compatible_with(&GIC_V2).filter(|_| node.available()));
+        Err(v2.map_or(BoardError::NoGic, |compatible| BoardError::GicV2 { compatible }))
+    }
 }
 
 /// The firmware's PSCI.
 #[must_use]
 pub fn psci(tree: &Tree<'_>) -> Option<Psci> {
-    const VERSIONS: [(&str, PsciVersion); 3] = [
-        ("arm,psci-1.0", PsciVersion::V1_0),
-        ("arm,psci-0.2", PsciVersion::V0_2),
-        ("arm,psci", PsciVersion::V0_1),
-    ];
-    tree.find(&mut |node| {
-        let (_, version) = VERSIONS.iter().find(|(name, _)| node.compatible_with(&[name]).is_some())?;
-        let method = match node.string("method")? {
-            "hvc" => PsciMethod::Hvc,
-            "smc" => PsciMethod::Smc,
-            _ => return None,
-        };
-        node.available().then_some(Psci { method, version: *version })
-    })
+    Found::in_tree(tree).psci
+}
+
+fn psci_of(node: &Node<'_, '_>) -> Option<Psci> {
+    let (_, version) = PSCI.iter().find(|(name, _)| node.compatible_with(&[name]).is_some())?;
+    let method = match node.string("method")? {
+        "hvc" => PsciMethod::Hvc,
+        "smc" => PsciMethod::Smc,
+        _ => return None,
+    };
+    Some(Psci { method, version: *version })
 }
 
 /// The GICv3.
@@ -354,7 +406,7 @@ pub fn psci(tree: &Tree<'_>) -> Option<Psci> {
 /// # Errors
 /// [`BoardError::NoGic`], [`BoardError::GicV2`], [`BoardError::BadGic`], [`BoardError::TooMany`].
 pub fn gic(tree: &Tree<'_>) -> Result<Gic, BoardError> {
-    gic_and_cells(tree).map(|(gic, _)| gic)
+    Found::in_tree(tree).gic(tree).map(|(gic, _)| gic)
 }
 
 /// What the kernel's binding lists for GICv1 and GICv2.
@@ -370,18 +422,6 @@ const GIC_V2: [&str; 10] = [
     "qcom,msm-qgic2",
     "nvidia,tegra210-agic",
 ];
-
-fn gic_and_cells(tree: &Tree<'_>) -> Result<(Gic, u32), BoardError> {
-    let v3 = tree.find(&mut |node| {
-        let here = node.available() && node.compatible_with(&["arm,gic-v3"]).is_some();
-        here.then(|| gic_v3(node).map(|gic| (gic, node.cell("#interrupt-cells").unwrap_or(3))))
-    });
-    if let Some(gic) = v3 {
-        return gic;
-    }
-    let v2 = tree.find(&mut |node| node.compatible_with(&GIC_V2).filter(|_| node.available()));
-    Err(v2.map_or(BoardError::NoGic, |compatible| BoardError::GicV2 { compatible }))
-}
 
 /// `reg` is the distributor, then the redistributor regions, then what only a GICv2 driver uses.
 fn gic_v3(node: &Node<'_, '_>) -> Result<Gic, BoardError> {
@@ -438,47 +478,36 @@ fn spi(node: &Node<'_, '_>) -> Option<u32> {
 }
 
 /// The generic timer's interrupts: secure physical, physical, virtual, EL2 physical, unless `interrupt-names` says otherwise.
-fn timer(tree: &Tree<'_>, interrupt_cells: u32) -> Timer {
+fn timer(node: &Node<'_, '_>, interrupt_cells: u32) -> Timer {
     const ORDER: [&str; 4] = ["sec-phys", "phys", "virt", "hyp-phys"];
-    let found = tree.find(&mut |node| {
-        node.compatible_with(&["arm,armv8-timer"]).filter(|_| node.available())?;
-        let names = node.property("interrupt-names").and_then(|names| core::str::from_utf8(names).ok());
-        let nth = |wanted: &str| {
-            let index = match names {
-                Some(names) => names.split_terminator('\0').position(|name| name == wanted),
-                None => ORDER.iter().position(|name| *name == wanted),
-            };
-            ppis(node, interrupt_cells).nth(index?).flatten()
+    let names = node.property("interrupt-names");
+    let nth = |wanted: &str| {
+        let index = match names {
+            Some(names) => names.split(|byte| *byte == 0).position(|name| name == wanted.as_bytes()),
+            None => ORDER.iter().position(|name| *name == wanted),
         };
-        Some(Timer {
-            physical: nth("phys"),
-            virt: nth("virt"),
-            hyp: nth("hyp-phys"),
-        })
-    });
-    found.unwrap_or_default()
+        ppis(node, interrupt_cells).nth(index?).flatten()
+    };
+    Timer {
+        physical: nth("phys"),
+        virt: nth("virt"),
+        hyp: nth("hyp-phys"),
+    }
 }
 
 /// The UART that `/chosen`'s `stdout-path` (or, in old trees, `linux,stdout-path`) names, by path or by alias, if it is of a
 /// kind that we can drive.
 #[must_use]
 pub fn console(tree: &Tree<'_>) -> Option<Console> {
-    let path = tree
-        .at("/chosen", &mut |node| {
-            node.string("stdout-path").or_else(|| node.string("linux,stdout-path"))
-        })
-        .flatten()?;
+    let chosen = tree.at("/chosen")?;
+    let path = chosen.string("stdout-path").or_else(|| chosen.string("linux,stdout-path"))?;
     let path = path.split_once(':').map_or(path, |(path, _options)| path);
-    tree.at(path, &mut |node| {
-        let kind = uart_kind(node)?;
-        let base = node.physical_reg().next()?.start();
-        Some(Console {
-            kind,
-            base: Pa::new(base),
-            interrupt: spi(node),
-        })
+    let node = tree.at(path)?;
+    Some(Console {
+        kind: uart_kind(&node)?,
+        base: Pa::new(node.physical_reg().next()?.start()),
+        interrupt: spi(&node),
     })
-    .flatten()
 }
 
 const PL011: [&str; 2] = ["arm,pl011", "arm,sbsa-uart"];
@@ -545,7 +574,10 @@ fn seed(node: &Node<'_, '_>) -> Option<u64> {
 /// What `/chosen` says to Umbra itself. A nonce that is too long counts as none.
 #[must_use]
 pub fn chosen(tree: &Tree<'_>) -> Chosen {
-    let found = tree.at("/chosen", &mut |node| Chosen {
+    let Some(node) = tree.at("/chosen") else {
+        return Chosen::default();
+    };
+    Chosen {
         nonce: node
             .string("umbra,nonce")
             .and_then(|nonce| ArrayString::from(nonce).ok())
@@ -553,10 +585,9 @@ pub fn chosen(tree: &Tree<'_>) -> Chosen {
         semihosting: node.property("umbra,semihosting").is_some(),
         console_mux: node.property("umbra,console-mux").is_some(),
         fresh_ram: node.property("umbra,fresh-ram").is_some(),
-        seed: seed(node),
+        seed: seed(&node),
         loglevel: node.string("bootargs").and_then(loglevel),
-    });
-    found.unwrap_or_default()
+    }
 }
 
 /// The last `loglevel=N` wins, as on a Linux command line. A number above the highest level is the highest; what is no

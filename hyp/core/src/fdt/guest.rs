@@ -1,14 +1,16 @@
 //! The device tree that a guest is given: a subset of QEMU's `virt`, at the same addresses.
 
-use alloc::format;
-use alloc::string::ToString;
-use alloc::vec::Vec;
+use alloc::{vec, vec::Vec};
 
 use hyp_abi::layout;
-use vm_fdt::FdtWriter;
 
 use super::vms::{Device, Spi as PassedSpi};
+use super::write::{Writer, name};
 use crate::types::Range;
+
+/// The command line has a NUL, which would end it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NulInBootargs;
 
 /// What differs from one guest's tree to another's. All addresses are IPAs.
 #[derive(Clone, Copy, Debug)]
@@ -47,148 +49,152 @@ fn splitmix(state: &mut u64) -> u64 {
     z ^ z >> 31
 }
 
+/// What a tree takes without its command line, and what each vCPU and each device adds, with room to spare.
+const ROOM: usize = 1536;
+const ROOM_PER_VCPU: usize = 128;
+const ROOM_PER_DEVICE: usize = 1024;
+
 impl GuestTree<'_> {
+    /// What the tree of a VM with so many vCPUs and devices takes without its command line.
+    #[must_use]
+    pub const fn room(vcpus: usize, devices: usize) -> usize {
+        ROOM + ROOM_PER_VCPU * vcpus + ROOM_PER_DEVICE * devices
+    }
+
     /// The tree as a blob.
     ///
     /// # Errors
-    /// [`vm_fdt::Error`] when `bootargs` contains a NUL.
-    pub fn write(&self) -> Result<Vec<u8>, vm_fdt::Error> {
-        let mut fdt = FdtWriter::new()?;
-        let root = fdt.begin_node("")?;
-        fdt.property_string("compatible", "linux,dummy-virt")?;
-        fdt.property_string("model", "linux,dummy-virt")?;
-        fdt.property_u32("#address-cells", 2)?;
-        fdt.property_u32("#size-cells", 2)?;
-        fdt.property_u32("interrupt-parent", GIC)?;
-        self.chosen(&mut fdt)?;
-        self.memory(&mut fdt)?;
-        self.cpus(&mut fdt)?;
-        psci(&mut fdt)?;
-        self.gic(&mut fdt)?;
-        timer(&mut fdt)?;
-        clock(&mut fdt)?;
-        uart(&mut fdt)?;
-        for device in self.devices {
-            passed(&mut fdt, device)?;
+    /// [`NulInBootargs`].
+    pub fn write(&self) -> Result<Vec<u8>, NulInBootargs> {
+        if self.bootargs.as_bytes().contains(&0) {
+            return Err(NulInBootargs);
         }
-        fdt.end_node(root)?;
-        fdt.finish()
+        let mut fdt = Writer::new(Self::room(self.vcpus, self.devices.len()) + self.bootargs.len());
+        fdt.begin("");
+        fdt.text(name!("compatible"), "linux,dummy-virt");
+        fdt.text(name!("model"), "linux,dummy-virt");
+        fdt.cells(name!("#address-cells"), &[2]);
+        fdt.cells(name!("#size-cells"), &[2]);
+        fdt.cells(name!("interrupt-parent"), &[GIC]);
+        self.chosen(&mut fdt);
+        fdt.begin_at("memory", self.ram.start());
+        fdt.text(name!("device_type"), "memory");
+        fdt.quads(name!("reg"), &[self.ram.start(), self.ram.size()]);
+        fdt.end();
+        self.cpus(&mut fdt);
+        fdt.begin("psci");
+        fdt.text(name!("compatible"), "arm,psci-1.0\0arm,psci-0.2");
+        fdt.text(name!("method"), "hvc");
+        fdt.end();
+        self.gic(&mut fdt);
+        timer(&mut fdt);
+        clock(&mut fdt);
+        uart(&mut fdt);
+        for device in self.devices {
+            passed(&mut fdt, device);
+        }
+        fdt.end();
+        Ok(fdt.finish())
     }
 
-    fn chosen(&self, fdt: &mut FdtWriter) -> Result<(), vm_fdt::Error> {
-        let node = fdt.begin_node("chosen")?;
-        fdt.property_string("stdout-path", &format!("/pl011@{:x}", layout::UART_BASE))?;
+    fn chosen(&self, fdt: &mut Writer) {
+        fdt.begin("chosen");
+        fdt.path(name!("stdout-path"), "pl011", layout::UART_BASE);
         if !self.bootargs.is_empty() {
-            fdt.property_string("bootargs", self.bootargs)?;
+            fdt.text(name!("bootargs"), self.bootargs);
         }
         if let Some(seed) = self.seed {
             let mut state = seed;
-            fdt.property_u64("kaslr-seed", splitmix(&mut state))?;
-            let bytes: Vec<u8> = (0..8).flat_map(|_| splitmix(&mut state).to_be_bytes()).collect();
-            fdt.property("rng-seed", &bytes)?;
+            fdt.quads(name!("kaslr-seed"), &[splitmix(&mut state)]);
+            let seeds: [u64; 8] = core::array::from_fn(|_| splitmix(&mut state));
+            fdt.quads(name!("rng-seed"), &seeds);
         }
         if let Some(initrd) = self.initrd {
-            fdt.property_u64("linux,initrd-start", initrd.start())?;
-            fdt.property_u64("linux,initrd-end", initrd.end())?;
+            fdt.quads(name!("linux,initrd-start"), &[initrd.start()]);
+            fdt.quads(name!("linux,initrd-end"), &[initrd.end()]);
         }
-        fdt.end_node(node)
+        fdt.end();
     }
 
-    fn memory(&self, fdt: &mut FdtWriter) -> Result<(), vm_fdt::Error> {
-        let node = fdt.begin_node(&format!("memory@{:x}", self.ram.start()))?;
-        fdt.property_string("device_type", "memory")?;
-        fdt.property_array_u64("reg", &[self.ram.start(), self.ram.size()])?;
-        fdt.end_node(node)
-    }
-
-    fn cpus(&self, fdt: &mut FdtWriter) -> Result<(), vm_fdt::Error> {
-        let cpus = fdt.begin_node("cpus")?;
-        fdt.property_u32("#address-cells", 2)?;
-        fdt.property_u32("#size-cells", 0)?;
+    fn cpus(&self, fdt: &mut Writer) {
+        fdt.begin("cpus");
+        fdt.cells(name!("#address-cells"), &[2]);
+        fdt.cells(name!("#size-cells"), &[0]);
         for index in 0..self.vcpus {
             let affinity = layout::affinity_of(index);
-            let cpu = fdt.begin_node(&format!("cpu@{affinity:x}"))?;
-            fdt.property_string("device_type", "cpu")?;
-            fdt.property_string("compatible", "arm,armv8")?;
-            fdt.property_string("enable-method", "psci")?;
-            fdt.property_u64("reg", affinity)?;
-            fdt.end_node(cpu)?;
+            fdt.begin_at("cpu", affinity);
+            fdt.text(name!("device_type"), "cpu");
+            fdt.text(name!("compatible"), "arm,armv8");
+            fdt.text(name!("enable-method"), "psci");
+            fdt.quads(name!("reg"), &[affinity]);
+            fdt.end();
         }
-        fdt.end_node(cpus)
+        fdt.end();
     }
 
-    fn gic(&self, fdt: &mut FdtWriter) -> Result<(), vm_fdt::Error> {
-        let node = fdt.begin_node(&format!("intc@{:x}", layout::GICD_BASE))?;
-        fdt.property_string("compatible", "arm,gic-v3")?;
-        fdt.property_u32("#interrupt-cells", 3)?;
-        fdt.property_u32("#address-cells", 0)?;
-        fdt.property_null("interrupt-controller")?;
+    fn gic(&self, fdt: &mut Writer) {
+        fdt.begin_at("intc", layout::GICD_BASE);
+        fdt.text(name!("compatible"), "arm,gic-v3");
+        fdt.cells(name!("#interrupt-cells"), &[3]);
+        fdt.cells(name!("#address-cells"), &[0]);
+        fdt.bytes(name!("interrupt-controller"), &[]);
         let redistributors = layout::GICR_STRIDE * self.vcpus as u64;
-        fdt.property_array_u64("reg", &[layout::GICD_BASE, layout::GICD_SIZE, layout::GICR_BASE, redistributors])?;
-        fdt.property_phandle(GIC)?;
-        fdt.end_node(node)
+        fdt.quads(
+            name!("reg"),
+            &[layout::GICD_BASE, layout::GICD_SIZE, layout::GICR_BASE, redistributors],
+        );
+        fdt.cells(name!("phandle"), &[GIC]);
+        fdt.end();
     }
-}
-
-fn psci(fdt: &mut FdtWriter) -> Result<(), vm_fdt::Error> {
-    let node = fdt.begin_node("psci")?;
-    strings(fdt, "compatible", &["arm,psci-1.0", "arm,psci-0.2"])?;
-    fdt.property_string("method", "hvc")?;
-    fdt.end_node(node)
 }
 
 /// Secure physical, physical, virtual and EL2 timer, as on `virt`. Umbra's vCPUs have the virtual one.
-fn timer(fdt: &mut FdtWriter) -> Result<(), vm_fdt::Error> {
-    let node = fdt.begin_node("timer")?;
-    fdt.property_string("compatible", "arm,armv8-timer")?;
+fn timer(fdt: &mut Writer) {
+    fdt.begin("timer");
+    fdt.text(name!("compatible"), "arm,armv8-timer");
     let interrupts = [PPI, 13, LEVEL_HIGH, PPI, 14, LEVEL_HIGH, PPI, 11, LEVEL_HIGH, PPI, 10, LEVEL_HIGH];
-    fdt.property_array_u32("interrupts", &interrupts)?;
-    fdt.property_null("always-on")?;
-    fdt.end_node(node)
+    fdt.cells(name!("interrupts"), &interrupts);
+    fdt.bytes(name!("always-on"), &[]);
+    fdt.end();
 }
 
-fn clock(fdt: &mut FdtWriter) -> Result<(), vm_fdt::Error> {
-    let node = fdt.begin_node("apb-pclk")?;
-    fdt.property_string("compatible", "fixed-clock")?;
-    fdt.property_u32("#clock-cells", 0)?;
-    fdt.property_u32("clock-frequency", CLOCK_HZ)?;
-    fdt.property_string("clock-output-names", "clk24mhz")?;
-    fdt.property_phandle(CLOCK)?;
-    fdt.end_node(node)
+fn clock(fdt: &mut Writer) {
+    fdt.begin("apb-pclk");
+    fdt.text(name!("compatible"), "fixed-clock");
+    fdt.cells(name!("#clock-cells"), &[0]);
+    fdt.cells(name!("clock-frequency"), &[CLOCK_HZ]);
+    fdt.text(name!("clock-output-names"), "clk24mhz");
+    fdt.cells(name!("phandle"), &[CLOCK]);
+    fdt.end();
 }
 
-fn uart(fdt: &mut FdtWriter) -> Result<(), vm_fdt::Error> {
-    let node = fdt.begin_node(&format!("pl011@{:x}", layout::UART_BASE))?;
-    strings(fdt, "compatible", &["arm,pl011", "arm,primecell"])?;
-    fdt.property_array_u64("reg", &[layout::UART_BASE, layout::UART_SIZE])?;
-    fdt.property_array_u32("interrupts", &[SPI, layout::UART_SPI, LEVEL_HIGH])?;
-    fdt.property_array_u32("clocks", &[CLOCK, CLOCK])?;
-    strings(fdt, "clock-names", &["uartclk", "apb_pclk"])?;
-    fdt.end_node(node)
+fn uart(fdt: &mut Writer) {
+    fdt.begin_at("pl011", layout::UART_BASE);
+    fdt.text(name!("compatible"), "arm,pl011\0arm,primecell");
+    fdt.quads(name!("reg"), &[layout::UART_BASE, layout::UART_SIZE]);
+    fdt.cells(name!("interrupts"), &[SPI, layout::UART_SPI, LEVEL_HIGH]);
+    fdt.cells(name!("clocks"), &[CLOCK, CLOCK]);
+    fdt.text(name!("clock-names"), "uartclk\0apb_pclk");
+    fdt.end();
 }
 
 /// A device of the board, whose clocks, whatever they are, run and are shown as the fixed one.
-fn passed(fdt: &mut FdtWriter, device: &Device) -> Result<(), vm_fdt::Error> {
-    let node = fdt.begin_node(&device.name)?;
-    fdt.property("compatible", &device.compatible)?;
-    let registers: Vec<u64> = device.registers.iter().flat_map(|range| [range.start(), range.size()]).collect();
-    fdt.property_array_u64("reg", &registers)?;
+fn passed(fdt: &mut Writer, device: &Device) {
+    fdt.begin(&device.name);
+    fdt.bytes(name!("compatible"), &device.compatible);
+    let registers = device.registers.iter().flat_map(|range| [range.start(), range.size()]);
+    fdt.quads(name!("reg"), &registers.collect::<Vec<_>>());
     if !device.interrupts.is_empty() {
         let trigger = |edge| if edge { EDGE_RISING } else { LEVEL_HIGH };
         let specifier = |spi: &PassedSpi| [SPI, spi.intid - 32, trigger(spi.edge)];
         let interrupts: Vec<u32> = device.interrupts.iter().flat_map(specifier).collect();
-        fdt.property_array_u32("interrupts", &interrupts)?;
+        fdt.cells(name!("interrupts"), &interrupts);
     }
     if device.clocks > 0 {
-        let clocks: Vec<u32> = (0..device.clocks).map(|_| CLOCK).collect();
-        fdt.property_array_u32("clocks", &clocks)?;
+        fdt.cells(name!("clocks"), &vec![CLOCK; device.clocks]);
     }
     if !device.clock_names.is_empty() {
-        fdt.property("clock-names", &device.clock_names)?;
+        fdt.bytes(name!("clock-names"), &device.clock_names);
     }
-    fdt.end_node(node)
-}
-
-fn strings(fdt: &mut FdtWriter, name: &str, values: &[&str]) -> Result<(), vm_fdt::Error> {
-    fdt.property_string_list(name, values.iter().map(ToString::to_string).collect())
+    fdt.end();
 }

@@ -158,12 +158,12 @@ pub fn describe(tree: &Tree<'_>, around: &Surroundings<'_>) -> Vec<Vm> {
         guests: 0,
         hosts: 0,
     };
-    tree.at("/chosen", &mut |chosen| {
+    if let Some(chosen) = tree.at("/chosen") {
         let vm = |node: &Node<'_, '_>| node.available() && node.compatible_with(&["umbra,vm", "umbra,host"]).is_some();
         for node in chosen.children().filter(vm).take(MAX_NODES) {
-            plan.add(chosen, &node);
+            plan.add(&chosen, &node);
         }
-    });
+    }
     plan.fill_pcpus();
     plan.require_host();
     plan.vms
@@ -468,7 +468,7 @@ fn name(node: &Node<'_, '_>) -> String {
         .collect()
 }
 
-fn module<'s, 'a>(vm: &'s Node<'_, 'a>, compatible: &'static str) -> Option<Node<'s, 'a>> {
+fn module<'t, 'a>(vm: &Node<'t, 'a>, compatible: &'static str) -> Option<Node<'t, 'a>> {
     vm.children().find(|node| node.compatible_with(&[compatible]).is_some())
 }
 

@@ -62,7 +62,7 @@ impl Device {
         if !path.starts_with('/') {
             return Err(NO_NODE);
         }
-        tree.at(path, &mut |node| Self::of(tree, node)).unwrap_or(Err(NO_NODE))
+        Self::of(tree, &tree.at(path).ok_or(NO_NODE)?)
     }
 
     fn of(tree: &Tree<'_>, node: &Node<'_, '_>) -> Result<Self, &'static str> {
@@ -185,7 +185,7 @@ fn interrupts(tree: &Tree<'_>, node: &Node<'_, '_>) -> Result<Vec<Spi>, &'static
     let Some(value) = node.property("interrupts") else {
         return Ok(Vec::new());
     };
-    let gic = tree.find(&mut |gic| {
+    let gic = tree.nodes().find_map(|gic| {
         gic.compatible_with(&["arm,gic-v3"])?;
         Some((gic.cell("phandle")?, gic.cell("#interrupt-cells").unwrap_or(3)))
     });
