@@ -143,7 +143,7 @@ fn sgi1r(value: u64) -> Option<()> {
     let (vcpu, vm, state, interface) = here.parts();
     let (intid, targets) = sgi::decode_listed(value)?;
     if targets == 1 << vcpu.index {
-        if state.gic.group_of(intid) != Group::One || !state.gic.inject_sgi(interface, intid) {
+        if state.gic.group_of(intid) != Group::One || !state.gic.show_again(interface, intid) {
             return None;
         }
     } else {
@@ -177,7 +177,7 @@ fn kicked() -> Option<()> {
     if !vcpu.inbox.take_only(word) {
         return None;
     }
-    if !state.gic.inject_sgi(interface, intid) {
+    if !state.gic.show_again(interface, intid) {
         // There, as if it had never been taken: the long way takes it.
         vcpu.inbox.post(word);
         return None;

@@ -237,12 +237,18 @@ short_psci:
 2:  ldp     x3, x4, [sp, #24]
     b       not_short
 
-// The virtual timer's interrupt, when all is as at the last one: VcpuGic::fire_again says what that means. x0 to x3 are saved.
+// The virtual timer's interrupt, when all is as at the last one: VcpuGic::show_again says what that means. x0 to x3 are saved.
 short_timer:
     mrs     x0, tpidr_el2
     ldr     x0, [x0, #{short_gic}]
-    ldp     x2, x3, [x0, #{gic_again}]
-    cbz     x2, other_irq
+    ldrb    w3, [x0, #{gic_slot}]
+    add     x1, x0, x3
+    ldrb    w2, [x1, #{gic_owner}]
+    cmp     w2, #{vtimer}
+    b.ne    3f
+    add     x1, x0, x3, lsl #3
+    ldr     x2, [x1, #{gic_image}]
+    cbz     x2, 3f
     mrs     x1, S3_4_C12_C11_5      // ICH_ELRSR_EL2
     lsr     x1, x1, x3
     tbz     w1, #0, 3f

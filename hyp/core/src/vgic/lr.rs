@@ -28,7 +28,6 @@ use super::sgi::accepted;
 use super::vmcr::Vmcr;
 use super::{Group, Ich, MAX_LRS, PRIVATE_INTIDS, PhysicalSpis};
 use hyp_abi::layout::VTIMER_INTID;
-use short::Again;
 
 use crate::regs::gic::{ICH_HCR_EL2, ICH_LR_EL2, LrValue};
 
@@ -43,7 +42,6 @@ const ACTIVE: u64 = 2;
 /// The interrupts of one vCPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VcpuGic {
-    again: Again,
     words: Redist,
     id: Identity,
     /// Those that a physical interrupt of the same number stands behind.
@@ -63,6 +61,8 @@ pub struct VcpuGic {
     taken_group: u64,
     /// Priority as of when an active one was acknowledged: that is the one in the active-priority registers.
     taken_priority: [u8; INDICES],
+    /// What each list register was given, if it was an SGI or PPI of this vCPU's that would be shown in the same way again; else 0.
+    image: [u64; MAX_LRS],
     /// What each list register holds.
     owner: [u8; MAX_LRS],
     /// The list register of each of `in_lr`.
@@ -85,7 +85,6 @@ impl VcpuGic {
     #[must_use]
     pub const fn new(id: Identity, hw: u32) -> Self {
         Self {
-            again: Again::UNKNOWN,
             words: Redist::new(id),
             id,
             hw: hw as u64,
@@ -96,6 +95,7 @@ impl VcpuGic {
             open: 0,
             taken_group: 0,
             taken_priority: [0; INDICES],
+            image: [0; MAX_LRS],
             owner: [NOBODY; MAX_LRS],
             slot: [0; INDICES],
             used: 0,
@@ -191,7 +191,7 @@ impl VcpuGic {
 
     /// An edge of `intid`: an SGI, or a PPI without a line. Values from 32 are ignored.
     pub fn inject<H: Ich>(&mut self, h: &mut H, dist: &Dist, intid: u32) {
-        if intid >= PRIVATE_INTIDS || self.inject_plain(h, intid) {
+        if intid >= PRIVATE_INTIDS || self.show_again(h, intid) {
             return;
         }
         self.take_out(h, intid);
@@ -201,9 +201,6 @@ impl VcpuGic {
 
     /// The physical interrupt behind `intid` fired on this pCPU and is active now (EL2 has dropped its priority and no more).
     pub fn inject_hw<H: Ich>(&mut self, h: &mut H, dist: &Dist, intid: u32) {
-        if intid == VTIMER_INTID && self.fire_again(h) {
-            return;
-        }
         self.inject(h, dist, intid);
     }
 
@@ -473,6 +470,11 @@ impl VcpuGic {
         if free == 0 || self.spill.any() {
             return self.refresh(h, dist);
         }
+        let free = if index == VTIMER_INTID || free == self.kept() {
+            free
+        } else {
+            free & !self.kept()
+        };
         let i = free.trailing_zeros() as usize & (MAX_LRS - 1);
         self.fold_slot(h, i);
         self.fill(h, i, index, false);
@@ -485,7 +487,7 @@ impl VcpuGic {
             return;
         }
         let bit = 1u64 << index;
-        self.again.forget(i);
+        self.image[i & (MAX_LRS - 1)] = 0;
         let lr = LrValue::new(h.lr(i));
         let state = lr.read(ICH_LR_EL2::State);
         if self.shown & bit != 0 && state & PENDING == 0 {
@@ -676,14 +678,8 @@ impl VcpuGic {
             lr += ICH_LR_EL2::HW::SET + ICH_LR_EL2::pINTID.val(u64::from(self.intid(index)));
         }
         h.set_lr(i, lr.value);
-        if index == VTIMER_INTID
-            && state == PENDING
-            && self.words.written & bit == 0
-            && LrValue::new(lr.value).is_set(ICH_LR_EL2::HW)
-            && !crowded
-        {
-            self.again = Again::new(lr.value, i);
-        }
+        let again = state == PENDING && !watched && !crowded && index < PRIVATE_INTIDS && self.words.written & bit == 0;
+        self.image[i & (MAX_LRS - 1)] = if again { lr.value } else { 0 };
         self.in_lr |= bit;
         self.shown = self.shown & !bit | if pending { bit } else { 0 };
         self.owner[i & (MAX_LRS - 1)] = index as u8;

@@ -4,7 +4,7 @@
 //! without affinity routing. An access costs the same whatever its offset; only what is held by a vCPU costs a question to that one.
 
 use super::{Dist, ORDER, SPIS, SpiAsk, SpiOp, Vcpus, WORDS};
-use crate::sync::AtomicU32;
+use crate::sync::{AtomicU32, Ordering};
 use crate::vgic::PhysicalSpis;
 use crate::vgic::redist::{differing_bytes, id_register};
 
@@ -163,45 +163,58 @@ impl Dist {
 
     #[inline(always)]
     fn read_word(&self, offset: u64) -> Option<u64> {
-        // Each kind has 32 words of 32 INTIDs; word 0 is the redistributors'.
-        let n = (offset >> 2 & 31) as usize;
-        let word = self.word.get(n.wrapping_sub(1));
-        Some(u64::from(match offset >> 7 {
-            0 => match offset {
+        let kind = offset >> 7;
+        if (IPRIORITYR >> 7..(IPRIORITYR >> 7) + 8).contains(&kind) {
+            // A byte for each INTID; the first eight words are the redistributors'.
+            let n = ((offset - IPRIORITYR) >> 2) as usize;
+            return Some(u64::from(self.priority.get(n.wrapping_sub(8)).map_or(0, |word| word.load(ORDER))));
+        }
+        if kind == 0 {
+            return Some(u64::from(match offset {
                 CTLR => FIXED | self.groups(),
                 TYPER => self.typer,
                 IIDR => IIDR_VALUE,
                 _ => 0,
-            },
-            1 => word.map_or(0, |word| word.group1.load(ORDER)),
-            2 | 3 => word.map_or(0, |word| word.enabled.load(ORDER)),
-            4..=7 => match word {
-                Some(word) => {
-                    let state = if offset < ISACTIVER {
-                        word.pending()
-                    } else {
-                        word.active.load(ORDER)
-                    };
-                    if word.held.load(ORDER) | word.backed.load(ORDER) != 0 {
-                        return None;
-                    }
-                    state
+            }));
+        }
+        if kind >= 8 {
+            return Some(self.read_rare(offset));
+        }
+        // Each kind has 32 words of 32 INTIDs; word 0 is the redistributors'.
+        let Some(word) = self.word.get((offset >> 2 & 31).wrapping_sub(1) as usize) else {
+            return Some(0);
+        };
+        Some(u64::from(match kind {
+            1 => word.group1.load(ORDER),
+            2 | 3 => word.enabled.load(ORDER),
+            _ => {
+                let state = if offset < ISACTIVER {
+                    word.pending()
+                } else {
+                    word.active.load(ORDER)
+                };
+                if word.held.load(ORDER) | word.backed.load(Ordering::Relaxed) != 0 {
+                    return None;
                 }
-                None => 0,
-            },
-            8..=15 => {
-                let n = (offset >> 2) as usize & 0xFF;
-                self.priority.get(n.wrapping_sub(8)).map_or(0, |priorities| priorities.load(ORDER))
+                state
             }
+        }))
+    }
+
+    #[inline(always)]
+    fn read_rare(&self, offset: u64) -> u64 {
+        if let Some(router) = self.router_at(offset) {
+            return router >> (8 * (offset & 4)) & 0xFFFF_FFFF;
+        }
+        u64::from(match offset >> 7 {
             24 | 25 => {
                 let half = (offset >> 2) as usize & 0x3F;
                 let word = self.word.get((half / 2).wrapping_sub(1));
                 word.map_or(0, |word| spread(word.edge.load(ORDER) >> (half as u32 % 2 * 16)))
             }
-            192..=255 => self.router_at(offset).map_or(0, |router| (router >> (8 * (offset & 4))) as u32),
             511 => id_register(offset, 0x92),
             _ => 0,
-        }))
+        })
     }
 
     #[inline(always)]
