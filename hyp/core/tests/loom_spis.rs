@@ -157,6 +157,10 @@ impl Registers {
 }
 
 impl Ich for Registers {
+    type Spis = ();
+    fn spis(&self) -> &() {
+        &()
+    }
     fn count(&self) -> usize {
         self.lr.len()
     }
@@ -206,7 +210,7 @@ impl Shared {
 
     /// A guest's write: whoever must look is kicked. What must be asked of an owner is asked by the caller.
     fn write(&self, offset: u64, value: u64) -> Effect {
-        let effect = self.dist.write(offset, if offset == IROUTER { 8 } else { 4 }, value);
+        let effect = self.dist.write(&(), offset, if offset == IROUTER { 8 } else { 4 }, value);
         self.kick(effect.kick);
         effect
     }
@@ -321,7 +325,7 @@ fn settle(shared: &Shared, pcpus: &mut [Pcpu], effect: Option<Effect>) -> Outcom
     }
     assert_eq!(shared.kicks.load(Ordering::Relaxed), 0, "kicks without end");
     let last = owners(pcpus);
-    let outcome = (first, last, shared.dist.read(ISPENDR, 4).0 & BIT != 0);
+    let outcome = (first, last, shared.dist.read(&(), ISPENDR, 4).0 & BIT != 0);
     // Who has it is also who is known to have it: routed elsewhere, it goes there, and so does the next edge.
     let effect = shared.write(IROUTER, 0);
     answer(shared, pcpus, effect);

@@ -535,7 +535,7 @@ impl Dist {
         State {
             latch: take(&word.latch),
             active: take(&word.active),
-            written: take(&word.written),
+            written: self.is_backed(spi) && take(&word.written),
         }
     }
 
