@@ -1,6 +1,7 @@
 //! Guests that others wrote: Debian's Linux and U-Boot, on machines that differ.
 
 use super::ratio::Ratio;
+use super::tool::Tool;
 use super::{Case, Guest, Seen};
 
 /// The shell's prompt.
@@ -102,6 +103,40 @@ pub(super) fn all() -> Vec<Case> {
                     .count();
                 if boots == 2 { Ok(()) } else { Err(format!("{boots} boots, not 2")) }
             }),
+        Case::of_the_tool(
+            "tool-sums-up-what-linux-forwarded",
+            Tool::new(&[
+                "--guest",
+                "linux",
+                "--vcpus",
+                "2",
+                "--forward",
+                "cpu_on,cpu_off",
+                "--bootargs",
+                "note=\"two  words\" 'and more'",
+            ])
+            .says(&[
+                "console=ttyAMA0 note=\"two  words\" 'and more'",
+                "1 CPUs are on",
+                "2 CPUs are on",
+                "forwarded calls",
+                "  of them forwarded",
+                "EBUSY answers",
+                "forced exits of bystanders",
+                "word reads",
+                "calls the host answered",
+                "passed 1 VM powered off",
+            ])
+            .never_says(&["MISS"]),
+        )
+        .seconds(120)
+        .types(&[
+            (PROMPT, "cat /proc/cmdline\r"),
+            (PROMPT, "cpu=/sys/devices/system/cpu/cpu1/online\r"),
+            (PROMPT, "echo 0 >$cpu; echo $(grep -c ^processor /proc/cpuinfo) CPUs are on\r"),
+            (PROMPT, "echo 1 >$cpu; echo $(grep -c ^processor /proc/cpuinfo) CPUs are on\r"),
+            (PROMPT, "poweroff\r"),
+        ]),
         linux("linux-cpus-off-and-on-100-times", Guest::linux("umbra.test=hotplug=100"))
             .seconds(240)
             .expect(hotplugged),

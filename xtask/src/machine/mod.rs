@@ -8,6 +8,7 @@ mod cases;
 mod linux;
 mod matrix;
 mod ratio;
+mod tool;
 
 pub(crate) use ratio::without_umbra;
 
@@ -28,6 +29,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ChildStdin;
 use std::time::Duration;
+
+/// The channel of the first guest.
+const FIRST_GUEST: u8 = HOST + 1;
 
 /// One guest of a test.
 #[derive(Clone, Debug)]
@@ -301,6 +305,7 @@ pub(crate) struct Case {
     /// The test's name.
     pub(crate) name: &'static str,
     guests: Vec<Guest>,
+    tool: Option<tool::Tool>,
     host: Option<(&'static str, &'static str)>,
     features: &'static [&'static str],
     cpu: &'static str,
@@ -325,6 +330,7 @@ impl Case {
         Self {
             name,
             guests: vec![guest],
+            tool: None,
             host: None,
             features: &[],
             cpu: "cortex-a72",
@@ -341,6 +347,13 @@ impl Case {
             figure: None,
             expect: |seen| seen.all_passed(),
         }
+    }
+    /// A test of `cargo xtask qemu`.
+    fn of_the_tool(name: &'static str, tool: tool::Tool) -> Self {
+        let mut case = Self::new(name, Guest::new("hello", ""));
+        case.guests.clear();
+        case.tool = Some(tool);
+        case
     }
     /// Adds another guest.
     pub(crate) fn and(mut self, guest: Guest) -> Self {
@@ -502,7 +515,8 @@ impl Watch for Typist {
 /// What the tests share: QEMU, and what has been built.
 pub(crate) struct Bench {
     qemu: PathBuf,
-    programs: BTreeMap<String, PathBuf>,
+    /// Programs of the guest package, once a test has needed one.
+    programs: Option<BTreeMap<String, PathBuf>>,
     hyps: BTreeMap<&'static [&'static str], build::Hyp>,
 }
 
@@ -517,14 +531,13 @@ pub(crate) struct Done {
 }
 
 impl Bench {
-    /// Builds what every test needs.
-    pub(crate) fn new(qemu: &Path) -> Result<Self> {
-        let programs = build::guests(Profile::Release, true)?;
-        Ok(Self {
+    /// Nothing is built before a test needs it.
+    pub(crate) fn new(qemu: &Path) -> Self {
+        Self {
             qemu: qemu.to_path_buf(),
-            programs,
+            programs: None,
             hyps: BTreeMap::new(),
-        })
+        }
     }
 
     /// Umbra built with `features`.
@@ -537,15 +550,19 @@ impl Bench {
         Ok(hyp)
     }
 
-    fn program(&self, name: &str) -> Result<&Path> {
-        let found = self.programs.get(name).map(PathBuf::as_path);
+    fn program(&mut self, name: &str) -> Result<PathBuf> {
+        let programs = match &mut self.programs {
+            Some(programs) => programs,
+            none => none.insert(build::guests(Profile::Release, true)?),
+        };
+        let found = programs.get(name).cloned();
         found.with_context(|| format!("the guest package has no program named {name}"))
     }
 
-    fn vm(&self, guest: &Guest, folder: &Path) -> Result<Vm> {
+    fn vm(&mut self, guest: &Guest, folder: &Path) -> Result<Vm> {
         match guest.program {
             Program::Own(bin) => {
-                let mut vm = own_vm(guest.name, guest.vcpus, self.program(bin)?, folder)?;
+                let mut vm = own_vm(guest.name, guest.vcpus, &self.program(bin)?, folder)?;
                 vm.bootargs = guest.bootargs.to_owned();
                 Ok(vm)
             }
@@ -565,7 +582,9 @@ impl Bench {
 
     /// Runs one test. Its log goes to `log`, its files to `folder`.
     pub(crate) fn run(&mut self, case: &Case, folder: &Path, log: &Path) -> Result<Done> {
-        let hyp = self.hyp(case.features)?;
+        if let Some(tool) = &case.tool {
+            return tool::run(self, case, tool, folder, log);
+        }
         let mut vms = Vec::new();
         for guest in &case.guests {
             let mut vm = self.vm(guest, folder)?;
@@ -593,7 +612,7 @@ impl Bench {
         }
         let host = case.host.or_else(|| vms.iter().any(Vm::forwards).then_some(("host", "")));
         if let Some((bin, bootargs)) = host {
-            let mut vm = host_vm(self.program(bin)?, folder)?;
+            let mut vm = host_vm(&self.program(bin)?, folder)?;
             vm.bootargs = bootargs.to_owned();
             vms.push(vm);
         }
@@ -610,6 +629,7 @@ impl Bench {
                 spoil(vm);
             }
         }
+        let hyp = self.hyp(case.features)?;
         let ready = prepare(plan, &self.qemu, &hyp.bin, folder)?;
         let image = std::fs::metadata(&hyp.bin)?.len();
         let limit = Some(Duration::from_secs(case.seconds));
