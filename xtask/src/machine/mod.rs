@@ -47,6 +47,7 @@ pub(crate) struct Guest {
     deadline_ms: Option<u32>,
     ram: Option<(u64, u64)>,
     initrd_mib: u64,
+    blob: usize,
     flat: bool,
     pcpus: &'static [u32],
     devices: &'static [&'static str],
@@ -88,6 +89,7 @@ impl Guest {
             deadline_ms: None,
             ram: None,
             initrd_mib: 0,
+            blob: 0,
             flat: false,
             pcpus: &[],
             devices: &[],
@@ -158,6 +160,11 @@ impl Guest {
     /// Gives it an initial RAM disk of so many MiB, in which nothing is.
     pub(crate) fn initrd_mib(mut self, mib: u64) -> Self {
         self.initrd_mib = mib;
+        self
+    }
+    /// Adds a file `blob` of so many bytes, which [`linux::blob`] makes, to its initramfs.
+    pub(crate) fn blob(mut self, bytes: usize) -> Self {
+        self.blob = bytes;
         self
     }
     /// Gives its image as an arm64 `Image`, not as an ELF for the tool to make flat.
@@ -601,6 +608,9 @@ impl Bench {
                 let path = folder.join(format!("{}.initrd", guest.name));
                 std::fs::File::create(&path)?.set_len(guest.initrd_mib << 20)?;
                 vm.initrd = Some(crate::vmfile::module(&path).map_err(|e| anyhow::anyhow!("{e}"))?);
+            }
+            if let (Some(initrd), 1..) = (&mut vm.initrd, guest.blob) {
+                *initrd = linux::with_blob(&initrd.file, guest.blob)?;
             }
             vm.pcpus = guest.pcpus.to_vec();
             vm.devices = guest.devices.iter().map(|path| (*path).to_owned()).collect();
