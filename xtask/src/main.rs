@@ -60,7 +60,8 @@ More:
   cargo xtask gdb                      the demo under gdb, from its first instruction
 
 Exit status:
-  0 all is well     1 a VM crashed or was refused, numbers disagree, a test or a build failed
+  0 all is well, or you ended the run: Ctrl-A x, or q in the monitor
+  1 a VM crashed or was refused, numbers disagree, a test or a build failed
   2 wrong usage, a wrong VM file, or a missing tool     3 not ended in time     130 Ctrl-C";
 
 #[derive(Subcommand)]

@@ -618,6 +618,45 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_command_line_with_quotes_is_in_the_guests_tree_as_it_is_in_the_vm_file() {
+        use hyp_core::fdt::guest::GuestTree;
+        use hyp_core::fdt::vms::{Surroundings, describe};
+        const LINE: &str = r#"console=ttyAMA0 title="two  words" path='a b' back\slash 100% tab	end=ä,;#$(x)`y`"#;
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("raw.bin"), [0u8; 4096]).expect("written");
+        // TOML's way to write a string with both kinds of quotes as it is.
+        let text = format!("name = \"a\"\nbootargs = '''{LINE}'''\n[image]\npath = \"raw.bin\"\n");
+        std::fs::write(at("vm.toml"), text).expect("written");
+        let vm = crate::vmfile::read(&at("vm.toml"), &at("scratch")).expect("a VM");
+        let plan = plan(vec![vm], None, None).expect("a plan");
+        let qemus = Tree::parse(include_bytes!("../../hyp/core/tests/data/qemu-virt-gicv3.dtb")).expect("a tree");
+        let merged = plan.describe(&qemus).flatten().expect("written");
+        let range = |start, size| Range::new(start, size).expect("a range");
+        let around = Surroundings {
+            ram: &[range(RAM_BASE, 1 << 30)],
+            reserved: &[],
+            hyp: range(KERNEL, UMBRA_ROOM),
+            dtb: range(RAM_BASE + (128 << 20), DTB_ROOM),
+            cpus: 8,
+        };
+        let read = describe(&hyp_core::fdt::Tree::new(&merged).expect("a tree"), &around);
+        let [vm] = read.as_slice() else { panic!("{read:?}") };
+        let vm = vm.description.as_ref().expect("a description");
+        let tree = GuestTree {
+            ram: vm.ram,
+            vcpus: vm.vcpus(),
+            bootargs: &vm.bootargs,
+            initrd: None,
+            seed: None,
+            devices: &[],
+        };
+        let tree = Tree::parse(&tree.write().expect("written")).expect("a tree");
+        let chosen = tree.root.children.iter().find(|n| n.name == "chosen").expect("chosen");
+        assert_eq!(chosen.property("bootargs"), Some(format!("{LINE}\0").as_bytes()));
+    }
+
+    #[test]
     fn devices_are_checked_against_the_machine_and_named_with_file_field_and_path() {
         let blob = include_bytes!("../../hyp/core/tests/data/qemu-virt-gicv3.dtb");
         let given = |a: &[&str], b: &[&str]| {

@@ -72,6 +72,8 @@ pub(crate) trait Watch {
     fn enough(&self) -> bool {
         false
     }
+    /// The run is over and the process is not: it is about to be killed.
+    fn leave(&mut self, _child: &mut Child) {}
 }
 
 /// Watches nothing.
@@ -151,7 +153,10 @@ pub(crate) fn run(qemu: &Path, args: &[OsString], log: &Path, deadline: Option<D
     };
     let cpu_seconds = cpu_seconds(child.0.id());
     let ending = match forced {
-        Some(ending) => ending,
+        Some(ending) => {
+            watch.leave(&mut child.0);
+            ending
+        }
         // The console is closed: QEMU is ending. It gets a moment, but not for ever.
         None => match wait(&mut child.0, LINGER)? {
             Some(status) => Ending::Exited(status.code()),

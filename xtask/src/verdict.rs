@@ -116,7 +116,11 @@ pub(crate) fn judge(transcript: &Transcript, nonce: &str, guests: usize, ending:
     let s = if guests == 1 { "" } else { "s" };
     Verdict {
         status: fail::OK,
-        reason: format!("{guests} VM{s} powered off"),
+        reason: if record.number("quit").is_some() {
+            "ended from the monitor".to_owned()
+        } else {
+            format!("{guests} VM{s} powered off")
+        },
     }
 }
 
@@ -179,6 +183,14 @@ mod tests {
         assert_eq!(judge(&transcript(&[(0, GOOD)]), "n1", 1, Ending::Deadline, true).status, 3);
         assert_eq!(judge(&transcript(&[(0, GOOD)]), "n1", 1, Ending::Interrupted, true).status, 130);
         assert_eq!(judge(&transcript(&[(0, GOOD)]), "n1", 1, Ending::Lingered, true).status, 1);
+    }
+
+    #[test]
+    fn a_run_that_was_ended_from_the_monitor_is_well_and_said_to_be_that() {
+        let quit = judge(&transcript(&[(0, "@umbra verdict nonce=n1 status=0 quit=1")]), "n1", 2, EXIT0, true);
+        assert_eq!((quit.status, quit.reason.as_str()), (0, "ended from the monitor"));
+        let off = judge(&transcript(&[(0, GOOD)]), "n1", 1, EXIT0, true);
+        assert_eq!((off.status, off.reason.as_str()), (0, "1 VM powered off"));
     }
 
     #[test]

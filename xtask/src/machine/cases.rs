@@ -1,5 +1,6 @@
 //! The tests on the machine, one entry each.
 
+use super::tool::Tool;
 use super::{Case, Guest, Seen};
 use hyp_core::filter::Action;
 
@@ -131,6 +132,25 @@ pub(super) fn all() -> Vec<Case> {
                 seen.vm_says("a", "hello from EL1")?;
                 seen.vm_says("b", "hello from EL1")
             }),
+        Case::of_the_tool(
+            "tool-runs-two-vm-files",
+            Tool::new(&[])
+                .vm("hello", "name = \"a\"\nvcpus = 2\npcpus = [0, 1]\nbootargs = 'test=\"quoted\"'")
+                .vm("hello", "name = \"b\"\npcpus = [1]")
+                .says(&[
+                    "[a] hello from EL1: vCPU 0 of 2",
+                    "bootargs test=\"quoted\"",
+                    "[b] hello from EL1: vCPU 0 of 1",
+                    "passed 2 VMs powered off",
+                ]),
+        ),
+        Case::of_the_tool(
+            "tool-ends-well-when-the-monitor-quits",
+            Tool::new(&[])
+                .vm("obey", "name = \"a\"")
+                .says(&["monitor: l list", "passed ended from the monitor"]),
+        )
+        .types(&[("counts 2", "\x1dq")]),
         Case::new("a-refused-vm-leaves-the-others-running", Guest::new("hello", "").named("good"))
             .and(Guest::new("hello", "").named("bad").spoil(|vm| vm.image.entry = 0x1000))
             .seconds(30)

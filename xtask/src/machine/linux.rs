@@ -1,7 +1,14 @@
 //! Guests that others wrote: Debian's Linux and U-Boot, on machines that differ.
 
 use super::ratio::Ratio;
+use super::tool::Tool;
 use super::{Case, Guest, Seen};
+use crate::cpio::Archive;
+use crate::vmfile::{self, Module};
+use anyhow::{Context, Result};
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 /// The shell's prompt.
 const PROMPT: &str = "umbra-linux:/# ";
@@ -54,6 +61,58 @@ fn pair(a: &'static str, b: &'static str) -> [Guest; 2] {
     [("a", a), ("b", b)].map(|(name, bootargs)| Guest::linux(bootargs).named(name).vcpus(2).pcpus(&[0, 1]))
 }
 
+/// Bytes of a large file in the initramfs: neither they nor the initramfs end at a 2 MiB block, a page or a word.
+const BLOB: usize = (64 << 20) + 4321;
+
+/// The contents of a large file: bytes that no decoder makes smaller, none at a place by chance.
+fn blob(bytes: usize) -> Vec<u8> {
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut blob = Vec::with_capacity(bytes + 8);
+    while blob.len() < bytes {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        blob.extend(state.to_le_bytes());
+    }
+    blob.truncate(bytes);
+    blob
+}
+
+/// Adds an archive with the file `blob` to an initramfs: Linux unpacks one after the other.
+pub(super) fn with_blob(initramfs: &Path, bytes: usize) -> Result<Module> {
+    let mut archive = Archive::default();
+    archive.program("blob", &blob(bytes));
+    std::fs::OpenOptions::new()
+        .append(true)
+        .open(initramfs)?
+        .write_all(&archive.finish())?;
+    vmfile::module(initramfs).map_err(|e| anyhow::anyhow!("{e}"))
+}
+
+/// What the program `md5sum` says of `bytes`, on this machine as in Linux: it is there wherever dpkg is.
+fn md5(bytes: &[u8]) -> Result<String> {
+    let mut child = Command::new("md5sum").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    child.stdin.take().context("no standard input")?.write_all(bytes)?;
+    let said = child.wait_with_output()?.stdout;
+    let sum = String::from_utf8(said)?.split_whitespace().next().map(str::to_owned);
+    sum.filter(|sum| sum.len() == 32).context("md5sum gives no sum")
+}
+
+/// The large file must have arrived as it was made, in an initramfs that fills no 2 MiB block at its end.
+fn unpacked(seen: &Seen<'_>) -> Result<(), String> {
+    seen.all_passed()?;
+    let initrd = seen.plan.vms.iter().find_map(|vm| vm.initrd.as_ref()).ok_or("no initrd")?;
+    if initrd.size < BLOB as u64 || initrd.size.is_multiple_of(2 << 20) {
+        return Err(format!("the initramfs has {} bytes", initrd.size));
+    }
+    let record = seen.transcript().records.iter().find(|r| r.kind == "blob").ok_or("no record")?;
+    let expected = md5(&blob(BLOB)).map_err(|e| format!("md5sum: {e:#}"))?;
+    match (record.text("md5"), record.number("bytes")) {
+        (Some(found), Some(bytes)) if found == expected && bytes == BLOB as u64 => Ok(()),
+        found => Err(format!("checksum and size {found:?}, expected {expected} and {BLOB}")),
+    }
+}
+
 /// All of them.
 pub(super) fn all() -> Vec<Case> {
     let [one, other] = pair("umbra.test=spin=5", "umbra.test=spin=5");
@@ -102,6 +161,41 @@ pub(super) fn all() -> Vec<Case> {
                     .count();
                 if boots == 2 { Ok(()) } else { Err(format!("{boots} boots, not 2")) }
             }),
+        Case::of_the_tool(
+            "tool-sums-up-what-linux-forwarded",
+            Tool::new(&[
+                "--guest",
+                "linux",
+                "--vcpus",
+                "2",
+                "--forward",
+                "cpu_on,cpu_off",
+                "--bootargs",
+                "note=\"two  words\" 'and more'",
+            ])
+            .says(&[
+                "console=ttyAMA0 note=\"two  words\" 'and more'",
+                "1 CPUs are on",
+                "2 CPUs are on",
+                "forwarded calls",
+                "  of them forwarded",
+                "EBUSY answers",
+                "forced exits of bystanders",
+                "word reads",
+                "calls the host answered",
+                "passed 1 VM powered off",
+            ])
+            .never_says(&["MISS"]),
+        )
+        .seconds(120)
+        .types(&[
+            (PROMPT, "cat /proc/cmdline\r"),
+            (PROMPT, "cpu=/sys/devices/system/cpu/cpu1/online\r"),
+            (PROMPT, "echo 0 >$cpu; echo $(grep -c ^processor /proc/cpuinfo) CPUs are on\r"),
+            (PROMPT, "echo 1 >$cpu; echo $(grep -c ^processor /proc/cpuinfo) CPUs are on\r"),
+            (PROMPT, "poweroff\r"),
+        ]),
+        linux("linux-unpacks-a-large-initramfs", Guest::linux("umbra.test=blob").blob(BLOB)).expect(unpacked),
         linux("linux-cpus-off-and-on-100-times", Guest::linux("umbra.test=hotplug=100"))
             .seconds(240)
             .expect(hotplugged),

@@ -8,6 +8,7 @@ mod cases;
 mod linux;
 mod matrix;
 mod ratio;
+mod tool;
 
 pub(crate) use ratio::without_umbra;
 
@@ -29,6 +30,9 @@ use std::path::{Path, PathBuf};
 use std::process::ChildStdin;
 use std::time::Duration;
 
+/// The channel of the first guest.
+const FIRST_GUEST: u8 = HOST + 1;
+
 /// One guest of a test.
 #[derive(Clone, Debug)]
 pub(crate) struct Guest {
@@ -43,6 +47,7 @@ pub(crate) struct Guest {
     deadline_ms: Option<u32>,
     ram: Option<(u64, u64)>,
     initrd_mib: u64,
+    blob: usize,
     flat: bool,
     pcpus: &'static [u32],
     devices: &'static [&'static str],
@@ -84,6 +89,7 @@ impl Guest {
             deadline_ms: None,
             ram: None,
             initrd_mib: 0,
+            blob: 0,
             flat: false,
             pcpus: &[],
             devices: &[],
@@ -154,6 +160,11 @@ impl Guest {
     /// Gives it an initial RAM disk of so many MiB, in which nothing is.
     pub(crate) fn initrd_mib(mut self, mib: u64) -> Self {
         self.initrd_mib = mib;
+        self
+    }
+    /// Adds a file `blob` of so many bytes, which [`linux::blob`] makes, to its initramfs.
+    pub(crate) fn blob(mut self, bytes: usize) -> Self {
+        self.blob = bytes;
         self
     }
     /// Gives its image as an arm64 `Image`, not as an ELF for the tool to make flat.
@@ -301,6 +312,7 @@ pub(crate) struct Case {
     /// The test's name.
     pub(crate) name: &'static str,
     guests: Vec<Guest>,
+    tool: Option<tool::Tool>,
     host: Option<(&'static str, &'static str)>,
     features: &'static [&'static str],
     cpu: &'static str,
@@ -325,6 +337,7 @@ impl Case {
         Self {
             name,
             guests: vec![guest],
+            tool: None,
             host: None,
             features: &[],
             cpu: "cortex-a72",
@@ -341,6 +354,13 @@ impl Case {
             figure: None,
             expect: |seen| seen.all_passed(),
         }
+    }
+    /// A test of `cargo xtask qemu`.
+    fn of_the_tool(name: &'static str, tool: tool::Tool) -> Self {
+        let mut case = Self::new(name, Guest::new("hello", ""));
+        case.guests.clear();
+        case.tool = Some(tool);
+        case
     }
     /// Adds another guest.
     pub(crate) fn and(mut self, guest: Guest) -> Self {
@@ -502,7 +522,8 @@ impl Watch for Typist {
 /// What the tests share: QEMU, and what has been built.
 pub(crate) struct Bench {
     qemu: PathBuf,
-    programs: BTreeMap<String, PathBuf>,
+    /// Programs of the guest package, once a test has needed one.
+    programs: Option<BTreeMap<String, PathBuf>>,
     hyps: BTreeMap<&'static [&'static str], build::Hyp>,
 }
 
@@ -517,14 +538,13 @@ pub(crate) struct Done {
 }
 
 impl Bench {
-    /// Builds what every test needs.
-    pub(crate) fn new(qemu: &Path) -> Result<Self> {
-        let programs = build::guests(Profile::Release, true)?;
-        Ok(Self {
+    /// Nothing is built before a test needs it.
+    pub(crate) fn new(qemu: &Path) -> Self {
+        Self {
             qemu: qemu.to_path_buf(),
-            programs,
+            programs: None,
             hyps: BTreeMap::new(),
-        })
+        }
     }
 
     /// Umbra built with `features`.
@@ -537,15 +557,19 @@ impl Bench {
         Ok(hyp)
     }
 
-    fn program(&self, name: &str) -> Result<&Path> {
-        let found = self.programs.get(name).map(PathBuf::as_path);
+    fn program(&mut self, name: &str) -> Result<PathBuf> {
+        let programs = match &mut self.programs {
+            Some(programs) => programs,
+            none => none.insert(build::guests(Profile::Release, true)?),
+        };
+        let found = programs.get(name).cloned();
         found.with_context(|| format!("the guest package has no program named {name}"))
     }
 
-    fn vm(&self, guest: &Guest, folder: &Path) -> Result<Vm> {
+    fn vm(&mut self, guest: &Guest, folder: &Path) -> Result<Vm> {
         match guest.program {
             Program::Own(bin) => {
-                let mut vm = own_vm(guest.name, guest.vcpus, self.program(bin)?, folder)?;
+                let mut vm = own_vm(guest.name, guest.vcpus, &self.program(bin)?, folder)?;
                 vm.bootargs = guest.bootargs.to_owned();
                 Ok(vm)
             }
@@ -565,7 +589,9 @@ impl Bench {
 
     /// Runs one test. Its log goes to `log`, its files to `folder`.
     pub(crate) fn run(&mut self, case: &Case, folder: &Path, log: &Path) -> Result<Done> {
-        let hyp = self.hyp(case.features)?;
+        if let Some(tool) = &case.tool {
+            return tool::run(self, case, tool, folder, log);
+        }
         let mut vms = Vec::new();
         for guest in &case.guests {
             let mut vm = self.vm(guest, folder)?;
@@ -583,6 +609,9 @@ impl Bench {
                 std::fs::File::create(&path)?.set_len(guest.initrd_mib << 20)?;
                 vm.initrd = Some(crate::vmfile::module(&path).map_err(|e| anyhow::anyhow!("{e}"))?);
             }
+            if let (Some(initrd), 1..) = (&mut vm.initrd, guest.blob) {
+                *initrd = linux::with_blob(&initrd.file, guest.blob)?;
+            }
             vm.pcpus = guest.pcpus.to_vec();
             vm.devices = guest.devices.iter().map(|path| (*path).to_owned()).collect();
             vm.filter.clone_from(&guest.filter);
@@ -593,7 +622,7 @@ impl Bench {
         }
         let host = case.host.or_else(|| vms.iter().any(Vm::forwards).then_some(("host", "")));
         if let Some((bin, bootargs)) = host {
-            let mut vm = host_vm(self.program(bin)?, folder)?;
+            let mut vm = host_vm(&self.program(bin)?, folder)?;
             vm.bootargs = bootargs.to_owned();
             vms.push(vm);
         }
@@ -610,6 +639,7 @@ impl Bench {
                 spoil(vm);
             }
         }
+        let hyp = self.hyp(case.features)?;
         let ready = prepare(plan, &self.qemu, &hyp.bin, folder)?;
         let image = std::fs::metadata(&hyp.bin)?.len();
         let limit = Some(Duration::from_secs(case.seconds));

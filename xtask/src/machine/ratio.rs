@@ -1,5 +1,6 @@
 //! The same guest with and without Umbra, in ticks of the instruction clock.
 
+use super::FIRST_GUEST;
 use crate::console::{Record, Transcript};
 use crate::plan::Plan;
 use crate::qemu::{self, Blind, Run};
@@ -72,9 +73,6 @@ pub(super) fn counts(transcript: &Transcript) -> String {
     }
     text
 }
-
-/// The channel of the first guest.
-const FIRST_GUEST: u8 = 2;
 
 /// The nodes of `virt` that Umbra's guests have, too.
 const KEPT: [&str; 8] = ["chosen", "cpus", "psci", "intc", "timer", "apb-pclk", "pl011", "memory"];

@@ -338,7 +338,7 @@ fn machines(cases: Vec<machine::Case>, context: &Context<'_>) -> Result<Vec<Outc
         return Ok(Vec::new());
     }
     let qemu = setup::qemu(context.args.qemu.as_deref(), context.args.no_install)?;
-    let mut bench = Bench::new(&qemu.path)?;
+    let mut bench = Bench::new(&qemu.path);
     let mut outcomes = Vec::new();
     for case in &cases {
         let log = context.log(case.name);
