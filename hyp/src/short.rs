@@ -28,7 +28,7 @@ fn undisturbed<'a>() -> Option<&'a mut Resident> {
     if gic::vmcr() != here.state.cpuif.vmcr.get() {
         return None;
     }
-    if here.state.gic.needs_attention() && !here.state.gic.attend_ended(&here.interface) {
+    if here.state.gic.may_need_attention() && !here.state.gic.attend_ended(&here.interface) {
         return None;
     }
     Some(here)
@@ -84,20 +84,32 @@ fn load(frame: &mut Frame, syndrome: u64) -> Option<()> {
     }
     let (here, ipa) = access(abort)?;
     let own = ipa.wrapping_sub(here.vcpu.redistributor);
-    let value = if own < layout::GICR_STRIDE {
-        here.state.gic.read_short(&here.interface, own, abort.size())?
-    } else {
-        let offset = ipa.wrapping_sub(layout::GICD_BASE);
-        if offset >= layout::GICD_SIZE {
-            return None;
-        }
-        here.vm.dist.read_plain(offset, abort.size())?
+    let offset = ipa.wrapping_sub(layout::GICD_BASE);
+    if own >= layout::GICR_STRIDE && offset >= layout::GICD_SIZE {
+        return None;
+    }
+    // Each by itself, for the compiler to know the size.
+    let value = match abort.size_log2() {
+        2 => read(here, own, offset, 4)?,
+        3 => read(here, own, offset, 8)?,
+        0 => read(here, own, offset, 1)?,
+        _ => return None,
     };
     if let Some(x) = frame.x.get_mut(usize::from(abort.rt())) {
         *x = value;
     }
     here.accessed();
     Some(())
+}
+
+/// Reads from the vCPU's own redistributor if `own` is an offset in it, else at `offset` from the distributor.
+#[inline(always)]
+fn read(here: &Resident, own: u64, offset: u64, size: u64) -> Option<u64> {
+    if own < layout::GICR_STRIDE {
+        here.state.gic.read_short(&here.interface, own, size)
+    } else {
+        here.vm.dist.read_plain(offset, size)
+    }
 }
 
 /// A store of a word to the vCPU's own redistributor.
@@ -107,7 +119,7 @@ fn store(frame: &mut Frame, syndrome: u64) -> Option<()> {
     let (here, ipa) = access(abort)?;
     let value = frame.x.get(usize::from(abort.rt())).copied().unwrap_or(0);
     let own = ipa.wrapping_sub(here.vcpu.redistributor);
-    if abort.size() != 4 || own >= layout::GICR_STRIDE || !here.state.gic.write_plain(&here.vm.dist, own, value as u32) {
+    if abort.size_log2() != 2 || own >= layout::GICR_STRIDE || !here.state.gic.write_plain(&here.vm.dist, own, value as u32) {
         return None;
     }
     here.accessed();

@@ -311,7 +311,13 @@ impl Abort {
     #[must_use]
     #[inline]
     pub const fn size(self) -> u64 {
-        1 << (self.iss >> 22 & 3)
+        1 << self.size_log2()
+    }
+    /// The logarithm of [`size`](Self::size).
+    #[must_use]
+    #[inline]
+    pub const fn size_log2(self) -> u32 {
+        self.iss >> 22 & 3
     }
     /// The page of the faulting IPA, where `HPFAR_EL2` holds it.
     #[must_use]

@@ -307,15 +307,19 @@ pub(crate) struct Interface {
     redistributor: Redistributor,
     distributor: Distributor,
     list_registers: usize,
+    /// `ICH_ELRSR_EL2` while all of them are empty.
+    all_empty: u64,
 }
 
 impl Interface {
     /// This pCPU's, whose redistributor is `redistributor`.
     pub(crate) fn new(redistributor: Redistributor, distributor: Distributor) -> Self {
+        let list_registers = (vtr() & 0xF) as usize + 1;
         Self {
             redistributor,
             distributor,
-            list_registers: (vtr() & 0x1F) as usize + 1,
+            list_registers,
+            all_empty: (1 << list_registers) - 1,
         }
     }
 }
@@ -329,6 +333,7 @@ macro_rules! lr_access {
             }
         }
 
+        #[inline(always)]
         fn write_lr(index: usize, value: u64) {
             match index {
                 $($index => msr!($reg, value),)*
@@ -377,6 +382,10 @@ impl Ich for Interface {
 
     fn elrsr_at_exit(&self) -> u64 {
         mrs!("S3_4_C12_C11_5")
+    }
+
+    fn all_empty_at_exit(&self) -> bool {
+        self.elrsr_at_exit() == self.all_empty
     }
 
     fn eisr(&self) -> u64 {

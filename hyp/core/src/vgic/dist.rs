@@ -226,7 +226,7 @@ impl Word {
 
     /// Pending here: latched, or a level that is high.
     fn pending(&self) -> u32 {
-        self.latch.load(ORDER) | self.line.load(ORDER) & !self.edge.load(ORDER)
+        self.latch.load(ORDER) | self.line.load(ORDER) & !self.edge.load(Ordering::Relaxed)
     }
 }
 

@@ -253,6 +253,13 @@ impl VcpuGic {
         self.words.latch & self.hw & !self.words.written != 0
     }
 
+    /// Whether [`needs_attention`](Self::needs_attention) may be: less to look at.
+    #[must_use]
+    #[inline(always)]
+    pub const fn may_need_attention(&self) -> bool {
+        self.words.latch & self.hw != 0
+    }
+
     /// Withdraws hardware-backed interrupts that the guest has not taken and whose line has fallen: hardware would not show them
     /// any more. Their physical interrupt is deactivated, so that the next edge fires. At the end of an exit that took a physical
     /// interrupt, and at the beginning of every other.

@@ -92,6 +92,10 @@ pub trait Ich {
     fn elrsr_at_exit(&self) -> u64 {
         self.elrsr()
     }
+    /// Whether every list register is empty, while none was written since the exit.
+    fn all_empty_at_exit(&self) -> bool {
+        !self.elrsr_at_exit() & ((1 << self.count().min(MAX_LRS)) - 1) == 0
+    }
     /// `ICH_EISR_EL2`: bit i is set when list register i was deactivated and asked to be told.
     fn eisr(&self) -> u64;
     /// `ICH_HCR_EL2`, for its EOIcount.

@@ -161,9 +161,9 @@ impl Redist {
         let value = match kind {
             8 => self.priority.get(n as usize).filter(|_| n < 8).copied().unwrap_or(0),
             _ if n != 0 && kind != 24 => 0,
-            1 => self.group as u32,
-            2 | 3 => self.enabled as u32,
             4..=7 => return None,
+            2 | 3 => self.enabled as u32,
+            1 => self.group as u32,
             24 if n == 0 => 0xAAAA_AAAA,
             _ => 0,
         };
@@ -179,6 +179,12 @@ impl Redist {
             WAKER => self.waker,
             _ => id_register(offset, 0x93),
         }
+    }
+
+    /// Whether the state at `offset` is pending state; else it is active state.
+    #[inline(always)]
+    pub(super) const fn is_pending(offset: u64) -> bool {
+        offset < ISACTIVER0
     }
 
     /// A guest's read of pending or active state at `offset`.

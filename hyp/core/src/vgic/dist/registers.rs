@@ -155,7 +155,10 @@ impl Dist {
     pub fn read_plain(&self, offset: u64, size: u64) -> Option<u64> {
         match size {
             4 if offset & 3 == 0 => self.read_word(offset),
-            8 if offset & 7 == 0 => Some(self.router_at(offset).unwrap_or(0)),
+            8 if offset & 7 == 0 => match self.router_at(offset) {
+                Some(router) => Some(router),
+                None => Some(0),
+            },
             1 if offset >> 7 >= 8 && offset >> 7 < 16 => Some(self.read_word(offset & !3)? >> (8 * (offset & 3)) & 0xFF),
             _ => Some(0),
         }
@@ -167,7 +170,10 @@ impl Dist {
         if (IPRIORITYR >> 7..(IPRIORITYR >> 7) + 8).contains(&kind) {
             // A byte for each INTID; the first eight words are the redistributors'.
             let n = ((offset - IPRIORITYR) >> 2) as usize;
-            return Some(u64::from(self.priority.get(n.wrapping_sub(8)).map_or(0, |word| word.load(ORDER))));
+            return Some(match self.priority.get(n.wrapping_sub(8)) {
+                Some(word) => u64::from(word.load(ORDER)),
+                None => 0,
+            });
         }
         if kind == 0 {
             return Some(u64::from(match offset {
@@ -209,8 +215,10 @@ impl Dist {
         u64::from(match offset >> 7 {
             24 | 25 => {
                 let half = (offset >> 2) as usize & 0x3F;
-                let word = self.word.get((half / 2).wrapping_sub(1));
-                word.map_or(0, |word| spread(word.edge.load(ORDER) >> (half as u32 % 2 * 16)))
+                match self.word.get((half / 2).wrapping_sub(1)) {
+                    Some(word) => spread(word.edge.load(ORDER) >> (half as u32 % 2 * 16)),
+                    None => 0,
+                }
             }
             511 => id_register(offset, 0x92),
             _ => 0,
@@ -219,7 +227,8 @@ impl Dist {
 
     #[inline(always)]
     fn router_at(&self, offset: u64) -> Option<u64> {
-        routed(offset).map(|spi| self.router(spi).load(ORDER))
+        let spi = routed(offset)?;
+        Some(self.router(spi).load(ORDER))
     }
 
     /// Pending or active state: word `n` of the register that `offset` is in.

@@ -1,8 +1,7 @@
 //! What comes often, in few instructions: each of these does what the long way of the same name does, or says that it cannot and
 //! has done nothing. The model tests go through them whenever they can.
 
-use super::{Dist, Group, Ich, Live, Redist, VcpuGic, accepted};
-use crate::vgic::MAX_LRS;
+use super::{Dist, Group, Ich, Redist, VcpuGic, accepted};
 use hyp_abi::layout::VTIMER_INTID;
 
 impl VcpuGic {
@@ -72,23 +71,19 @@ impl VcpuGic {
     #[must_use]
     pub fn read_short<H: Ich>(&self, h: &H, offset: u64, size: u64) -> Option<u64> {
         match self.read_plain(offset, size) {
-            None => self.live_apart(h).map(|live| Redist::read_state(offset, live)),
+            None if h.all_empty_at_exit() => Some(self.state_apart(h, Redist::is_pending(offset)).into()),
             value => value,
         }
     }
 
-    /// [`live`](Self::live) while every list register is empty. None was written since the exit.
+    /// Pending or active as [`live`](Self::live) has it, while every list register is empty.
     #[inline(always)]
-    fn live_apart<H: Ich>(&self, h: &H) -> Option<Live> {
-        if !self.loaded || !h.elrsr_at_exit() & ((1 << h.count().min(MAX_LRS)) - 1) != 0 {
-            return None;
+    fn state_apart<H: Ich>(&self, h: &H, pending: bool) -> u32 {
+        if !pending {
+            return (self.words.active & !self.in_lr) as u32;
         }
-        let pending = self.words.pending() & !(self.in_lr & self.shown & !self.words.line);
-        let timer = u64::from(h.line(VTIMER_INTID)) << VTIMER_INTID;
-        Some(Live {
-            pending: (pending | self.hw & timer) as u32,
-            active: (self.words.active & !self.in_lr) as u32,
-        })
+        let timer = u64::from(self.loaded & h.line(VTIMER_INTID)) << VTIMER_INTID;
+        (self.words.latch & !(self.in_lr & self.shown) | self.words.line | self.hw & timer) as u32
     }
 
     /// [`write`](Self::write) of a word that is neither pending nor active state, and that changes nothing of an interrupt which is one of
