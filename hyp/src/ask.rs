@@ -119,6 +119,7 @@ fn cpuif<H: Ich>(state: &VcpuState, interface: &H, resident: bool) -> CpuIf {
 pub(crate) fn serve<H: Ich>(vcpu: &Vcpu, vm: &Vm, state: &mut VcpuState, interface: &mut H, resident: bool) {
     let word = vcpu.inbox.drain();
     if word != 0 {
+        vcpu.count_inbox();
         state.gic.receive(interface, &vm.dist, word);
     }
     if asked(&vcpu.refill) {

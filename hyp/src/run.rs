@@ -386,6 +386,7 @@ fn enter(vcpu: &Vcpu, vm: &Vm, state: &mut VcpuState, frame: &mut Frame, interfa
     state.load_interface(vm, interface);
     let word = vcpu.inbox.drain_sgis();
     if word != 0 {
+        vcpu.count_inbox();
         state.gic.receive(interface, &vm.dist, word);
     }
     frame.x = state.x;
@@ -688,6 +689,7 @@ impl Place {
         state.gic.stand_by(&vm.dist);
         let word = vcpu.inbox.drain_sgis();
         if word != 0 {
+            vcpu.count_inbox();
             state.gic.receive(&mut Absent(()), &vm.dist, word);
         }
         let view = state.cpuif.view;

@@ -69,47 +69,65 @@ pub(crate) extern "C" fn guest_store(frame: &mut Frame, syndrome: u64) -> Done {
 /// A trapped system register of a guest, or another exception of a class near it.
 pub(crate) extern "C" fn guest_sysreg(frame: &mut Frame, syndrome: u64) -> Done {
     let Some(rt) = SysRegAccess::write_of(syndrome, SysReg::ICC_SGI1R_EL1) else {
-        return Done::Nothing;
+        return id_register(frame, syndrome).into();
     };
     let value = frame.x.get(usize::from(rt)).copied().unwrap_or(0);
     sgi1r(value).into()
+}
+
+/// A read of an ID register.
+#[inline(always)]
+fn id_register(frame: &mut Frame, syndrome: u64) -> Option<()> {
+    // SAFETY: The outermost function of this exit, which asks once.
+    let local = unsafe { percpu::local() }?;
+    let (rt, value) = local.run.machine.ids.read(syndrome)?;
+    if !is_restored(rt) || !esr::is_plain(cpu::spsr()) {
+        return None;
+    }
+    let here = undisturbed()?;
+    if let Some(x) = frame.x.get_mut(usize::from(rt)) {
+        *x = value;
+    }
+    here.vcpu.count(Counter::Sysregs);
+    cpu::set_elr(cpu::elr().wrapping_add(4));
+    Some(())
 }
 
 /// A load from the distributor or the vCPU's own redistributor.
 #[inline(always)]
 fn load(frame: &mut Frame, syndrome: u64) -> Option<()> {
     let abort = Abort::plain(syndrome)?;
+    let (here, ipa) = access(abort)?;
     if !is_restored(abort.rt()) {
         return None;
     }
-    let (here, ipa) = access(abort)?;
     let own = ipa.wrapping_sub(here.vcpu.redistributor);
-    let offset = ipa.wrapping_sub(layout::GICD_BASE);
-    if own >= layout::GICR_STRIDE && offset >= layout::GICD_SIZE {
-        return None;
-    }
-    // Each by itself, for the compiler to know the size.
-    let value = match abort.size_log2() {
-        2 => read(here, own, offset, 4)?,
-        3 => read(here, own, offset, 8)?,
-        0 => read(here, own, offset, 1)?,
-        _ => return None,
+    // Each size by itself, for the compiler to know it.
+    let value = if own < layout::GICR_STRIDE {
+        let (gic, interface) = (&here.state.gic, &here.interface);
+        match abort.size_log2() {
+            2 => gic.read_short(interface, own, 4)?,
+            3 => gic.read_short(interface, own, 8)?,
+            0 => gic.read_short(interface, own, 1)?,
+            _ => return None,
+        }
+    } else {
+        let offset = ipa.wrapping_sub(layout::GICD_BASE);
+        if offset >= layout::GICD_SIZE {
+            return None;
+        }
+        match abort.size_log2() {
+            2 => here.vm.dist.read_plain(offset, 4)?,
+            3 => here.vm.dist.read_plain(offset, 8)?,
+            0 => here.vm.dist.read_plain(offset, 1)?,
+            _ => return None,
+        }
     };
     if let Some(x) = frame.x.get_mut(usize::from(abort.rt())) {
         *x = value;
     }
     here.accessed();
     Some(())
-}
-
-/// Reads from the vCPU's own redistributor if `own` is an offset in it, else at `offset` from the distributor.
-#[inline(always)]
-fn read(here: &Resident, own: u64, offset: u64, size: u64) -> Option<u64> {
-    if own < layout::GICR_STRIDE {
-        here.state.gic.read_short(&here.interface, own, size)
-    } else {
-        here.vm.dist.read_plain(offset, size)
-    }
 }
 
 /// A store of a word to the vCPU's own redistributor.
@@ -194,9 +212,8 @@ fn kicked() -> Option<()> {
         vcpu.inbox.post(word);
         return None;
     }
+    vcpu.count_inbox();
     gic::drop_and_deactivate(KICK_SGI);
-    #[cfg(feature = "test-triggers")]
-    crate::trigger::check();
     vcpu.count(Counter::Interrupts);
     Some(())
 }

@@ -56,8 +56,9 @@ el2_vectors:
 guest_sync:
     stp     x1, x2, [sp, #8]
     mrs     x1, esr_el2
-    mov     w2, #{hvc0}
-    cmp     x1, x2
+    mov     w2, #{hvc0}             // SMC #0 differs from HVC #0 in bit 26
+    eor     x2, x1, x2
+    tst     x2, #~(1 << 26)
     b.eq    short_call
 other_sync:
     str     x0, [sp]
@@ -142,7 +143,11 @@ sync_saved:
     cbz     w0, resume
     b       sync_saved
 sync_sysreg:
-    save_callee_saved
+    tbz     w1, #0, 2f              // a write
+    bl      {sysreg}
+    cbz     w0, resume
+    b       sync_any
+2:  save_callee_saved
     bl      {sysreg}
     cbz     w0, resume
     b       sync_saved
@@ -168,9 +173,11 @@ resume:
     dsb     nsh                     // no speculation past ERET
     isb
 
-// A call that only reads, by HVC #0, of a guest whose filter leaves such calls alone: answered as psci::smccc does. x1 and x2
-// are saved, x0 is the guest's. Anything else goes on as if nothing had been.
+// A call that only reads, by HVC #0 or SMC #0, of a guest whose filter leaves such calls alone: answered as psci::smccc does. x1
+// and x2 are saved, x0 is the guest's, x1 is ESR_EL2. Anything else goes on as if nothing had been.
 short_call:
+    tbnz    w1, #26, short_smc
+short_either:
     mrs     x2, tpidr_el2
     ldr     x2, [x2, #{short_calls}]
     cbz     x2, not_short
@@ -192,8 +199,23 @@ short_done:
     dsb     nsh
     isb
 
+// The address to go on at is the SMC's own: past it, unless there is more to do than that (PSTATE.BTYPE, PSTATE.SS).
+short_smc:
+    mrs     x2, spsr_el2
+    tbnz    w2, #21, other_sync
+    tst     w2, #(3 << 10)
+    b.ne    other_sync
+    mrs     x2, elr_el2
+    add     x2, x2, #4
+    msr     elr_el2, x2
+    b       short_either
+
 not_short:
     mrs     x1, esr_el2
+    tbz     w1, #26, other_sync
+    mrs     x2, elr_el2
+    sub     x2, x2, #4
+    msr     elr_el2, x2
     b       other_sync
 
 short_arch:

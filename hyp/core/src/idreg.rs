@@ -1,6 +1,7 @@
 //! What a guest finds when it touches a system register that traps: the feature ID registers, which show exactly what works, and a
 //! defined answer for every other one.
 
+use crate::esr::ec;
 use crate::regs::cpu::SysReg;
 use crate::timer::Register;
 
@@ -432,6 +433,24 @@ impl IdTable {
         Self::index(register).and_then(|i| self.values.get(i)).copied()
     }
 
+    /// What a guest reads whose trapped access has the syndrome `esr`, and into which general-purpose register; `None` when it is not a
+    /// read of a register in the ID space.
+    #[must_use]
+    #[inline(always)]
+    pub fn read(&self, esr: u64) -> Option<(u8, u64)> {
+        const OP0_3: u32 = 3 << 20;
+        const READ: u32 = 1;
+        // Class, op0, op1, CRn and direction; CRm and op2 say which register.
+        const MASK: u32 = 0x3F << 26 | 3 << 20 | 7 << 14 | 15 << 10 | 1;
+        let esr = esr as u32;
+        if esr & MASK != u32::from(ec::SYSREG) << 26 | OP0_3 | READ {
+            return None;
+        }
+        let index = (esr << 2 & 0x78 | esr >> 17 & 7).wrapping_sub(8);
+        let value = *self.values.get(index as usize)?;
+        Some(((esr >> 5 & 31) as u8, value))
+    }
+
     fn index(register: SysReg) -> Option<usize> {
         is_id(register).then(|| usize::from(register.crm() - 1) * 8 + usize::from(register.op2()))
     }
@@ -575,12 +594,34 @@ const fn raz_wi(read: bool) -> SysRegAction {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::esr::SysRegAccess;
 
     const fn id(crm: u16, op2: u16) -> SysReg {
         SysReg::new(3, 0, 0, crm, op2)
     }
     fn shown(register: SysReg, host: u64) -> u64 {
         emulate(register, host, Shown::default(), true)
+    }
+
+    #[test]
+    fn a_syndrome_reads_what_its_register_does() {
+        let mut table = IdTable::EMPTY;
+        for (n, value) in (1..).zip(table.values.iter_mut()) {
+            *value = n;
+        }
+        let rts = [0, 7, 31];
+        for rest in 0..1u32 << 17 {
+            for rt in rts {
+                let iss = rest & 0x1F | rt << 5 | rest >> 5 << 10;
+                let access = SysRegAccess::decode(iss);
+                let expected = table.get(access.register).filter(|_| access.read).map(|value| (access.rt, value));
+                assert_eq!(table.read(0x18 << 26 | 1 << 25 | u64::from(iss)), expected, "{iss:#x}");
+            }
+            if cfg!(miri) && rest > 99 {
+                break;
+            }
+        }
+        assert_eq!(table.read(0x17 << 26 | 3 << 20 | 1 << 1 | 1), None);
     }
 
     #[test]

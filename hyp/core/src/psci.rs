@@ -229,6 +229,11 @@ fn affinity_info(affinity: u64, level: u32, vm: &impl VmView) -> Outcome {
     if affinity & !AFFINITY != 0 {
         return refuse(PsciError::InvalidParameters);
     }
+    if level == 0 {
+        return target(affinity, vm).map_or(refuse(PsciError::InvalidParameters), |index| {
+            Outcome::Return(AFFINITY_OF_STATE >> (2 * vm.power(index) as u64) & 3)
+        });
+    }
     let members = (0..vm.vcpus().min(MAX_VCPUS)).filter(|&index| (vm.affinity(index) ^ affinity) & mask == 0);
     // The numbers order the answers: ON 0, OFF 1, ON_PENDING 2. Rank them by who wins.
     members

@@ -373,7 +373,12 @@ impl VcpuGic {
     /// A guest's read of `size` bytes at `offset` from this vCPU's `RD_base`; both frames.
     #[must_use]
     pub fn read<H: Ich>(&self, h: &H, offset: u64, size: u64) -> u64 {
-        match self.read_short(h, offset, size) {
+        let plain = if self.loaded {
+            self.read_short(h, offset, size)
+        } else {
+            self.read_plain(offset, size)
+        };
+        match plain {
             Some(value) => value,
             None => Redist::read_state(offset, self.live(h)),
         }

@@ -159,11 +159,10 @@ impl Redist {
         // Each kind has 32 words; but for the priorities only the first is this vCPU's.
         let (kind, n) = ((offset - SGI_BASE) >> 7, offset >> 2 & 31);
         let value = match kind {
-            8 => self.priority.get(n as usize).filter(|_| n < 8).copied().unwrap_or(0),
-            _ if n != 0 && kind != 24 => 0,
-            4..=7 => return None,
-            2 | 3 => self.enabled as u32,
-            1 => self.group as u32,
+            4..=7 if n == 0 => return None,
+            8 if n < 8 => self.priority[n as usize],
+            2 | 3 if n == 0 => self.enabled as u32,
+            1 if n == 0 => self.group as u32,
             24 if n == 0 => 0xAAAA_AAAA,
             _ => 0,
         };

@@ -167,52 +167,52 @@ impl Dist {
     #[inline(always)]
     fn read_word(&self, offset: u64) -> Option<u64> {
         let kind = offset >> 7;
-        if (IPRIORITYR >> 7..(IPRIORITYR >> 7) + 8).contains(&kind) {
-            // A byte for each INTID; the first eight words are the redistributors'.
-            let n = ((offset - IPRIORITYR) >> 2) as usize;
-            return Some(match self.priority.get(n.wrapping_sub(8)) {
-                Some(word) => u64::from(word.load(ORDER)),
+        // Each kind has 32 words of 32 INTIDs; word 0 is the redistributors'.
+        let word = self.word.get((offset >> 2 & 31).wrapping_sub(1) as usize);
+        Some(u64::from(match kind {
+            4..=7 => match word {
+                Some(word) => {
+                    let state = if kind < ISACTIVER >> 7 {
+                        word.pending()
+                    } else {
+                        word.active.load(ORDER)
+                    };
+                    if word.held.load(ORDER) | word.backed.load(Ordering::Relaxed) != 0 {
+                        return None;
+                    }
+                    state
+                }
                 None => 0,
-            });
-        }
-        if kind == 0 {
-            return Some(u64::from(match offset {
+            },
+            // A byte for each INTID; the first eight words are the redistributors'.
+            8..=15 => match self.priority.get(((offset - IPRIORITYR) >> 2).wrapping_sub(8) as usize) {
+                Some(word) => word.load(ORDER),
+                None => 0,
+            },
+            2 | 3 => match word {
+                Some(word) => word.enabled.load(ORDER),
+                None => 0,
+            },
+            1 => match word {
+                Some(word) => word.group1.load(ORDER),
+                None => 0,
+            },
+            0 => match offset {
                 CTLR => FIXED | self.groups(),
                 TYPER => self.typer,
                 IIDR => IIDR_VALUE,
                 _ => 0,
-            }));
-        }
-        if kind >= 8 {
-            return Some(self.read_rare(offset));
-        }
-        // Each kind has 32 words of 32 INTIDs; word 0 is the redistributors'.
-        let Some(word) = self.word.get((offset >> 2 & 31).wrapping_sub(1) as usize) else {
-            return Some(0);
-        };
-        Some(u64::from(match kind {
-            1 => word.group1.load(ORDER),
-            2 | 3 => word.enabled.load(ORDER),
-            _ => {
-                let state = if offset < ISACTIVER {
-                    word.pending()
-                } else {
-                    word.active.load(ORDER)
-                };
-                if word.held.load(ORDER) | word.backed.load(Ordering::Relaxed) != 0 {
-                    return None;
-                }
-                state
-            }
+            },
+            _ => self.read_rare(offset),
         }))
     }
 
     #[inline(always)]
-    fn read_rare(&self, offset: u64) -> u64 {
+    fn read_rare(&self, offset: u64) -> u32 {
         if let Some(router) = self.router_at(offset) {
-            return router >> (8 * (offset & 4)) & 0xFFFF_FFFF;
+            return (router >> (8 * (offset & 4))) as u32;
         }
-        u64::from(match offset >> 7 {
+        match offset >> 7 {
             24 | 25 => {
                 let half = (offset >> 2) as usize & 0x3F;
                 match self.word.get((half / 2).wrapping_sub(1)) {
@@ -222,7 +222,7 @@ impl Dist {
             }
             511 => id_register(offset, 0x92),
             _ => 0,
-        })
+        }
     }
 
     #[inline(always)]

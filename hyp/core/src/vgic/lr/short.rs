@@ -56,9 +56,9 @@ impl VcpuGic {
     /// or there is more.
     #[inline(always)]
     pub fn attend_ended<H: Ich>(&mut self, h: &H) -> bool {
-        let bit = 1u64 << VTIMER_INTID;
-        let over = self.image_of(VTIMER_INTID) != 0 && h.elrsr_at_exit() >> self.slot_of(VTIMER_INTID) & 1 != 0;
-        if self.words.latch & self.hw & !self.words.written != bit || !over {
+        let (bit, slot) = (1u64 << VTIMER_INTID, self.slot_of(VTIMER_INTID));
+        let its_own = self.words.latch & self.hw & !self.words.written == bit && u32::from(self.owner[slot]) == VTIMER_INTID;
+        if !its_own || h.elrsr_at_exit() >> slot & 1 == 0 {
             return false;
         }
         self.words.latch &= !bit;
@@ -66,7 +66,7 @@ impl VcpuGic {
         true
     }
 
-    /// [`read`](Self::read), unless it is of pending or active state and a list register holds some.
+    /// [`read`](Self::read) of the loaded vCPU, unless it is of pending or active state and a list register holds some.
     #[inline(always)]
     #[must_use]
     pub fn read_short<H: Ich>(&self, h: &H, offset: u64, size: u64) -> Option<u64> {
@@ -82,7 +82,7 @@ impl VcpuGic {
         if !pending {
             return (self.words.active & !self.in_lr) as u32;
         }
-        let timer = u64::from(self.loaded & h.line(VTIMER_INTID)) << VTIMER_INTID;
+        let timer = u64::from(h.line(VTIMER_INTID)) << VTIMER_INTID;
         (self.words.latch & !(self.in_lr & self.shown) | self.words.line | self.hw & timer) as u32
     }
 
