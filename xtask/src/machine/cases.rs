@@ -79,7 +79,7 @@ fn flood(bytes: usize) -> Script {
 /// A flood of input: every byte arrives in its place, and meanwhile nothing that another vCPU prints is lost.
 fn flooded(name: &'static str, bootargs: &'static str, bytes: usize, pcpus: &'static [u32]) -> Case {
     Case::new(name, Guest::new("flood", bootargs).vcpus(2).pcpus(pcpus))
-        .seconds(90)
+        .seconds(120)
         .types(flood(bytes))
         .expect(|seen| {
             seen.all_passed()?;
@@ -274,7 +274,7 @@ pub(super) fn all() -> Vec<Case> {
             .and(Guest::new("share", "").named("other").pcpus(&[0]))
             .smp(1),
         flooded("pl011-takes-a-flood", "bytes=80000", 80_000, &[0, 1]),
-        flooded("pl011-takes-a-flood-on-one-pcpu", "bytes=8000", 8_000, &[0, 0]),
+        flooded("pl011-takes-a-flood-on-one-pcpu", "bytes=80000", 80_000, &[0, 0]),
         Case::new("device-passed-to-a-vm", Guest::new("rtc", "").devices(&["/pl031@9010000"])).seconds(120),
         Case::new(
             "device-passed-to-a-vm-that-is-reset",
