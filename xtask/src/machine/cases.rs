@@ -1,7 +1,7 @@
 //! The tests on the machine, one entry each.
 
 use super::tool::Tool;
-use super::{Case, Guest, Seen};
+use super::{Case, Guest, Script, Seen};
 use hyp_core::filter::Action;
 
 /// A VM of four vCPUs that runs the tests of `bin` which `bootargs` select.
@@ -61,6 +61,44 @@ fn started_anew(seen: &Seen<'_>) -> Result<(), String> {
     } else {
         Err(format!("VM b counted {counts:?}"))
     }
+}
+
+/// So many bytes typed at once: the sequence that the program `flood` expects. The table of tests lives as long as the tool.
+fn flood(bytes: usize) -> Script {
+    let mut state = 0x2545_F491_u32;
+    let sequence = std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        char::from(b' ' + ((state >> 8) % 95) as u8)
+    });
+    let typed: &str = sequence.take(bytes).collect::<String>().leak();
+    vec![("listening", typed)].leak()
+}
+
+/// A flood of input: every byte arrives in its place, and meanwhile nothing that another vCPU prints is lost.
+fn flooded(name: &'static str, bootargs: &'static str, bytes: usize, pcpus: &'static [u32]) -> Case {
+    Case::new(name, Guest::new("flood", bootargs).vcpus(2).pcpus(pcpus))
+        .seconds(120)
+        .types(flood(bytes))
+        .expect(|seen| {
+            seen.all_passed()?;
+            let record = seen.transcript().records.iter().find(|r| r.kind == "flood");
+            let all = record.and_then(|r| r.number("bytes")).ok_or("no record")?;
+            let (mut last, mut meanwhile) = (0, 0);
+            for (line, number) in seen.lines("flood").iter().filter(|l| l.starts_with("line ")).zip(1_u64..) {
+                let come = line.strip_prefix(&format!("line {number} while "));
+                match come.and_then(|l| l.strip_suffix(" bytes have come")).map(str::parse) {
+                    Some(Ok(come)) if come >= last => last = come,
+                    _ => return Err(format!("line {number} is {line:?}")),
+                }
+                meanwhile += u64::from((1..all).contains(&last));
+            }
+            if meanwhile < 10 {
+                return Err(format!("{meanwhile} lines were printed meanwhile"));
+            }
+            Ok(())
+        })
 }
 
 /// A VM of 256 MiB with an initial RAM disk, its vCPUs on `pcpus`, resets itself again and again, and a neighbour on pCPU 0
@@ -250,6 +288,8 @@ pub(super) fn all() -> Vec<Case> {
         Case::new("pl011-shared", Guest::new("uart", ""))
             .and(Guest::new("share", "").named("other").pcpus(&[0]))
             .smp(1),
+        flooded("pl011-takes-a-flood", "bytes=80000", 80_000, &[0, 1]),
+        flooded("pl011-takes-a-flood-on-one-pcpu", "bytes=80000", 80_000, &[0, 0]),
         Case::new("device-passed-to-a-vm", Guest::new("rtc", "").devices(&["/pl031@9010000"])).seconds(120),
         Case::new(
             "device-passed-to-a-vm-that-is-reset",

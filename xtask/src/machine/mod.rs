@@ -28,6 +28,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ChildStdin;
+use std::sync::mpsc;
 use std::time::Duration;
 
 /// The channel of the first guest.
@@ -482,9 +483,35 @@ impl Typist {
     }
 }
 
+/// Types in a thread of its own: who reads the consoles must not wait until the machine has taken what is typed.
+struct Keyboard(mpsc::Sender<Vec<u8>>);
+
+impl Keyboard {
+    fn new(mut input: ChildStdin) -> Self {
+        let (sender, typed) = mpsc::channel::<Vec<u8>>();
+        // Ends with the machine, which then reads no more, or with the test.
+        std::thread::spawn(move || {
+            typed
+                .iter()
+                .try_for_each(|keys| input.write_all(&keys).and_then(|()| input.flush()))
+        });
+        Self(sender)
+    }
+}
+
+impl Write for Keyboard {
+    fn write(&mut self, keys: &[u8]) -> std::io::Result<usize> {
+        let sent = self.0.send(keys.to_vec());
+        sent.map(|()| keys.len()).map_err(|_| std::io::ErrorKind::BrokenPipe.into())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 impl Watch for Typist {
     fn begin(&mut self, input: ChildStdin) {
-        self.input = Some(Box::new(input));
+        self.input = Some(Box::new(Keyboard::new(input)));
     }
 
     fn byte(&mut self, channel: u8, byte: u8) {
