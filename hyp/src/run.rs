@@ -304,19 +304,23 @@ impl Run {
         *slot = None;
         let who = Some((vm.id, vcpu.index));
         let kept = self.last == who && !shared && !state.context.is_new();
+        state.load_x(&mut frame.x, kept);
         if kept {
             state.context.resume();
         } else {
-            self.world.enter();
-            cpu::enter_vcpu(vm.vttbr, policy::vmpidr(hyp_abi::layout::affinity_of(vcpu.index)));
-            if self.last != who {
+            if self.last == who {
+                // As it was but for the debug registers, which a new vCPU does not have.
+                self.world.trap_debug();
+            } else {
+                self.world.enter();
+                cpu::enter_vcpu(vm.vttbr, policy::vmpidr(hyp_abi::layout::affinity_of(vcpu.index)));
                 self.last = who;
                 memory::drop_local_guest_tlb();
             }
             state.context.load();
         }
         timer::set_guest_offset(vm.cntvoff());
-        let due = enter(vcpu, vm, &mut state, frame, &mut self.interface);
+        let due = enter(vcpu, vm, &mut state, &mut self.interface);
         if let Some(first) = earlier(due, alarm) {
             timer::arm(first);
         }
@@ -382,14 +386,13 @@ fn world(host: &HostId) -> World {
 
 /// The rest of what a vCPU has in registers, but for what [`Context`](context::Context) is. Returns when its physical timer
 /// is due.
-fn enter(vcpu: &Vcpu, vm: &Vm, state: &mut VcpuState, frame: &mut Frame, interface: &mut Interface) -> Option<u64> {
+fn enter(vcpu: &Vcpu, vm: &Vm, state: &mut VcpuState, interface: &mut Interface) -> Option<u64> {
     state.load_interface(vm, interface);
     let word = vcpu.inbox.drain_sgis();
     if word != 0 {
         vcpu.count_inbox();
         state.gic.receive(interface, &vm.dist, word);
     }
-    frame.x = state.x;
     cpu::set_elr(state.pc);
     cpu::set_spsr(state.pstate);
     let due = state.sample_timer(interface, vm);
@@ -430,7 +433,7 @@ impl Place {
         let suspended = matches!(self.phase, Phase::Suspended { .. });
         let for_good = off || suspended || vcpu.vm().is_some_and(Vm::ending);
         if let Some(state) = self.guard.as_mut() {
-            state.x = frame.x;
+            state.save_x(&frame.x, shared);
             state.pc = cpu::elr();
             state.pstate = cpu::spsr();
             if let Some(vm) = vcpu.vm() {
@@ -582,8 +585,9 @@ impl Place {
             state.gic.set_trapping(&mut Absent(()), trapping);
             state.publish(vcpu, false);
         }
+        // Whether it may run was looked at just before.
         self.phase = Phase::Ready;
-        Step::Again
+        Step::Enter
     }
 
     /// Held: the lock is free until the VM goes on.
@@ -630,15 +634,10 @@ impl Place {
         self.phase = Phase::Ready;
         let Some(state) = self.guard.as_mut() else { return };
         match resolution {
-            Resolution::Return(x0) => state.x[0] = x0,
-            Resolution::Values([x0, x1, x2, x3]) => {
-                state.x[0] = x0;
-                state.x[1] = x1;
-                state.x[2] = x2;
-                state.x[3] = x3;
-            }
+            Resolution::Return(x0) => state.give(&[x0]),
+            Resolution::Values(values) => state.give(&values),
             Resolution::Started(target) => {
-                state.x[0] = 0;
+                state.give(&[0]);
                 vm.wake_started(target);
             }
             Resolution::CpuOff => {
@@ -663,17 +662,12 @@ impl Place {
             Resolution::Handle => {
                 let [x0, x1, x2, x3] = [state.x[0], state.x[1], state.x[2], state.x[3]];
                 let view = View { vm };
-                state.x[0] = match psci::decode(x0 as u32, [x1, x2, x3], &view, |id| vm.filter().lookup(id) == Action::Deny) {
-                    Outcome::Return(value) => value,
-                    Outcome::Values([value, x1, x2, x3]) => {
-                        state.x[1] = x1;
-                        state.x[2] = x2;
-                        state.x[3] = x3;
-                        value
-                    }
-                    Outcome::Suspend => 0,
-                    _ => hyp_abi::smccc::NOT_SUPPORTED,
-                };
+                match psci::decode(x0 as u32, [x1, x2, x3], &view, |id| vm.filter().lookup(id) == Action::Deny) {
+                    Outcome::Return(value) => state.give(&[value]),
+                    Outcome::Values(values) => state.give(&values),
+                    Outcome::Suspend => state.give(&[0]),
+                    _ => state.give(&[hyp_abi::smccc::NOT_SUPPORTED]),
+                }
             }
             Resolution::Dropped => {}
         }
@@ -742,11 +736,9 @@ impl Place {
             return Step::Wait(None);
         };
         if let Some(values) = host::next_exit() {
-            for (x, value) in state.x.iter_mut().zip(values) {
-                *x = value;
-            }
+            state.give(&values);
         } else if wakes {
-            state.x[0] = Errno::Interrupted.to_ret();
+            state.give(&[Errno::Interrupted.to_ret()]);
         } else {
             return Step::Wait(due);
         }

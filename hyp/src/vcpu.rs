@@ -34,6 +34,9 @@ use crate::{
 /// INTIDs that a physical interrupt stands behind: the virtual timer.
 const HARDWARE_BACKED: u32 = 1 << layout::VTIMER_INTID;
 
+/// The most registers that a call gives a vCPU that waited for its end.
+const GIVEN: usize = 7;
+
 /// What each exit is counted as: one of these.
 const EXITS: [Counter; 6] = [
     Counter::Exits,
@@ -81,8 +84,10 @@ pub(crate) struct Vcpu {
 pub(crate) struct VcpuState {
     /// EL1 and FP registers while it is not resident.
     pub(crate) context: Context,
-    /// `x0` to `x30` while it is not resident.
+    /// `x0` to `x30` while it is not resident; on a pCPU that it does not share only `x0` to `x3`, the rest stays in the frame.
     pub(crate) x: [u64; 31],
+    /// What it finds in `x0` and after when it goes on, and how many of them.
+    given: ([u64; GIVEN], usize),
     /// Where it goes on.
     pub(crate) pc: u64,
     /// With which PSTATE.
@@ -123,6 +128,7 @@ impl Vcpu {
             state: Mutex::new(VcpuState {
                 context: Context::new(),
                 x: [0; 31],
+                given: ([0; GIVEN], 0),
                 pc: 0,
                 pstate: policy::ENTRY_SPSR,
                 cpuif: template,
@@ -268,8 +274,7 @@ impl VcpuState {
     /// `CPU_ON`: every register as at the first instruction.
     pub(crate) fn power_up(&mut self, start: Start) {
         self.context.reset(start.big_endian);
-        self.x = [0; 31];
-        self.x[0] = start.context;
+        self.give(&[start.context]);
         self.pc = start.entry;
         self.pstate = policy::ENTRY_SPSR;
         self.cpuif = CpuIf {
@@ -278,6 +283,36 @@ impl VcpuState {
         };
         self.aborts = AbortHistory::new();
         self.timer = PhysicalTimer::new();
+    }
+
+    /// When it goes on it finds these values, [`GIVEN`] at most, in `x0` and after.
+    pub(crate) fn give(&mut self, values: &[u64]) {
+        for (x, value) in self.given.0.iter_mut().zip(values) {
+            *x = *value;
+        }
+        self.given.1 = values.len();
+    }
+
+    /// Takes `x0` to `x30` out of `frame`; those of a vCPU that is alone on its pCPU stay there.
+    pub(crate) fn save_x(&mut self, frame: &[u64; 31], shared: bool) {
+        if shared {
+            self.x = *frame;
+        } else {
+            self.x[..4].copy_from_slice(&frame[..4]);
+        }
+    }
+
+    /// Puts `x0` to `x30` into `frame`, where they are if they were `kept`, and what the vCPU was given.
+    pub(crate) fn load_x(&mut self, frame: &mut [u64; 31], kept: bool) {
+        if self.context.is_new() {
+            *frame = [0; 31];
+        } else if !kept {
+            *frame = self.x;
+        }
+        let (values, count) = &mut self.given;
+        for (x, value) in frame.iter_mut().zip(values.iter()).take(core::mem::take(count)) {
+            *x = *value;
+        }
     }
 
     /// The physical timer's line is what the time makes it. Returns when it will rise.

@@ -119,6 +119,13 @@ impl World {
     }
 }
 
+impl World {
+    /// Debug registers trap again, as for a vCPU that has none of its own in hardware.
+    pub(crate) fn trap_debug(&self) {
+        MDCR_EL2.set(self.mdcr);
+    }
+}
+
 /// Which memory the vCPU that comes to this pCPU has, and who it is. Acts at the next ERET.
 pub(crate) fn enter_vcpu(vttbr: u64, vmpidr: u64) {
     VTTBR_EL2.set(vttbr);

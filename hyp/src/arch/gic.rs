@@ -312,9 +312,12 @@ pub(crate) struct Interface {
 }
 
 impl Interface {
-    /// This pCPU's, whose redistributor is `redistributor`.
+    /// This pCPU's, whose redistributor is `redistributor`. Its list registers are empty from now on, while no vCPU is resident.
     pub(crate) fn new(redistributor: Redistributor, distributor: Distributor) -> Self {
         let list_registers = (vtr() & 0xF) as usize + 1;
+        for index in 0..list_registers {
+            write_lr(index, 0);
+        }
         Self {
             redistributor,
             distributor,

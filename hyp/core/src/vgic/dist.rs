@@ -84,7 +84,8 @@ pub struct Dist {
     routes: u64,
     /// Words in which some are backed.
     backed: AtomicU32,
-    /// Whether an SPI was ever enabled or made active: until then a guest's `ICC_DIR_EL1` cannot be for one.
+    /// Words in which an SPI was ever enabled or made active: nothing is ever deliverable in another, and until there is one a guest's
+    /// `ICC_DIR_EL1` cannot be for an SPI.
     used: AtomicU32,
     /// vCPUs that are on.
     online: AtomicU32,
@@ -226,7 +227,7 @@ impl Word {
 
     /// Pending here: latched, or a level that is high.
     fn pending(&self) -> u32 {
-        self.latch.load(ORDER) | self.line.load(ORDER) & !self.edge.load(Ordering::Relaxed)
+        self.latch.load(ORDER) | self.line.load(ORDER) & !self.edge.load(ORDER)
     }
 }
 
@@ -422,7 +423,7 @@ impl Dist {
     /// `vcpu` is on: what is routed to it has somewhere to go.
     pub(super) fn power_on(&self, vcpu: usize) {
         self.online.fetch_or(1 << (vcpu % MAX_VCPUS), ORDER);
-        self.post(vcpu, u32::MAX);
+        self.post(vcpu, self.used.load(ORDER));
     }
 
     /// `vcpu` is off. What was on its way to it, in its inbox or in `words`, is routed again: gives who must look.
@@ -453,7 +454,8 @@ impl Dist {
         }
         let mut kicks = 0;
         if first {
-            for_each(self.online.load(ORDER).into(), |other| kicks |= self.post(other as usize, u32::MAX));
+            let used = self.used.load(ORDER);
+            for_each(self.online.load(ORDER).into(), |other| kicks |= self.post(other as usize, used));
         }
         kicks
     }

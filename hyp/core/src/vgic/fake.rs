@@ -155,7 +155,8 @@ impl FakeIch {
     pub(super) fn new(count: usize) -> Self {
         let view = CtlrView::new(0x90b8_0000 | (count as u64 - 1), 0);
         Self {
-            lr: [0xdead; MAX_LRS],
+            // Those that there are were emptied by whoever was here before.
+            lr: core::array::from_fn(|i| if i < count { 0 } else { 0xdead }),
             count,
             view,
             vmcr: Vmcr::reset(&view).with_pmr(&view, 0xff).with_igrpen1(1),

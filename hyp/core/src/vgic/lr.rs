@@ -126,16 +126,15 @@ impl VcpuGic {
 
     // Coming and going.
 
-    /// Loads the vCPU: its interrupts go into the list registers, the physical ones behind them are set to what it needs, and
+    /// Loads the vCPU: its interrupts go into the list registers, which are all zero, the physical ones behind them are set to what it needs, and
     /// `ICH_HCR_EL2` is written.
     pub fn load<H: Ich>(&mut self, h: &mut H, dist: &Dist) {
         self.loaded = true;
         self.hcr = 0;
-        self.used = u32::MAX;
         let live = self.words.latch | self.words.active;
         for_each(self.hw & PRIVATE, |intid| h.set_active(intid, live >> intid & 1 != 0));
         self.come_online(dist, Vmcr::new(h.vmcr()));
-        self.refresh(h, dist);
+        self.flush(h, dist);
     }
 
     /// Takes the vCPU's interrupts out of the list registers, for it to leave its pCPU. Hardware-backed ones stay what they are
@@ -528,9 +527,7 @@ impl VcpuGic {
         if self.spill.active != 0 {
             self.count_ends(h);
         }
-        for i in 0..h.count().min(MAX_LRS) {
-            self.fold_slot(h, i);
-        }
+        for_each(self.used.into(), |i| self.fold_slot(h, i as usize));
     }
 
     /// Ends spilled active interrupts, the most urgent first, as many as EOIcount says. With EOImode 1 the count says nothing:
@@ -623,11 +620,7 @@ impl VcpuGic {
 
     /// Empties list registers `first` and above.
     fn clear_from<H: Ich>(&mut self, h: &mut H, first: usize) {
-        for i in first..h.count().min(MAX_LRS) {
-            if self.used >> i & 1 != 0 {
-                h.set_lr(i, 0);
-            }
-        }
+        for_each((self.used >> first).into(), |i| h.set_lr(first + i as usize, 0));
         self.used &= (1 << first.min(MAX_LRS)) - 1;
     }
 

@@ -309,9 +309,11 @@ impl Dist {
                 self.reconfigured(n, before ^ value)
             }
             Bits::SetEnable => {
+                // First: a vCPU that comes on looks only where there may be something.
+                let refresh_vm = value != 0 && self.first_use(n);
                 let before = word.enabled.fetch_or(value, ORDER);
                 Effect {
-                    refresh_vm: value != 0 && self.first_use(),
+                    refresh_vm,
                     kick: self.notify(n, value & !before),
                     ask: None,
                 }
@@ -352,7 +354,7 @@ impl Dist {
                 }
                 word.active.fetch_or(value, ORDER);
                 Effect {
-                    refresh_vm: value != 0 && self.first_use(),
+                    refresh_vm: value != 0 && self.first_use(n),
                     ask: self.ask(SpiOp::Refresh, n, value),
                     kick: 0,
                 }
@@ -371,9 +373,9 @@ impl Dist {
         }
     }
 
-    /// True once: a DIR may be for an SPI from now on, and every vCPU must see it.
-    fn first_use(&self) -> bool {
-        self.used.load(ORDER) == 0 && self.used.swap(1, ORDER) == 0
+    /// SPIs of word `n` are used from now on. True once for all words: a DIR may be for an SPI, and every vCPU must see that.
+    fn first_use(&self, n: usize) -> bool {
+        self.used.load(ORDER) >> n & 1 == 0 && self.used.fetch_or(1 << n, ORDER) == 0
     }
 
     fn set_priorities(&self, n: usize, mask: u32, value: u32) -> Effect {
