@@ -20,6 +20,8 @@ pub(crate) const SIZES: [(&str, &str, Option<u64>); 5] = [
 const FILTER_ADDS: u64 = 10;
 /// What a bystander executes in the one turn that it gets while the host waits for another vCPU.
 const BYSTANDER: u64 = 2;
+/// The dearest read of a GIC register may take this many times, as a fraction, what the cheapest takes.
+const SPREAD: (u64, u64) = (8, 5);
 
 /// One operation and what was found of it.
 #[derive(Clone, Debug)]
@@ -318,6 +320,18 @@ fn rules(figures: &Figures, eight: &Figures) -> Vec<Rule> {
             );
         }
     }
+    let reads = figures
+        .iter()
+        .filter(|(name, _)| (name.starts_with("gicd-") || name.starts_with("gicr-")) && name.ends_with("-read"));
+    let reads: Vec<u64> = reads.map(|(_, figure)| figure.median).collect();
+    if let (Some(cheapest), Some(dearest), 2..) = (reads.iter().min(), reads.iter().max(), reads.len()) {
+        let (times, of) = SPREAD;
+        rule(
+            "gic-reads-cost-alike".to_owned(),
+            format!("reads of GICD and GICR registers take {cheapest} to {dearest}, the dearest at most {times}/{of} of the cheapest"),
+            dearest * of <= cheapest * times,
+        );
+    }
     for name in ["icc-ctlr-read", "icc-ctlr-write"] {
         if let Some(median) = median(name) {
             rule(
@@ -391,6 +405,9 @@ mod tests {
             ("null-hvc", 40),
             ("filtered-hvc", 50),
             ("icc-ctlr-read", 1),
+            ("gicd-typer-read", 100),
+            ("gicr-ispendr-read", 160),
+            ("gicr-ispendr-write", 900),
             ("host-exact-1", 500),
             ("host-exact-2", 502),
             ("host-exact-4", 506),
@@ -404,6 +421,7 @@ mod tests {
         assert_eq!(broken(&[], &[("null-hvc", 40)]), 0);
         assert_eq!(broken(&[("filtered-hvc", 51)], &[]), 1);
         assert_eq!(broken(&[("icc-ctlr-read", 200)], &[]), 1);
+        assert_eq!(broken(&[("gicr-ispendr-read", 161)], &[]), 1);
         assert_eq!(broken(&[("host-exact-8", 515)], &[]), 1);
         assert_eq!(broken(&[], &[("null-hvc", 41)]), 1);
     }

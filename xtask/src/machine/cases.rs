@@ -288,7 +288,7 @@ pub(super) fn all() -> Vec<Case> {
         Case::new("pl011-shared", Guest::new("uart", ""))
             .and(Guest::new("share", "").named("other").pcpus(&[0]))
             .smp(1),
-        flooded("pl011-takes-a-flood", "bytes=80000", 80_000, &[0, 1]),
+        flooded("pl011-takes-a-flood", "bytes=20000", 20_000, &[0, 1]),
         flooded("pl011-takes-a-flood-on-one-pcpu", "bytes=80000", 80_000, &[0, 0]),
         Case::new("device-passed-to-a-vm", Guest::new("rtc", "").devices(&["/pl031@9010000"])).seconds(120),
         Case::new(

@@ -113,9 +113,21 @@ fn unpacked(seen: &Seen<'_>) -> Result<(), String> {
     }
 }
 
+/// U-Boot to its prompt, where it says what it was built for, and off.
+fn u_boot(name: &'static str) -> Case {
+    linux(name, Guest::u_boot())
+        .types(&[("=> ", "echo $((1 + 1)) $arch\r"), ("=> ", "poweroff\r")])
+        .expect(|seen| {
+            seen.verdict_is(0, "powered off")?;
+            seen.vm_says("u-boot", "arm")
+        })
+}
+
 /// All of them.
 pub(super) fn all() -> Vec<Case> {
     let [one, other] = pair("umbra.test=spin=5", "umbra.test=spin=5");
+    let [on_a53, beside_it] = pair("umbra.test=boot", "umbra.test=boot");
+    let [on_max, beside_that] = pair("umbra.test=boot", "umbra.test=boot");
     let [crasher, survivor] = pair("umbra.test=crash", "umbra.test=spin=15");
     vec![
         linux("linux-boots-and-powers-off", Guest::linux("umbra.test=boot")),
@@ -209,6 +221,14 @@ pub(super) fn all() -> Vec<Case> {
             .smp(2)
             .seconds(240),
         linux("linux-two-vms-share-pcpus", one).and(other).seconds(240),
+        linux("linux-two-vms-share-pcpus-on-cortex-a53", on_a53)
+            .and(beside_it)
+            .cpu("cortex-a53")
+            .seconds(240),
+        linux("linux-two-vms-share-pcpus-on-cpu-max", on_max)
+            .and(beside_that)
+            .cpu("max")
+            .seconds(240),
         linux("linux-goes-on-when-the-other-crashes", crasher)
             .and(survivor)
             .seconds(240)
@@ -242,12 +262,9 @@ pub(super) fn all() -> Vec<Case> {
                     Err(format!("{starts} starts, not 2"))
                 }
             }),
-        linux("u-boot-reaches-its-prompt", Guest::u_boot())
-            .types(&[("=> ", "echo $((1 + 1)) $arch\r"), ("=> ", "poweroff\r")])
-            .expect(|seen| {
-                seen.verdict_is(0, "powered off")?;
-                seen.vm_says("u-boot", "arm")
-            }),
+        u_boot("u-boot-reaches-its-prompt"),
+        u_boot("u-boot-on-cortex-a53").cpu("cortex-a53"),
+        u_boot("u-boot-on-cpu-max").cpu("max"),
         linux("linux-boot-as-a-ratio", Guest::linux(STEADY_BOOT)).icount().ratio(Ratio {
             what: "Linux from the machine's start to init",
             of: |records| records.iter().find(|r| r.kind == "init")?.number("ticks"),
