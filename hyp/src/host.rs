@@ -17,7 +17,7 @@ use crate::{
     ask::{self, Ask},
     run::Phase,
     system,
-    trap::{Exit, Leave},
+    trap::{self, Exit, Leave},
     vm::{self, Vm},
 };
 
@@ -81,11 +81,20 @@ fn running(vm: &'static Vm) -> Result<&'static Vm, Errno> {
 /// The first wait starts every guest that the host has not started itself.
 fn wait_exit(exit: &mut Exit<'_>) -> Leave {
     vm::start_guests();
-    match next_exit() {
-        Some(values) => {
+    let waited = if exit.shared {
+        next_exit().map(Some)
+    } else {
+        trap::wait_in_place(exit, next_exit)
+    };
+    match waited {
+        Some(Some(values)) => {
             for (x, value) in exit.frame.x.iter_mut().zip(values) {
                 *x = value;
             }
+            Leave::Stay
+        }
+        Some(None) => {
+            exit.frame.x[0] = Errno::Interrupted.to_ret();
             Leave::Stay
         }
         None => {

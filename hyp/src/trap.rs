@@ -168,39 +168,72 @@ fn synchronous(exit: &mut Exit<'_>, syndrome: u64) -> Leave {
 extern "C" fn guest_irq(frame: &mut Frame, intid: u32) -> Leave {
     ordinary(frame, |exit| {
         exit.vcpu.count(Counter::Interrupts);
-        match intid {
-            KICK_SGI => {
-                gic::drop_and_deactivate(intid);
-                #[cfg(feature = "test-triggers")]
-                crate::trigger::check();
-                kicked(exit);
-                if exit.shared {
-                    // It may have been for another vCPU of this pCPU.
-                    exit.phase = Phase::Ready;
-                    return Leave::Go;
-                }
-            }
-            VTIMER_PPI => {
-                // It stays active until the guest ends it: the list register is hardware-backed.
-                gic::drop_priority(intid);
-                let (_, vm, state, interface) = exit.parts();
-                state.gic.inject_hw(interface, &vm.dist, VTIMER_PPI);
-            }
-            HYP_TIMER_PPI => {
-                timer::disarm();
-                gic::drop_and_deactivate(intid);
-                exit.sample_timer();
-                if exit.shared {
-                    exit.phase = Phase::Ready;
-                    return Leave::Go;
-                }
-            }
-            1020.. => {}
-            _ => other_interrupt(exit, intid),
-        }
-        exit.attend();
-        exit.may_stay()
+        interrupt(exit, intid)
     })
+}
+
+/// Handles physical interrupt `intid` on the resident vCPU's pCPU.
+fn interrupt(exit: &mut Exit<'_>, intid: u32) -> Leave {
+    match intid {
+        KICK_SGI => {
+            gic::drop_and_deactivate(intid);
+            #[cfg(feature = "test-triggers")]
+            crate::trigger::check();
+            kicked(exit);
+            if exit.shared {
+                // It may have been for another vCPU of this pCPU.
+                exit.phase = Phase::Ready;
+                return Leave::Go;
+            }
+        }
+        VTIMER_PPI => {
+            // It stays active until the guest ends it: the list register is hardware-backed.
+            gic::drop_priority(intid);
+            let (_, vm, state, interface) = exit.parts();
+            state.gic.inject_hw(interface, &vm.dist, VTIMER_PPI);
+        }
+        HYP_TIMER_PPI => {
+            timer::disarm();
+            gic::drop_and_deactivate(intid);
+            exit.sample_timer();
+            if exit.shared {
+                exit.phase = Phase::Ready;
+                return Leave::Go;
+            }
+        }
+        1020.. => {}
+        _ => other_interrupt(exit, intid),
+    }
+    exit.attend();
+    exit.may_stay()
+}
+
+/// The resident vCPU, which is alone on its pCPU, waits in a call of its own until `done` gives something or an interrupt is there for
+/// it: `Some(None)`. It stays in the registers. `None`: it is to leave.
+pub(crate) fn wait_in_place<T>(exit: &mut Exit<'_>, mut done: impl FnMut() -> Option<T>) -> Option<Option<T>> {
+    loop {
+        if let Some(result) = done() {
+            return Some(Some(result));
+        }
+        let (_, vm, state, interface) = exit.parts();
+        state.gic.receive_spis(interface, &vm.dist);
+        if woken(exit) {
+            return Some(None);
+        }
+        barrier::wfi();
+        let intid = gic::acknowledge() & 0xFF_FFFF;
+        if interrupt(exit, intid) == Leave::Go {
+            return None;
+        }
+    }
+}
+
+/// Whether an interrupt would wake the resident vCPU from WFI.
+fn woken(exit: &Exit<'_>) -> bool {
+    let cpuif = &exit.state.cpuif;
+    let (group0, group1) = gic::active_priorities(cpuif.view.apr_count());
+    let running = running_priority(&cpuif.view, &group0, &group1);
+    exit.state.gic.wakes(&exit.interface, &exit.vm.dist, cpuif.vmcr, running) || !exit.vcpu.inbox.is_empty()
 }
 
 /// A device's interrupt, or the maintenance interrupt.
@@ -321,10 +354,7 @@ impl Exit<'_> {
 fn wait_for_interrupt(exit: &mut Exit<'_>) -> Leave {
     exit.vcpu.count(Counter::Waits);
     step_over();
-    let cpuif = &exit.state.cpuif;
-    let (group0, group1) = gic::active_priorities(cpuif.view.apr_count());
-    let running = running_priority(&cpuif.view, &group0, &group1);
-    if exit.state.gic.wakes(&exit.interface, &exit.vm.dist, cpuif.vmcr, running) || !exit.vcpu.inbox.is_empty() {
+    if woken(exit) {
         return Leave::Stay;
     }
     exit.phase = Phase::Sleeps;
@@ -351,6 +381,12 @@ fn kicked(exit: &mut Exit<'_>) {
 fn call(exit: &mut Exit<'_>, conduit: Conduit) -> Leave {
     exit.vcpu.count(Counter::Calls);
     let [x0, x1, x2, x3, ..] = exit.frame.x;
+    if exit.vm.id == 0
+        && let Some(leave) = host::call(exit, x0 as u32)
+    {
+        // Of a service that no filter can be about: the host partition has none.
+        return leave;
+    }
     let view = vm::View { vm: exit.vm };
     match psci::smccc(&[x0, x1, x2, x3], exit.vm.filter(), &view) {
         Outcome::Return(value) => {
@@ -373,7 +409,10 @@ fn call(exit: &mut Exit<'_>, conduit: Conduit) -> Leave {
             Leave::Go
         }
         Outcome::Forward(forwarded) => forward(exit, forwarded, conduit),
-        Outcome::NotMine => not_psci(exit, x0 as u32),
+        Outcome::NotMine => {
+            exit.frame.x[0] = NOT_SUPPORTED;
+            Leave::Stay
+        }
     }
 }
 
@@ -404,10 +443,7 @@ fn cpu_off(exit: &mut Exit<'_>) -> Leave {
 /// CPU_SUSPEND).
 fn suspend(exit: &mut Exit<'_>) -> Leave {
     exit.frame.x[0] = 0;
-    let cpuif = &exit.state.cpuif;
-    let (group0, group1) = gic::active_priorities(cpuif.view.apr_count());
-    let running = running_priority(&cpuif.view, &group0, &group1);
-    if !exit.state.gic.wakes(&exit.interface, &exit.vm.dist, cpuif.vmcr, running) {
+    if !woken(exit) {
         barrier::wfi();
     }
     Leave::Stay
@@ -436,16 +472,6 @@ fn forward(exit: &mut Exit<'_>, forwarded: Forwarded, conduit: Conduit) -> Leave
             Leave::Go
         }
     }
-}
-
-fn not_psci(exit: &mut Exit<'_>, function: u32) -> Leave {
-    if exit.vm.id == 0
-        && let Some(leave) = host::call(exit, function)
-    {
-        return leave;
-    }
-    exit.frame.x[0] = NOT_SUPPORTED;
-    Leave::Stay
 }
 
 /// A trapped system register.
