@@ -2,6 +2,7 @@
 //! exits. `docs/host-abi.md` tells the story.
 
 use crate::smccc::{Conduit, call7};
+use core::sync::atomic::{AtomicBool, Ordering};
 use hyp_abi::call::{self, Counter, ExitKind, Trigger, VmState, exit_parts};
 use hyp_abi::errno::Errno;
 use hyp_abi::layout::{MAX_VMS, SHADOW_BASE, SHADOW_STRIDE};
@@ -251,10 +252,17 @@ pub fn shadow(vm: u64) -> &'static ShadowPage {
 /// The next exit; `None` when every VM has ended.
 #[must_use]
 pub fn next_exit() -> Option<Exit> {
-    while vms().any(|vm| !has_ended(vm)) {
-        if let Ok(exit) = wait_exit()
-            && (exit.kind != ExitKind::Ended || vms().any(|vm| !has_ended(vm)))
-        {
+    /// One has not ended, as far as its exits tell.
+    static SOME_LEFT: AtomicBool = AtomicBool::new(false);
+    while SOME_LEFT.load(Ordering::Relaxed) || vms().any(|vm| !has_ended(vm)) {
+        SOME_LEFT.store(true, Ordering::Relaxed);
+        if let Ok(exit) = wait_exit() {
+            if exit.kind == ExitKind::Ended {
+                SOME_LEFT.store(false, Ordering::Relaxed);
+                if vms().all(has_ended) {
+                    continue;
+                }
+            }
             return Some(exit);
         }
     }

@@ -470,6 +470,12 @@ pub(crate) fn refuse_without_pcpus(online: impl Fn(usize) -> bool) {
 
 /// Starts every VM that has not been started.
 pub(crate) fn start_guests() {
+    static STARTED: AtomicBool = AtomicBool::new(false);
+    // Once is enough: none is ever to be started again.
+    if STARTED.load(Ordering::Relaxed) {
+        return;
+    }
+    STARTED.store(true, Ordering::Relaxed);
     for vm in all() {
         let _ = vm.start();
     }

@@ -26,6 +26,9 @@ pub(crate) struct Fp {
 /// FP and SIMD registers as a vCPU finds them at its first instruction; it may be in read-only memory.
 static NO_FP: Fp = Fp::ZERO;
 
+/// EL1's registers as a vCPU finds them at its first instruction: little-endian, big-endian.
+static AT_ENTRY: [El1State; 2] = [El1State::at_entry(false), El1State::at_entry(true)];
+
 impl Fp {
     const ZERO: Self = Self {
         q: [0; 32],
@@ -85,8 +88,9 @@ pub(crate) struct Context {
     el1: El1State,
     fp: Fp,
     debug: Debug,
-    /// It has not been in the registers since it was made.
+    /// It has not been in the registers since it was made: of the rest only this and the virtual timer's control count.
     new: bool,
+    big_endian: bool,
 }
 
 impl Context {
@@ -97,12 +101,14 @@ impl Context {
             fp: Fp::ZERO,
             debug: Debug::new(),
             new: true,
+            big_endian: false,
         }
     }
 
     /// Every register as a vCPU finds it at its first instruction.
     pub(crate) fn reset(&mut self, big_endian: bool) {
-        self.el1 = El1State::at_entry(big_endian);
+        self.big_endian = big_endian;
+        self.el1.cntv_ctl_el0 = 0;
         self.debug.reset();
         self.new = true;
     }
@@ -151,9 +157,13 @@ impl Context {
 
     /// Puts the state into the registers.
     pub(crate) fn load(&mut self) {
-        let fp = if core::mem::take(&mut self.new) { &NO_FP } else { &self.fp };
-        load_el1(&self.el1);
-        if self.el1.mdscr_el1 & MDSCR_EVENTS != 0 {
+        let (el1, fp) = if core::mem::take(&mut self.new) {
+            (&AT_ENTRY[usize::from(self.big_endian)], &NO_FP)
+        } else {
+            (&self.el1, &self.fp)
+        };
+        load_el1(el1);
+        if el1.mdscr_el1 & MDSCR_EVENTS != 0 {
             self.debug.load();
         }
         // SAFETY: As for save; only reads memory, and EL2 is built without FP registers.

@@ -321,9 +321,13 @@ impl Exits {
     }
 
     fn next_call(&self, waiting: u64) -> Option<Exit> {
-        let turn = self.turn.load(Ordering::Relaxed) as usize;
-        for vcpu in (0..SLOTS).map(|step| (turn + step) % SLOTS) {
-            if waiting & 1 << vcpu == 0 || steps::lower(&self.waiting, 1 << vcpu) == 0 {
+        let mut calls = waiting & ((1 << SLOTS) - 1);
+        while calls != 0 {
+            // The first from whose turn it is, or else the first.
+            let later = calls & !0 << self.turn.load(Ordering::Relaxed);
+            let vcpu = if later == 0 { calls } else { later }.trailing_zeros() as usize;
+            calls &= !(1 << vcpu);
+            if steps::lower(&self.waiting, 1 << vcpu) == 0 {
                 continue;
             }
             // A call whose deadline has passed is no longer there: its bit was all that was left of it.

@@ -143,10 +143,18 @@ impl ShadowWriter {
             seq.store(self.seq.wrapping_add(1), order::WRITE_SEQ_ODD);
             fence(order::WRITE_FENCE);
         }
-        for (cell, value) in slot.sequenced.record.iter().zip(words) {
-            cell.store(value, order::WRITE_RECORD);
-            linger();
-        }
+        // Not a loop: it would cost more than its body.
+        let ([a, b, c, d, e], [ctlr, vmcr, fields, generation, stamp]) = (&slot.sequenced.record, words);
+        a.store(ctlr, order::WRITE_RECORD);
+        linger();
+        b.store(vmcr, order::WRITE_RECORD);
+        linger();
+        c.store(fields, order::WRITE_RECORD);
+        linger();
+        d.store(generation, order::WRITE_RECORD);
+        linger();
+        e.store(stamp, order::WRITE_RECORD);
+        linger();
         self.seq = self.seq.wrapping_add(2);
         seq.store(self.seq, order::WRITE_SEQ_EVEN);
     }
