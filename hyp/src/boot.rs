@@ -253,7 +253,9 @@ fn device_tree(dtb: usize) -> &'static [u8] {
 /// values are not on the stack during all the others.
 #[inline(never)]
 fn keep(tree: &Tree<'_>, chosen: Chosen, uart: Option<Console>) -> Result<&'static Board, BoardError> {
-    Ok(Box::leak(Box::new(Board::of(tree, chosen, uart)?)))
+    let board = Box::leak(Box::new(Board::new(chosen, uart)));
+    board.read(tree)?;
+    Ok(board)
 }
 
 fn early_console(chosen: &Chosen, found: Option<Console>) {
