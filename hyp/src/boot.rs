@@ -253,7 +253,9 @@ fn device_tree(dtb: usize) -> &'static [u8] {
 /// values are not on the stack during all the others.
 #[inline(never)]
 fn keep(tree: &Tree<'_>, chosen: Chosen, uart: Option<Console>) -> Result<&'static Board, BoardError> {
-    Ok(Box::leak(Box::new(Board::of(tree, chosen, uart)?)))
+    let board = Box::leak(Box::new(Board::new(chosen, uart)));
+    board.read(tree)?;
+    Ok(board)
 }
 
 fn early_console(chosen: &Chosen, found: Option<Console>) {
@@ -352,8 +354,8 @@ fn area_stack(areas: Range, nth: usize) -> (Range, Range, u64) {
 /// VMs' contexts and tables. No VM's RAM, no module, and not the device tree, which has been read.
 #[inline(never)]
 fn translate(board: &Board, areas: Range, room: Range, plan: &vm::Plan, memory: &mut PhysMem) -> Result<Registers, Range> {
-    let mut map = Map::new();
-    let mut identity = |range: Range, access: Access| map.identity(range, access).map_err(|failed| failed.0);
+    let map = Map::new().ok_or(Range::EMPTY)?;
+    let identity = |range: Range, access: Access| map.identity(range, access);
     identity(span(&raw const __image_start, &raw const __text_end), Access::Execute)?;
     identity(span(&raw const __text_end, &raw const __rodata_end), Access::Read)?;
     identity(span(&raw const __rodata_end, &raw const __heap_end), Access::Write)?;
@@ -374,7 +376,7 @@ fn translate(board: &Board, areas: Range, room: Range, plan: &vm::Plan, memory: 
     let pool = vm::reserve_pool(plan, memory).ok_or(Range::EMPTY)?;
     identity(pool, Access::Write)?;
     // SAFETY: The map shows the image with its own permissions, the stack we run on, and the heap.
-    unsafe { map.activate() }.map_err(|failed| failed.0)
+    Ok(unsafe { map.activate() })
 }
 
 fn pcpu(board: &Board, index: usize, (guard, stack, emergency): (Range, Range, u64)) -> &'static PerCpu {

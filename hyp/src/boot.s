@@ -46,11 +46,12 @@ primary_entry:
     add     x0, x0, :lo12:__bss_start
     adrp    x1, __bss_end
     add     x1, x1, :lo12:__bss_end
-2:  cmp     x0, x1
-    b.hs    3f
+2:  stp     xzr, xzr, [x0], #16     // whole lines of 64 bytes, and at least one
     stp     xzr, xzr, [x0], #16
-    b       2b
-3:
+    stp     xzr, xzr, [x0], #16
+    stp     xzr, xzr, [x0], #16
+    cmp     x0, x1
+    b.lo    2b
     // Relocations: an even entry is the address of a pointer, an odd one a bit for each of the 63 doublewords after the last.
     // Every pointer holds its place in the image.
     adrp    x0, __relr_start
@@ -80,8 +81,8 @@ primary_entry:
     b       7b
 5:
     dsb     sy
-    // Instruction fetches may have been ahead, into the read-only data that the relocations changed.
-    adrp    x0, __text_end
+    // Instruction fetches may have been ahead, into the data that the relocations changed.
+    adrp    x0, __rodata_end
     adrp    x1, __data_end
     add     x1, x1, :lo12:__data_end
     bl      invalidate
@@ -108,15 +109,25 @@ primary_entry:
 7:  wfi
     b       7b
 
-// Invalidates [x0, x1), which is not empty, to the point of coherency, by lines of x2 bytes.
+// Invalidates [x0, x1) to the point of coherency, by lines of x2 bytes, eight at a time as far as that goes.
 invalidate:
     sub     x3, x2, #1
     bic     x0, x0, x3
-1:  dc      ivac, x0
+    lsl     x3, x2, #3
+1:  sub     x4, x1, x0
+    cmp     x4, x3
+    b.lo    2f
+    .rept   8
+    dc      ivac, x0
     add     x0, x0, x2
-    cmp     x0, x1
-    b.lo    1b
-    dsb     sy
+    .endr
+    b       1b
+2:  cmp     x0, x1
+    b.hs    3f
+    dc      ivac, x0
+    add     x0, x0, x2
+    b       2b
+3:  dsb     sy
     ret
 
 // A secondary pCPU, from PSCI CPU_ON: x0 = its SecondaryBoot, written and cleaned to the point of coherency.

@@ -150,9 +150,10 @@ impl PerCpu {
     ///
     /// # Safety
     /// Called by the pCPU itself, once.
+    #[inline(always)]
     pub(crate) unsafe fn set_local(&self, local: Local) {
-        // SAFETY: This function's contract: nobody else reaches `local`, and no reference exists yet.
-        unsafe { *self.local.get() = Some(local) };
+        // SAFETY: This function's contract: nobody else reaches `local`, no reference exists yet, and there is nothing to drop.
+        unsafe { self.local.get().write(Some(local)) };
     }
 }
 

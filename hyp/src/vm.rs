@@ -138,7 +138,7 @@ impl Pool {
         }
         self.next = end;
         // SAFETY: Pages of the pool, which EL2 maps writable and nothing uses yet.
-        unsafe { ptr::write_bytes(start as *mut u8, 0, (end - start) as usize) };
+        unsafe { memory::zero_pages(start as usize, (end - start) as usize) };
         Some(start)
     }
 }
@@ -708,7 +708,8 @@ impl Vm {
         }
     }
 
-    /// What goes into its RAM, one thing after the other: offset, size, and where it comes from.
+    /// What goes into its RAM, one thing after the other: offset, size, and where it comes from. Behind an image's file is what
+    /// the first thing left: zeroes, or RAM that holds them already.
     fn segment(&self, index: usize) -> Option<(u64, u64, Source<'_>)> {
         let (image, file) = (self.placement.image, self.desc.image);
         let offset = |ipa: u64| ipa - self.desc.ram.start();
@@ -716,16 +717,11 @@ impl Vm {
         Some(match index {
             0 => (0, self.ram.size(), Source::Zero),
             1 => (offset(image.start()), file.size(), Source::Memory(file.start())),
-            2 => (
-                offset(image.start()) + file.size(),
-                image.size().saturating_sub(file.size()),
-                Source::Zero,
-            ),
-            3 => match (self.placement.initrd, self.desc.initrd) {
+            2 => match (self.placement.initrd, self.desc.initrd) {
                 (Some(at), Some(file)) => (offset(at.start()), file.size(), Source::Memory(file.start())),
                 _ => nothing,
             },
-            4 => self
+            3 => self
                 .placement
                 .dtb
                 .map_or(nothing, |at| (offset(at), self.tree.len() as u64, Source::Bytes(&self.tree))),

@@ -380,9 +380,14 @@ pub fn emulate(register: SysReg, host_value: u64, shown: Shown, aarch32: bool) -
     let Some((_, fields)) = AARCH64.iter().find(|(known, _)| *known == register) else {
         return 0;
     };
+    show_all(fields, host_value, shown)
+}
+
+/// A register's value by the rules of its fields.
+fn show_all(fields: &[Field], host: u64, shown: Shown) -> u64 {
     fields
         .iter()
-        .fold(0, |value, f| value | show(f.rule, field(host_value, f.shift), shown) << f.shift)
+        .fold(0, |value, f| value | show(f.rule, field(host, f.shift), shown) << f.shift)
 }
 
 /// One field's value.
@@ -418,11 +423,16 @@ impl IdTable {
         }
         .aarch32_el0();
         let mut table = Self::EMPTY;
-        let known = AARCH64.iter().map(|(register, _)| *register);
-        for register in known.chain(AARCH32.iter().filter(|_| aarch32).map(|(register, _)| *register)) {
+        let mut set = |register, value| {
             if let Some(slot) = Self::index(register).and_then(|i| table.values.get_mut(i)) {
-                *slot = emulate(register, read(register), shown, aarch32);
+                *slot = value;
             }
+        };
+        for (register, fields) in AARCH64 {
+            set(*register, show_all(fields, read(*register), shown));
+        }
+        for (register, mask) in AARCH32.iter().filter(|_| aarch32) {
+            set(*register, read(*register) & u64::from(*mask));
         }
         table
     }

@@ -106,6 +106,28 @@ fn gic(name: &str, reg: &[u32]) -> Node {
 }
 
 #[test]
+fn a_tree_reads_the_same_wherever_it_lies() {
+    for blob in [qemu().write(), soc().write()] {
+        let expected = format!("{:?}", Board::discover(&blob).unwrap());
+        for offset in 1..8 {
+            let mut room = vec![0; offset];
+            room.extend(&blob);
+            let found = Board::discover(&room[offset..]).unwrap();
+            assert_eq!(format!("{found:?}"), expected, "{offset}");
+        }
+    }
+}
+
+#[test]
+fn what_a_node_is_compatible_with_may_come_last() {
+    let mut tree = soc();
+    tree.at("/soc/interrupt-controller@40000000")
+        .put("compatible", strings(&["vendor,gic", "arm,gic-v3"]));
+    let expected = discover(&soc()).unwrap().gic;
+    assert_eq!(discover(&tree).unwrap().gic, expected);
+}
+
+#[test]
 fn qemus_virt_machine_is_found_whole() {
     let board = Board::discover(QEMU_GICV3).unwrap();
     assert_eq!(board.ram.as_slice(), [r(0x4000_0000, 0x4000_0000)]);

@@ -1,5 +1,5 @@
 // What compiled code calls to move and fill memory. Also before the MMU is on, when an access must be aligned: by pairs of
-// doublewords where the addresses are multiples of 8, by words where of 4, else by bytes.
+// doublewords where both addresses are as far from a multiple of 8, by pairs of words where both are multiples of 4, else by bytes.
 
 .section .text.mem, "ax"
 
@@ -8,19 +8,35 @@
 .type memcpy, %function
 memcpy:
     mov     x3, x0
-    orr     x4, x0, x1
+    eor     x4, x0, x1
     tst     x4, #7
     b.ne    5f
-    subs    x2, x2, #32
+0:  tst     x3, #7
+    b.eq    1f
+    cbz     x2, 4f
+    ldrb    w4, [x1], #1
+    strb    w4, [x3], #1
+    sub     x2, x2, #1
+    b       0b
+1:  subs    x2, x2, #64
     b.lo    1f
 0:  ldp     x4, x5, [x1], #16
     ldp     x6, x7, [x1], #16
+    ldp     x8, x9, [x1], #16
+    ldp     x10, x11, [x1], #16
     stp     x4, x5, [x3], #16
     stp     x6, x7, [x3], #16
-    subs    x2, x2, #32
+    stp     x8, x9, [x3], #16
+    stp     x10, x11, [x3], #16
+    subs    x2, x2, #64
     b.hs    0b
-1:  and     x2, x2, #31
-    tbz     x2, #4, 1f
+1:  and     x2, x2, #63
+    tbz     x2, #5, 1f
+    ldp     x4, x5, [x1], #16
+    ldp     x6, x7, [x1], #16
+    stp     x4, x5, [x3], #16
+    stp     x6, x7, [x3], #16
+1:  tbz     x2, #4, 1f
     ldp     x4, x5, [x1], #16
     stp     x4, x5, [x3], #16
 1:  tbz     x2, #3, 1f
@@ -33,14 +49,28 @@ memcpy:
     subs    x2, x2, #1
     b.ne    3b
 4:  ret
-5:  tst     x4, #3
+5:  orr     x4, x0, x1
+    tst     x4, #3
     b.ne    2b
-6:  subs    x2, x2, #4
+    subs    x2, x2, #32
     b.lo    7f
+6:  ldp     w4, w5, [x1], #8
+    ldp     w6, w7, [x1], #8
+    ldp     w8, w9, [x1], #8
+    ldp     w10, w11, [x1], #8
+    stp     w4, w5, [x3], #8
+    stp     w6, w7, [x3], #8
+    stp     w8, w9, [x3], #8
+    stp     w10, w11, [x3], #8
+    subs    x2, x2, #32
+    b.hs    6b
+7:  and     x2, x2, #31
+8:  subs    x2, x2, #4
+    b.lo    9f
     ldr     w4, [x1], #4
     str     w4, [x3], #4
-    b       6b
-7:  and     x2, x2, #3
+    b       8b
+9:  and     x2, x2, #3
     b       2b
 .size memcpy, . - memcpy
 
@@ -72,13 +102,17 @@ memmove:
 .type memset, %function
 memset:
     mov     x3, x0
-    tst     x0, #7
-    b.ne    2f
     and     x1, x1, #0xff
     orr     x1, x1, x1, lsl #8
     orr     x1, x1, x1, lsl #16
     orr     x1, x1, x1, lsl #32
-    subs    x2, x2, #64
+0:  tst     x3, #7
+    b.eq    1f
+    cbz     x2, 4f
+    strb    w1, [x3], #1
+    sub     x2, x2, #1
+    b       0b
+1:  subs    x2, x2, #64
     b.lo    1f
 0:  stp     x1, x1, [x3], #16
     stp     x1, x1, [x3], #16
@@ -86,17 +120,15 @@ memset:
     stp     x1, x1, [x3], #16
     subs    x2, x2, #64
     b.hs    0b
-1:  ands    x2, x2, #63
-2:  cbz     x2, 5f
-    orr     x4, x2, x3
-    tst     x4, #7
-    b.ne    4f
-3:  str     x1, [x3], #8
-    subs    x2, x2, #8
-    b.ne    3b
-    ret
-4:  strb    w1, [x3], #1
+1:  and     x2, x2, #63
+2:  subs    x2, x2, #8
+    b.lo    3f
+    str     x1, [x3], #8
+    b       2b
+3:  ands    x2, x2, #7
+    b.eq    4f
+0:  strb    w1, [x3], #1
     subs    x2, x2, #1
-    b.ne    4b
-5:  ret
+    b.ne    0b
+4:  ret
 .size memset, . - memset

@@ -21,6 +21,27 @@ pub(crate) fn clean_to_poc(start: usize, size: usize) {
     super::barrier::dsb_sy();
 }
 
+/// Writes zeroes to `[start, start + size)`, multiples of 4 KiB, with translation and caches on.
+///
+/// # Safety
+/// The memory must be mapped as Normal memory, writable, and no Rust object may live in it.
+pub(crate) unsafe fn zero_pages(start: usize, size: usize) {
+    // DCZID_EL0: the size of what DC ZVA zeroes, 2 KiB at most, as the logarithm of its words; bit 4: it must not be used.
+    let unit = match mrs!("dczid_el0") & 0x1F {
+        log @ 0..=9 => 4 << log,
+        _ => 0,
+    };
+    if unit == 0 {
+        // SAFETY: This function's contract.
+        unsafe { core::ptr::write_bytes(start as *mut u8, 0, size) };
+        return;
+    }
+    for at in (start..start + size).step_by(unit) {
+        // SAFETY: This function's contract; `at` is inside, and so are the bytes up to the next multiple of `unit`.
+        unsafe { asm!("dc zva, {}", in(reg) at, options(nostack, preserves_flags)) };
+    }
+}
+
 /// Drops every pCPU's cached instructions (`IC IALLUIS`): guest text was rewritten.
 pub(crate) fn drop_instructions() {
     // SAFETY: Instruction-cache invalidation changes no value; EL2's own text is unchanged.

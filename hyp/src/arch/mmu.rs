@@ -1,75 +1,50 @@
 //! EL2's own translation: the identity, with W^X, guard pages left out, and two windows a pCPU through which memory that
 //! no mapping shows is copied and scrubbed.
 
+use alloc::alloc::{Layout, alloc_zeroed};
 use core::{
-    mem::ManuallyDrop,
     ptr,
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-use aarch64_paging::{
-    Mapping,
-    descriptor::{El23Attributes, PhysicalAddress},
-    idmap::IdTranslation,
-    mair::{Mair, MairAttribute, NormalMemory},
-    paging::{Constraints, El2, MemoryRegion},
+pub(crate) use hyp_core::stage1::Access;
+use hyp_core::{
+    stage1::{self, MapFailed, Stage1},
+    stage2::{PAGE, Tables},
+    types::{Pa, Range},
 };
-use hyp_core::types::Range;
 
 use super::{barrier, cpu, memory};
 
-/// The level-1 root covers 39 bits.
-const VA_BITS: u64 = 39;
-/// Windows are the last GiB of them.
-const WINDOWS: usize = 511 << 30;
+/// Windows are the last GiB of the address space.
+const WINDOWS: usize = Stage1::WINDOWS as usize;
 /// One window.
 const WINDOW_SIZE: usize = 2 << 20;
 
-const NORMAL: El23Attributes = El23Attributes::VALID
-    .union(El23Attributes::ATTRIBUTE_INDEX_0)
-    .union(El23Attributes::INNER_SHAREABLE)
-    .union(El23Attributes::ACCESSED)
-    .union(El23Attributes::USER_RES1);
-const DEVICE: El23Attributes = El23Attributes::VALID
-    .union(El23Attributes::ATTRIBUTE_INDEX_1)
-    .union(El23Attributes::OUTER_SHAREABLE)
-    .union(El23Attributes::ACCESSED)
-    .union(El23Attributes::USER_RES1)
-    .union(El23Attributes::XN);
+/// Tables from the heap, which stay for ever, also where boot ends for want of one.
+struct FromHeap;
 
-/// What EL2 may do with a piece of its own address space.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Access {
-    /// Run it.
-    Execute,
-    /// Read it.
-    Read,
-    /// Read and write it.
-    Write,
-    /// A device's registers.
-    Device,
-}
+impl Tables for FromHeap {
+    fn alloc(&mut self) -> Option<Pa> {
+        let layout = Layout::from_size_align(PAGE as usize, PAGE as usize).ok()?;
+        // SAFETY: The layout's size is not 0.
+        let table = unsafe { alloc_zeroed(layout) };
+        (!table.is_null()).then(|| Pa::new(table as u64))
+    }
 
-impl Access {
-    const fn attributes(self) -> El23Attributes {
-        match self {
-            Self::Execute => NORMAL.union(El23Attributes::READ_ONLY),
-            Self::Read => NORMAL.union(El23Attributes::READ_ONLY).union(El23Attributes::XN),
-            Self::Write => NORMAL.union(El23Attributes::XN),
-            Self::Device => DEVICE,
-        }
+    fn read(&self, table: Pa, index: usize) -> u64 {
+        // SAFETY: `table` came from `alloc`, `index` is below 512.
+        unsafe { ptr::read_volatile((table.get() as *const u64).add(index & 0x1FF)) }
+    }
+
+    fn write(&mut self, table: Pa, index: usize, descriptor: u64) {
+        // SAFETY: As for reads.
+        unsafe { ptr::write_volatile((table.get() as *mut u64).add(index & 0x1FF), descriptor) };
     }
 }
 
-/// Why EL2's map could not be built.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct MapFailed(pub(crate) Range);
-
 /// EL2's translation tables.
-pub(crate) struct Map {
-    /// They stay for ever, also where boot ends for want of them.
-    tables: ManuallyDrop<Mapping<IdTranslation<El23Attributes>, El2>>,
-}
+pub(crate) struct Map(Stage1);
 
 /// The registers that turn translation on, the same on every pCPU.
 #[derive(Clone, Copy, Debug)]
@@ -90,80 +65,38 @@ unsafe extern "C" {
 
 impl Map {
     /// An empty map.
-    pub(crate) fn new() -> Self {
-        Self {
-            tables: ManuallyDrop::new(Mapping::new(IdTranslation::new(), 1, El2)),
-        }
+    pub(crate) fn new() -> Option<Self> {
+        Stage1::new(&mut FromHeap).map(Self)
     }
 
     /// Maps `range` to itself, rounded out to pages.
-    pub(crate) fn identity(&mut self, range: Range, access: Access) -> Result<(), MapFailed> {
-        let region = MemoryRegion::new(range.start() as usize, range.end() as usize);
-        self.tables
-            .map_range(
-                &region,
-                PhysicalAddress(region.start().0),
-                access.attributes(),
-                Constraints::NO_CONTIGUOUS_HINT,
-            )
-            .map_err(|_| MapFailed(range))
-    }
-
-    /// Makes the table under the windows exist, so that opening one allocates nothing.
-    fn prepare_windows(&mut self) -> Result<(), MapFailed> {
-        let region = MemoryRegion::new(WINDOWS, WINDOWS + WINDOW_SIZE);
-        let range = Range::new(WINDOWS as u64, WINDOW_SIZE as u64).ok_or(MapFailed(Range::default()))?;
-        self.tables
-            .map_range(&region, PhysicalAddress(0), El23Attributes::XN, Constraints::NO_CONTIGUOUS_HINT)
-            .map_err(|_| MapFailed(range))
-    }
-
-    /// The physical address, which is the virtual one, of the table that `prepare_windows` made.
-    fn window_table(&self) -> usize {
-        let root = self.tables.root_address().0 as *const u64;
-        // SAFETY: The root has 512 descriptors; the last one points to a table after `prepare_windows`.
-        let descriptor = unsafe { ptr::read_volatile(root.add(511)) };
-        (descriptor & 0x0000_FFFF_FFFF_F000) as usize
+    pub(crate) fn identity(&self, range: Range, access: Access) -> Result<(), Range> {
+        self.0.identity(&mut FromHeap, range, access).map_err(|MapFailed| range)
     }
 
     fn registers(&self) -> Registers {
         let pa_range = (cpu::mmfr0() & 0xF).min(5);
         Registers {
-            mair: Mair::from([
-                MairAttribute::normal(
-                    NormalMemory::WriteBackNonTransientReadWriteAllocate,
-                    NormalMemory::WriteBackNonTransientReadWriteAllocate,
-                ),
-                MairAttribute::DEVICE_NGNRE,
-                MairAttribute::default(),
-                MairAttribute::default(),
-                MairAttribute::default(),
-                MairAttribute::default(),
-                MairAttribute::default(),
-                MairAttribute::default(),
-            ])
-            .0,
+            mair: stage1::MAIR,
             // RES1 bits 31 and 23, PS, SH0 inner, ORGN0 and IRGN0 write-back write-allocate, T0SZ (DDI 0487 TCR_EL2).
-            tcr: 1 << 31 | 1 << 23 | pa_range << 16 | 3 << 12 | 1 << 10 | 1 << 8 | (64 - VA_BITS),
-            ttbr0: self.tables.root_address().0 as u64,
+            tcr: 1 << 31 | 1 << 23 | pa_range << 16 | 3 << 12 | 1 << 10 | 1 << 8 | u64::from(64 - stage1::VA_BITS),
+            ttbr0: self.0.root().get(),
             // RES1 bits, WXN, I, SA, C, M (DDI 0487 SCTLR_EL2).
             sctlr: 0x30C5_0830 | 1 << 19 | 1 << 12 | 1 << 3 | 1 << 2 | 1,
         }
     }
 
-    /// Turns translation and caches on, on the boot CPU. The map is kept for windows.
+    /// Turns translation and caches on, on the boot CPU. The tables stay; those of the windows are changed by their users.
     ///
     /// # Safety
     /// The map must show the running image, its stack and every object in use, at their own addresses, with W^X.
-    pub(crate) unsafe fn activate(mut self) -> Result<Registers, MapFailed> {
-        self.prepare_windows()?;
-        self.tables.mark_active();
+    pub(crate) unsafe fn activate(self) -> Registers {
         let registers = self.registers();
-        WINDOW_TABLE.store(self.window_table(), Ordering::Relaxed);
+        WINDOW_TABLE.store(self.0.windows().get() as usize, Ordering::Relaxed);
         barrier::dsb_sy();
         // SAFETY: This function's contract; the values are those of `registers`.
         unsafe { enable_mmu(registers.mair, registers.tcr, registers.ttbr0, registers.sctlr) };
-        Ok(registers)
+        registers
     }
 }
 
@@ -188,7 +121,7 @@ impl Window {
             number: (2 * pcpu + (which & 1)) & 0x1FF,
             offset: pa as usize & (WINDOW_SIZE - 1),
         };
-        window.set((pa & !(WINDOW_SIZE as u64 - 1)) | Access::Write.attributes().bits() as u64);
+        window.set(Access::Write.block(pa & !(WINDOW_SIZE as u64 - 1)));
         barrier::dsb_ishst();
         barrier::isb();
         window

@@ -104,6 +104,17 @@ pub struct Gic {
     pub maintenance: Option<u32>,
 }
 
+impl Gic {
+    fn new() -> Self {
+        Self {
+            gicd: Range::EMPTY,
+            gicr: ArrayVec::new(),
+            stride: None,
+            maintenance: None,
+        }
+    }
+}
+
 /// The INTIDs of the generic timer's PPIs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timer {
@@ -227,34 +238,46 @@ impl Board {
     /// See [`BoardError`]. Ask [`console`] first, to have a place to say it.
     pub fn discover(blob: &[u8]) -> Result<Self, BoardError> {
         let tree = Tree::new(blob)?;
-        Self::of(&tree, chosen(&tree), console(&tree))
+        let mut board = Self::new(chosen(&tree), console(&tree));
+        board.read(&tree)?;
+        Ok(board)
     }
 
-    /// The same from a tree that has been asked for [`chosen`] and [`console`] already.
+    /// A board that was asked for [`chosen`] and [`console`], and of which nothing else is known yet.
+    #[must_use]
+    #[inline]
+    pub fn new(chosen: Chosen, console: Option<Console>) -> Self {
+        Self {
+            ram: RangeSet::new(),
+            reserved: RangeSet::new(),
+            cpus: ArrayVec::new(),
+            psci: None,
+            gic: Gic::new(),
+            console,
+            timer: Timer::default(),
+            chosen,
+        }
+    }
+
+    /// The rest of it. A board is large: it is filled in where it is to stay.
     ///
     /// # Errors
     /// See [`BoardError`].
-    pub fn of(tree: &Tree<'_>, chosen: Chosen, console: Option<Console>) -> Result<Self, BoardError> {
-        let ram = ram(tree)?;
-        if ram.as_slice().is_empty() {
+    pub fn read(&mut self, tree: &Tree<'_>) -> Result<(), BoardError> {
+        add_ram(tree, &mut self.ram)?;
+        if self.ram.as_slice().is_empty() {
             return Err(BoardError::NoRam);
         }
-        let cpus = cpus(tree)?;
-        if cpus.is_empty() {
+        add_cpus(tree, &mut self.cpus)?;
+        if self.cpus.is_empty() {
             return Err(BoardError::NoCpu);
         }
         let found = Found::in_tree(tree);
-        let (gic, interrupt_cells) = found.gic(tree)?;
-        Ok(Self {
-            ram,
-            reserved: reserved(tree)?,
-            cpus,
-            psci: found.psci,
-            gic,
-            console,
-            timer: found.timer.map(|node| timer(&node, interrupt_cells)).unwrap_or_default(),
-            chosen,
-        })
+        let interrupt_cells = found.gic(tree, &mut self.gic)?;
+        add_reserved(tree, &mut self.reserved)?;
+        self.psci = found.psci;
+        self.timer = found.timer.map(|node| timer(&node, interrupt_cells)).unwrap_or_default();
+        Ok(())
     }
 }
 
@@ -264,10 +287,13 @@ impl Board {
 /// [`BoardError::TooMany`].
 pub fn ram(tree: &Tree<'_>) -> Result<RangeSet<MAX_REGIONS>, BoardError> {
     let mut ram = RangeSet::new();
-    let root = tree.root();
-    let called = root.children_called("memory");
-    let saying = tree.noted().filter(|node| node.says("device_type", "memory") && node.is_top());
-    for node in called.chain(saying).filter(Node::available) {
+    add_ram(tree, &mut ram)?;
+    Ok(ram)
+}
+
+fn add_ram(tree: &Tree<'_>, ram: &mut RangeSet<MAX_REGIONS>) -> Result<(), BoardError> {
+    let memory = |node: &Node<'_, '_>| node.is_called("memory") || node.says("device_type", "memory");
+    for node in tree.noted().filter(|node| memory(node) && node.is_top() && node.available()) {
         for range in node.reg() {
             ram.insert(range).map_err(|Full| BoardError::TooMany {
                 what: "RAM regions",
@@ -275,7 +301,7 @@ pub fn ram(tree: &Tree<'_>) -> Result<RangeSet<MAX_REGIONS>, BoardError> {
             })?;
         }
     }
-    Ok(ram)
+    Ok(())
 }
 
 /// Reserved memory. A region that the tree leaves to the operating system to place (`size` without `reg`) is none yet.
@@ -284,6 +310,11 @@ pub fn ram(tree: &Tree<'_>) -> Result<RangeSet<MAX_REGIONS>, BoardError> {
 /// [`BoardError::TooMany`].
 pub fn reserved(tree: &Tree<'_>) -> Result<RangeSet<MAX_RESERVED>, BoardError> {
     let mut reserved = RangeSet::new();
+    add_reserved(tree, &mut reserved)?;
+    Ok(reserved)
+}
+
+fn add_reserved(tree: &Tree<'_>, reserved: &mut RangeSet<MAX_RESERVED>) -> Result<(), BoardError> {
     let mut add = |range| {
         reserved.insert(range).map_err(|Full| BoardError::TooMany {
             what: "reserved ranges",
@@ -298,7 +329,7 @@ pub fn reserved(tree: &Tree<'_>) -> Result<RangeSet<MAX_RESERVED>, BoardError> {
             add(node.physical(range).unwrap_or(range))?;
         }
     }
-    Ok(reserved)
+    Ok(())
 }
 
 /// The CPUs in the tree's order, without those whose `status` says that they cannot be used.
@@ -306,8 +337,13 @@ pub fn reserved(tree: &Tree<'_>) -> Result<RangeSet<MAX_RESERVED>, BoardError> {
 /// # Errors
 /// [`BoardError::BadCpu`], [`BoardError::SameCpu`], [`BoardError::TooMany`].
 pub fn cpus(tree: &Tree<'_>) -> Result<ArrayVec<Cpu, MAX_CPUS>, BoardError> {
-    let mut cpus = ArrayVec::<Cpu, MAX_CPUS>::new();
-    let Some(parent) = tree.at("/cpus") else { return Ok(cpus) };
+    let mut cpus = ArrayVec::new();
+    add_cpus(tree, &mut cpus)?;
+    Ok(cpus)
+}
+
+fn add_cpus(tree: &Tree<'_>, cpus: &mut ArrayVec<Cpu, MAX_CPUS>) -> Result<(), BoardError> {
+    let Some(parent) = tree.at("/cpus") else { return Ok(()) };
     let (cells, _) = parent.cell_counts();
     for node in parent.children().filter(|node| is_cpu(node) && node.available()) {
         let reg = Cells(node.property("reg").unwrap_or_default()).take(cells);
@@ -329,7 +365,7 @@ pub fn cpus(tree: &Tree<'_>) -> Result<ArrayVec<Cpu, MAX_CPUS>, BoardError> {
         };
         cpus.try_push(Cpu { affinity, enable_method }).map_err(|_| full)?;
     }
-    Ok(cpus)
+    Ok(())
 }
 
 fn is_cpu(node: &Node<'_, '_>) -> bool {
@@ -373,10 +409,10 @@ impl<'t, 'a> Found<'t, 'a> {
         found
     }
 
-    /// The GICv3, and how many cells its interrupt specifiers have.
-    fn gic(&self, tree: &Tree<'_>) -> Result<(Gic, u32), BoardError> {
+    /// The GICv3. Gives how many cells its interrupt specifiers have.
+    fn gic(&self, tree: &Tree<'_>, gic: &mut Gic) -> Result<u32, BoardError> {
         if let Some(node) = &self.gic {
-            return gic_v3(node).map(|gic| (gic, node.cell("#interrupt-cells").unwrap_or(3)));
+            return gic_v3(node, gic);
         }
         let v2 = tree
             .nodes()
@@ -406,7 +442,9 @@ fn psci_of(node: &Node<'_, '_>) -> Option<Psci> {
 /// # Errors
 /// [`BoardError::NoGic`], [`BoardError::GicV2`], [`BoardError::BadGic`], [`BoardError::TooMany`].
 pub fn gic(tree: &Tree<'_>) -> Result<Gic, BoardError> {
-    Found::in_tree(tree).gic(tree).map(|(gic, _)| gic)
+    let mut gic = Gic::new();
+    Found::in_tree(tree).gic(tree, &mut gic)?;
+    Ok(gic)
 }
 
 /// What the kernel's binding lists for GICv1 and GICv2.
@@ -424,7 +462,7 @@ const GIC_V2: [&str; 10] = [
 ];
 
 /// `reg` is the distributor, then the redistributor regions, then what only a GICv2 driver uses.
-fn gic_v3(node: &Node<'_, '_>) -> Result<Gic, BoardError> {
+fn gic_v3(node: &Node<'_, '_>, gic: &mut Gic) -> Result<u32, BoardError> {
     let regions = node.cell("#redistributor-regions").unwrap_or(1) as usize;
     let too_many = BoardError::TooMany {
         what: "GIC redistributor regions",
@@ -434,23 +472,20 @@ fn gic_v3(node: &Node<'_, '_>) -> Result<Gic, BoardError> {
         return Err(too_many);
     }
     let mut frames = node.reg().map(|range| node.physical(range).ok_or(BoardError::BadGic));
-    let gicd = frames.next().ok_or(BoardError::BadGic)??;
-    let mut gicr = ArrayVec::new();
+    gic.gicd = frames.next().ok_or(BoardError::BadGic)??;
     for frame in frames.take(regions) {
-        gicr.try_push(frame?).map_err(|_| too_many)?;
+        gic.gicr.try_push(frame?).map_err(|_| too_many)?;
     }
-    if gicr.len() != regions || gicr.is_empty() {
+    if gic.gicr.len() != regions || gic.gicr.is_empty() {
         return Err(BoardError::BadGic);
     }
     let stride = node
         .property("redistributor-stride")
         .and_then(|value| Cells(value).take(value.len() as u32 / 4));
-    Ok(Gic {
-        gicd,
-        gicr,
-        stride: stride.filter(|stride| *stride != 0),
-        maintenance: ppis(node, node.cell("#interrupt-cells").unwrap_or(3)).next().flatten(),
-    })
+    gic.stride = stride.filter(|stride| *stride != 0);
+    let interrupt_cells = node.cell("#interrupt-cells").unwrap_or(3);
+    gic.maintenance = ppis(node, interrupt_cells).next().flatten();
+    Ok(interrupt_cells)
 }
 
 /// The `interrupts` of a node as INTIDs, `None` for what is not a PPI. The first cell of a specifier is 1 for a PPI, the

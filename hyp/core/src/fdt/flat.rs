@@ -2,7 +2,7 @@
 //!
 //! Every step goes forward and stays inside the structure block, whatever that holds.
 
-use super::{MAX_DEPTH, TreeError};
+use super::TreeError;
 
 const MAGIC: u32 = 0xd00d_feed;
 const VERSION: u32 = 17;
@@ -30,8 +30,6 @@ pub(super) struct Token<'a> {
     pub(super) kind: Kind,
     /// A node's name, a property's value.
     pub(super) content: &'a [u8],
-    /// Where a property's name begins in the strings block.
-    pub(super) name: u32,
     /// Where the next token is. A block has 32 bits of bytes.
     next: u32,
 }
@@ -42,6 +40,8 @@ pub(super) struct Blocks<'a> {
     pub(super) size: usize,
     pub(super) reservations: &'a [u8],
     pub(super) structure: &'a [u8],
+    /// The structure block again; empty where it does not lie at a multiple of 4.
+    words: &'a [u32],
     pub(super) strings: &'a [u8],
 }
 
@@ -83,42 +83,83 @@ impl<'a> Blocks<'a> {
             size,
             reservations: reservations.ok_or(TreeError::Header { block: RESERVATIONS })?,
             structure,
+            words: bytemuck::try_cast_slice(structure.as_chunks::<4>().0).unwrap_or_default(),
             strings,
         })
+    }
+
+    /// The word at `offset`, a multiple of 4, of the structure block; 0, which begins nothing, behind its end.
+    #[inline(always)]
+    pub(super) fn word(&self, offset: usize) -> u32 {
+        match self.words.get(offset / 4) {
+            Some(word) => u32::from_be(*word),
+            None => self.byte_word(offset),
+        }
+    }
+
+    /// The same where the blob does not lie at a multiple of 4.
+    #[cold]
+    #[inline(never)]
+    fn byte_word(&self, offset: usize) -> u32 {
+        be32(self.structure, offset).unwrap_or(0)
+    }
+
+    /// Three words from `offset` on: a property's token, the length of its value, and where its name is in the strings block.
+    #[inline(always)]
+    pub(super) fn head(&self, offset: usize) -> (u32, u32, u32) {
+        match self.words.get(offset / 4..).and_then(<[u32]>::first_chunk) {
+            Some([token, length, name]) => (u32::from_be(*token), u32::from_be(*length), u32::from_be(*name)),
+            None => (self.byte_word(offset), self.byte_word(offset + 4), self.byte_word(offset + 8)),
+        }
+    }
+
+    /// Where the name ends that begins at `offset`, a multiple of 4: at its NUL. `None` if it has none, or cannot be printed.
+    pub(super) fn name_end(&self, mut offset: usize) -> Option<usize> {
+        const ONES: u32 = 0x0101_0101;
+        const TOPS: u32 = 0x8080_8080;
+        loop {
+            // The name's next byte is the lowest.
+            let word = self.word(offset).swap_bytes();
+            // The top bit of the first byte that is not graphic is set, and of none before it: below 0x21 it borrows, and above
+            // 0x7e it has that bit, or gets it from its successor.
+            let other = (word.wrapping_sub(0x21 * ONES) | word | word.wrapping_add(ONES)) & TOPS;
+            if other == 0 {
+                offset += 4;
+                continue;
+            }
+            let bits = other.trailing_zeros() & 0x18;
+            let end = offset + bits as usize / 8;
+            return (word >> bits & 0xFF == 0 && end < self.structure.len()).then_some(end);
+        }
     }
 
     /// The token at `offset`, a multiple of 4; `None` when it is none or goes beyond the block, and for a name that cannot be
     /// printed.
     pub(super) fn token(&self, offset: usize) -> Option<Token<'a>> {
-        self.read(offset)
-    }
-
-    #[inline(always)]
-    fn read(&self, offset: usize) -> Option<Token<'a>> {
-        let (word, rest) = self.structure.get(offset..)?.split_first_chunk::<4>()?;
-        let (mut kind, mut content, mut name, mut next) = (Kind::NodeEnd, &[][..], 0, offset + 4);
-        match u32::from_be_bytes(*word) {
+        let (mut kind, mut content, mut next) = (Kind::NodeEnd, &[][..], offset + 4);
+        match self.word(offset) {
             1 => {
                 kind = Kind::Node;
-                let end = rest.iter().position(|byte| !byte.is_ascii_graphic())?;
-                content = rest.get(..end).filter(|_| rest.get(end) == Some(&0))?;
+                content = self.structure.get(next..self.name_end(next)?)?;
                 next += (content.len() + 4) & !3;
             }
             2 => {}
             3 => {
-                let (length, rest) = rest.split_first_chunk::<4>()?;
-                let (at, rest) = rest.split_first_chunk::<4>()?;
+                let length = self.word(next) as usize;
                 kind = Kind::Property;
-                content = rest.get(..u32::from_be_bytes(*length) as usize)?;
-                name = u32::from_be_bytes(*at);
-                next += 8 + ((content.len() + 3) & !3);
+                content = self.structure.get(next + 8..)?.get(..length)?;
+                next += 8 + ((length + 3) & !3);
             }
             4 => kind = Kind::Nop,
             9 => kind = Kind::End,
             _ => return None,
         }
-        let next = u32::try_from(next).ok().filter(|_| next <= self.structure.len())?;
-        Some(Token { kind, content, name, next })
+        // A block has 32 bits of bytes.
+        (next <= self.structure.len()).then_some(Token {
+            kind,
+            content,
+            next: next as u32,
+        })
     }
 
     /// Whether the node at `offset` is called `name`, with or without its unit address.
@@ -134,79 +175,28 @@ impl<'a> Blocks<'a> {
     }
 
     /// Whether a property's name, `at` in the strings block, is `name`.
-    #[inline]
-    pub(super) fn named(&self, at: u32, name: &str) -> bool {
-        // Most names differ in their first letter.
-        self.strings.get(at as usize) == name.as_bytes().first() && self.named_whole(at as usize, name)
-    }
-
-    fn named_whole(&self, at: usize, name: &str) -> bool {
+    pub(super) fn named(&self, at: usize, name: &str) -> bool {
         let text = self.strings.get(at..).unwrap_or_default();
         text.get(name.len()) == Some(&0) && text.starts_with(name.as_bytes())
     }
 
     /// The value of the property `name` among those from `offset` on.
     pub(super) fn property(&self, mut offset: usize, name: &str) -> Option<&'a [u8]> {
+        let first = *name.as_bytes().first()?;
         loop {
-            // A property and what ends its node take more than that.
-            let (head, rest) = self.structure.get(offset..)?.split_first_chunk::<12>()?;
-            let [_, _, _, kind, l0, l1, l2, l3, n0, n1, n2, n3] = *head;
-            match kind {
-                3 => {
-                    let length = u32::from_be_bytes([l0, l1, l2, l3]) as usize;
-                    if self.named(u32::from_be_bytes([n0, n1, n2, n3]), name) {
-                        return rest.get(..length);
-                    }
-                    offset += 12 + ((length + 3) & !3);
+            let (token, length, at) = self.head(offset);
+            if token == 3 {
+                let (length, at) = (length as usize, at as usize);
+                // Most names differ in their first letter.
+                if self.strings.get(at) == Some(&first) && self.named(at, name) {
+                    return self.structure.get(offset + 12..)?.get(..length);
                 }
-                4 => offset += 4,
-                _ => return None,
+                offset += 12 + ((length + 3) & !3);
+            } else if token == 4 {
+                offset += 4;
+            } else {
+                return None;
             }
-        }
-    }
-
-    /// One pass over the structure block: one root without a name, properties before children, every name terminated and
-    /// printable. `see` is shown the tokens of nodes and properties, each with its offset and the depth of the node; the
-    /// root's is 0.
-    #[inline(never)]
-    pub(super) fn check(&self, mut see: impl FnMut(&Token<'a>, usize, usize)) -> Result<(), TreeError> {
-        // A name that begins before the last NUL has an end.
-        let names = self.strings.iter().rposition(|byte| *byte == 0).unwrap_or(0);
-        let (mut offset, mut depth, mut roots) = (0, 0, 0);
-        // Whether a property may stand here: after the name of a node, or after a property of it.
-        let mut properties = false;
-        loop {
-            let Some(token) = self.read(offset) else {
-                return Err(TreeError::Structure { offset });
-            };
-            let right = match token.kind {
-                Kind::Node => {
-                    if depth == MAX_DEPTH {
-                        return Err(TreeError::TooDeep { offset });
-                    }
-                    see(&token, offset, depth);
-                    roots += usize::from(depth == 0);
-                    properties = true;
-                    depth += 1;
-                    (depth == 1) == token.content.is_empty() && roots == 1
-                }
-                Kind::NodeEnd => {
-                    properties = false;
-                    depth = depth.wrapping_sub(1);
-                    depth < MAX_DEPTH
-                }
-                Kind::Property => {
-                    see(&token, offset, depth.wrapping_sub(1));
-                    properties && (token.name as usize) < names && self.strings.get(token.name as usize) != Some(&0)
-                }
-                Kind::Nop => true,
-                Kind::End if depth == 0 && roots == 1 => return Ok(()),
-                Kind::End => false,
-            };
-            if !right {
-                return Err(TreeError::Structure { offset });
-            }
-            offset = token.next();
         }
     }
 }

@@ -10,6 +10,15 @@ const TOP: usize = 64;
 const NOTED: usize = 16;
 /// What it looks for in `compatible`.
 pub(crate) const COMPATIBLE: [&str; 5] = ["arm,gic-v3", "arm,armv8-timer", "arm,psci-1.0", "arm,psci-0.2", "arm,psci"];
+/// With which each of [`COMPATIBLE`] begins.
+const LETTER: u8 = {
+    let mut names = 0;
+    while names < COMPATIBLE.len() {
+        assert!(COMPATIBLE[names].as_bytes()[0] == COMPATIBLE[0].as_bytes()[0]);
+        names += 1;
+    }
+    COMPATIBLE[0].as_bytes()[0]
+};
 
 /// A device tree whose structure has been checked.
 pub struct Tree<'a> {
@@ -19,7 +28,8 @@ pub struct Tree<'a> {
     /// The offsets of the root's first children, in the tree's order.
     top: [u32; TOP],
     tops: usize,
-    /// The offsets of the first nodes that are compatible with one of [`COMPATIBLE`] or say that they are memory.
+    /// The offsets of the first nodes that are compatible with one of [`COMPATIBLE`], say that they are memory, or are called so
+    /// right below the root.
     note: [u32; NOTED],
     notes: usize,
 }
@@ -39,35 +49,103 @@ impl<'a> Tree<'a> {
             note: [0; NOTED],
             notes: 0,
         };
-        let mut node = 0;
-        // Where the strings block has `compatible`, once that is known: mostly in one place.
-        let mut compatible = u32::MAX;
-        blocks.check(|token, offset, depth| {
-            if token.kind == Kind::Node {
-                node = offset;
-                if depth == 0 {
-                    tree.root = offset;
-                } else if let (1, Some(place)) = (depth, tree.top.get_mut(tree.tops)) {
-                    *place = offset as u32;
-                    tree.tops += 1;
-                }
-                return;
-            }
-            let wanted = if token.name == compatible || blocks.named(token.name, "compatible") {
-                compatible = token.name;
-                first_of(token.content, &COMPATIBLE).is_some()
-            } else {
-                blocks.named(token.name, "device_type") && is_string(token.content, "memory")
-            };
-            if wanted && let Some(place) = tree.note.get_mut(tree.notes) {
-                *place = node as u32;
-                tree.notes += 1;
-            }
-        })?;
+        tree.walk()?;
         Ok(tree)
     }
 
-    /// The nodes that are compatible with one of [`COMPATIBLE`] or say that they are memory; others, too, where there are many.
+    /// One pass over the structure block: one root without a name, properties before children, every name terminated and
+    /// printable. On the way it notes what is looked for later.
+    #[inline(never)]
+    fn walk(&mut self) -> Result<(), TreeError> {
+        let blocks = self.blocks;
+        let size = blocks.structure.len();
+        // A name that begins before the last NUL has an end.
+        let names = blocks.strings.iter().rposition(|byte| *byte == 0).unwrap_or(0);
+        let names = blocks.strings.get(..names).unwrap_or_default();
+        // Where the strings block has `compatible`, once that is known: mostly in one place.
+        let mut compatible = usize::MAX;
+        let (mut next, mut depth, mut node) = (0, 0, None);
+        // Whether a property may stand here: after the name of a node, or after a property of it.
+        let mut properties = false;
+        loop {
+            let offset = next;
+            let wrong = Err(TreeError::Structure { offset });
+            let (token, length, name) = blocks.head(offset);
+            match token {
+                1 => {
+                    let Some(end) = blocks.name_end(offset + 4) else { return wrong };
+                    next = (end + 4) & !3;
+                    if depth == MAX_DEPTH {
+                        return Err(TreeError::TooDeep { offset });
+                    }
+                    // The first node, and no other, is the root, and has no name.
+                    if (end == offset + 4) != (depth == 0) || node.is_some() == (depth == 0) {
+                        return wrong;
+                    }
+                    if depth == 0 {
+                        self.root = offset;
+                    } else if let (1, Some(place)) = (depth, self.top.get_mut(self.tops)) {
+                        *place = offset as u32;
+                        self.tops += 1;
+                    }
+                    if depth == 1 && blocks.called(offset, "memory") {
+                        self.note(offset);
+                    }
+                    node = Some(offset);
+                    properties = true;
+                    depth += 1;
+                }
+                2 if depth > 0 => {
+                    next = offset + 4;
+                    properties = false;
+                    depth -= 1;
+                }
+                3 if properties => {
+                    let (length, name) = (length as usize, name as usize);
+                    let value = offset + 12;
+                    next = value + ((length + 3) & !3);
+                    let (Some(letter), true) = (names.get(name), next <= size) else {
+                        return wrong;
+                    };
+                    let value = || blocks.structure.get(value..value + length).unwrap_or_default();
+                    let wanted = match letter {
+                        b'c' if name == compatible || blocks.named(name, "compatible") => {
+                            compatible = name;
+                            // Most nodes' is one string, which begins with another letter.
+                            let one = || blocks.name_end(offset + 12) == Some(offset + 11 + length);
+                            (blocks.structure.get(offset + 12) == Some(&LETTER) || !one()) && first_of(value(), &COMPATIBLE).is_some()
+                        }
+                        b'd' => blocks.named(name, "device_type") && is_string(value(), "memory"),
+                        0 => return wrong,
+                        _ => false,
+                    };
+                    if let (true, Some(node)) = (wanted, node) {
+                        self.note(node);
+                    }
+                }
+                4 => next = offset + 4,
+                9 if depth == 0 && node.is_some() => return Ok(()),
+                _ => return wrong,
+            }
+            if next > size {
+                return wrong;
+            }
+        }
+    }
+
+    /// Notes the node at `offset`, once, if there is room.
+    fn note(&mut self, offset: usize) {
+        let last = self.notes.checked_sub(1).and_then(|last| self.note.get(last));
+        if last == Some(&(offset as u32)) {
+            return;
+        }
+        if let Some(place) = self.note.get_mut(self.notes) {
+            *place = offset as u32;
+            self.notes += 1;
+        }
+    }
+
+    /// The nodes that are compatible with one of [`COMPATIBLE`], say that they are memory, or are called so; others, too, where there are many.
     pub(crate) fn noted(&self) -> impl Iterator<Item = Node<'_, 'a>> {
         let notes = self.note.get(..self.notes).filter(|_| self.notes < NOTED);
         let all = notes.is_none().then(|| self.nodes()).into_iter().flatten();
@@ -260,7 +338,7 @@ impl<'t, 'a> Node<'t, 'a> {
 
     /// Whether the root is right above it.
     pub(crate) fn is_top(&self) -> bool {
-        self.parent().is_some_and(|parent| parent.name.is_empty())
+        self.tree.tops().contains(&(self.at as u32)) || self.parent().is_some_and(|parent| parent.name.is_empty())
     }
 
     /// Whether `status` lets the node be used: it is absent, `okay` or `ok`.
@@ -377,18 +455,26 @@ impl Offsets<'_, '_> {
     /// What comes after the node at `offset`.
     fn after(&self, offset: usize) -> usize {
         let (mut offset, mut depth) = (offset, 0);
-        while let Some(token) = self.tree.blocks.token(offset) {
-            offset = token.next();
-            match token.kind {
-                Kind::Node => depth += 1,
-                Kind::NodeEnd => depth -= 1,
-                Kind::Property | Kind::Nop | Kind::End => {}
-            }
-            if depth == 0 {
-                break;
+        loop {
+            // Checked by `walk`, but for its end, which is no node's.
+            let (token, length, _) = self.tree.blocks.head(offset);
+            offset += 4;
+            match token {
+                1 => {
+                    depth += 1;
+                    offset = self.tree.blocks.name_end(offset).map_or(offset, |end| (end + 4) & !3);
+                }
+                2 => {
+                    depth -= 1;
+                    if depth == 0 {
+                        return offset;
+                    }
+                }
+                3 => offset += 8 + ((length as usize + 3) & !3),
+                4 => {}
+                _ => return offset,
             }
         }
-        offset
     }
 }
 
@@ -445,9 +531,20 @@ pub(crate) fn one_string(value: &[u8]) -> Option<&str> {
 }
 
 /// The first string of `list` that is one of `names`.
-fn first_of(list: &[u8], names: &[&'static str]) -> Option<&'static str> {
-    list.split(|byte| *byte == 0)
-        .find_map(|entry| names.iter().find(|name| name.as_bytes() == entry).copied())
+fn first_of(mut list: &[u8], names: &[&'static str]) -> Option<&'static str> {
+    while let Some(first) = list.first() {
+        let same = |name: &&&str| {
+            let ends = matches!(list.get(name.len()), None | Some(0));
+            // Most names differ in their first letter.
+            ends && name.as_bytes().first() == Some(first) && list.starts_with(name.as_bytes())
+        };
+        if let Some(name) = names.iter().find(same) {
+            return Some(name);
+        }
+        let end = list.iter().position(|byte| *byte == 0)?;
+        list = list.get(end + 1..)?;
+    }
+    None
 }
 
 fn is_string(value: &[u8], text: &str) -> bool {

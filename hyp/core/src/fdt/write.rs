@@ -45,8 +45,9 @@ const RESERVATIONS: usize = 16;
 
 /// A tree that is being written.
 pub(super) struct Writer {
-    /// Zeroes from `at` on.
-    bytes: Vec<u8>,
+    /// Big-endian, and zeroes from `at` on.
+    words: Vec<u32>,
+    /// In bytes.
     at: usize,
 }
 
@@ -54,30 +55,38 @@ impl Writer {
     /// Nothing yet, with room for `size` bytes.
     pub(super) fn new(size: usize) -> Self {
         Self {
-            bytes: vec![0; size],
+            words: vec![0; size.div_ceil(4)],
             at: HEADER + RESERVATIONS,
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn grow(&mut self) {
+        self.words.resize(self.at.next_multiple_of(1024) / 4, 0);
     }
 
     /// The next `count` bytes, zeroes as yet.
     fn next(&mut self, count: usize) -> &mut [u8] {
         let start = self.at;
         self.at += count;
-        if self.at > self.bytes.len() {
-            self.bytes.resize(self.at.next_multiple_of(1024), 0);
+        if self.at > 4 * self.words.len() {
+            self.grow();
         }
-        self.bytes.get_mut(start..self.at).unwrap_or_default()
+        let bytes: &mut [u8] = bytemuck::must_cast_slice_mut(&mut self.words);
+        bytes.get_mut(start..self.at).unwrap_or_default()
     }
 
+    /// The next word; `at` is a multiple of 4.
+    #[inline]
     fn word(&mut self, word: u32) {
-        if let Some(bytes) = self.next(4).first_chunk_mut() {
-            *bytes = word.to_be_bytes();
+        let start = self.at / 4;
+        self.at += 4;
+        if start >= self.words.len() {
+            self.grow();
         }
-    }
-
-    fn put(&mut self, at: usize, word: u32) {
-        if let Some(bytes) = self.bytes.get_mut(at..).and_then(|bytes| bytes.first_chunk_mut()) {
-            *bytes = word.to_be_bytes();
+        if let Some(place) = self.words.get_mut(start) {
+            *place = word.to_be();
         }
     }
 
@@ -125,58 +134,60 @@ impl Writer {
         self.word(2);
     }
 
-    /// Begins a property whose value ends with the next [`Self::close`].
-    fn open(&mut self, name: Name) -> usize {
-        self.word(3);
-        self.word(0);
-        self.word(name.0);
-        self.at
-    }
-
-    fn close(&mut self, value: usize) {
-        self.put(value - 8, (self.at - value) as u32);
-        self.align();
+    /// Begins a property whose value has `length` bytes.
+    fn open(&mut self, name: Name, length: usize) {
+        let start = self.at / 4;
+        self.at += 12;
+        if self.at > 4 * self.words.len() {
+            self.grow();
+        }
+        if let Some([token, size, at]) = self.words.get_mut(start..).and_then(<[u32]>::first_chunk_mut) {
+            (*token, *size, *at) = (3u32.to_be(), (length as u32).to_be(), name.0.to_be());
+        }
     }
 
     /// A property of bytes.
     pub(super) fn bytes(&mut self, name: Name, value: &[u8]) {
-        let open = self.open(name);
+        self.open(name, value.len());
         self.next(value.len()).copy_from_slice(value);
-        self.close(open);
+        self.align();
     }
 
     /// A property of strings: `text` with a NUL at its end, and one after each string before.
     pub(super) fn text(&mut self, name: Name, text: &str) {
-        let open = self.open(name);
+        self.open(name, text.len() + 1);
         self.string(text);
-        self.close(open);
+        self.align();
     }
 
     /// A property that is the path of a node below the root: `/node@address`.
     pub(super) fn path(&mut self, name: Name, node: &str, address: u64) {
-        let open = self.open(name);
+        let length = self.at / 4 + 1;
+        self.open(name, 0);
+        let start = self.at;
         self.next(1).fill(b'/');
         self.string_at(node, address);
-        self.close(open);
+        if let Some(place) = self.words.get_mut(length) {
+            *place = ((self.at - start) as u32).to_be();
+        }
+        self.align();
     }
 
     /// A property of cells.
     pub(super) fn cells(&mut self, name: Name, cells: &[u32]) {
-        let open = self.open(name);
+        self.open(name, 4 * cells.len());
         for cell in cells {
             self.word(*cell);
         }
-        self.close(open);
     }
 
     /// A property of numbers of two cells each.
     pub(super) fn quads(&mut self, name: Name, quads: &[u64]) {
-        let open = self.open(name);
+        self.open(name, 8 * quads.len());
         for quad in quads {
             self.word((quad >> 32) as u32);
             self.word(*quad as u32);
         }
-        self.close(open);
     }
 
     /// The tree as a blob. Every node must have been ended.
@@ -185,10 +196,11 @@ impl Writer {
         let strings = self.at;
         self.next(NAMES.len()).copy_from_slice(NAMES);
         let structure = HEADER + RESERVATIONS;
-        let (version, compatible, boot_cpu) = (17, 16, 0);
+        let (size, version, compatible, boot_cpu) = (self.at, 17, 16, 0);
+        self.at = 0;
         let header = [
             0xd00d_feed,
-            self.at,
+            size,
             structure,
             strings,
             HEADER,
@@ -198,12 +210,9 @@ impl Writer {
             NAMES.len(),
             strings - structure,
         ];
-        for (index, word) in header.into_iter().enumerate() {
-            self.put(4 * index, word as u32);
-        }
-        self.bytes.truncate(self.at);
-        self.bytes.shrink_to_fit();
-        self.bytes
+        header.into_iter().for_each(|word| self.word(word as u32));
+        let bytes: &[u8] = bytemuck::must_cast_slice(&self.words);
+        bytes.get(..size).unwrap_or_default().to_vec()
     }
 }
 
@@ -226,7 +235,8 @@ mod tests {
             let mut tree = Writer::new(0);
             tree.begin_at("x", address);
             let text = format!("x@{address:x}\0");
-            assert!(tree.bytes[60..].starts_with(text.as_bytes()), "{text}");
+            let bytes: &[u8] = bytemuck::must_cast_slice(&tree.words);
+            assert!(bytes[60..].starts_with(text.as_bytes()), "{text}");
         }
     }
 }
