@@ -533,7 +533,7 @@ impl Machine {
     }
 
     /// The device behind a physical SPI does something. When a level has fallen, every vCPU that runs makes two exits: the one that may
-    /// have brought it, and the one that sees it.
+    /// have brought it, and the one that sees it. And then two more: one that is another vCPU's may only go there by the second.
     fn device(&mut self, intid: u32, op: &Op) {
         let irq = &mut self.model.spi[intid as usize];
         let (high, pulse) = match *op {
@@ -550,7 +550,7 @@ impl Machine {
             self.spis.set_line(intid, false);
         }
         if !high && !irq.edge {
-            for _ in 0..2 {
+            for _ in 0..4 {
                 self.arrive();
                 (0..VCPUS).for_each(|cpu| self.exit(cpu));
             }
@@ -720,6 +720,45 @@ impl Machine {
     }
 }
 
+/// A VM, what it is configured with first, and what happens then: the second time, after a reset, less.
+struct Case<'a> {
+    lrs: usize,
+    split: bool,
+    counts_drops: bool,
+    priorities: &'a [u8],
+    groups: u32,
+    routes: &'a [Option<usize>],
+    lines: Lines,
+    /// Behind which SPIs a physical one stands, an edge or a level.
+    behind: &'a [Option<bool>],
+    later: usize,
+}
+
+impl Case<'_> {
+    fn run(&self, ops: &[Op]) {
+        let mut machine = Machine::new(self.lrs, self.split, self.counts_drops, self.lines, self.behind);
+        let mut first = vec![Op::Forward(3), Op::Load(0), Op::Load(1), Op::Load(2)];
+        for word in 0..9 {
+            first.push(Op::Write(Bits::Group, word, self.groups.rotate_left(word)));
+            first.push(Op::Write(Bits::SetEnable, word, u32::MAX));
+        }
+        for (i, &intid) in INTIDS.iter().enumerate().skip(2) {
+            first.push(Op::Priority(intid, self.priorities[i] * 8));
+            first.push(Op::Route(intid, self.routes[i]));
+        }
+        for ops in [ops, &ops[..self.later.min(ops.len())]] {
+            for op in first.iter().chain(ops) {
+                machine.step(op);
+                machine.settle();
+                machine.arrive();
+                machine.check();
+            }
+            machine.compare();
+            machine.reset();
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 2 } else { ProptestConfig::default().cases }, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -736,27 +775,64 @@ proptest! {
         behind in proptest::collection::vec(proptest::option::of(prop::bool::weighted(0.3)), INTIDS.len() - 2),
         later in 0..60usize,
     ) {
-        let mut machine = Machine::new(lrs, split, counts_drops, lines, &behind);
-        let mut first = vec![Op::Forward(3), Op::Load(0), Op::Load(1), Op::Load(2)];
-        for word in 0..9 {
-            first.push(Op::Write(Bits::Group, word, groups.rotate_left(word)));
-            first.push(Op::Write(Bits::SetEnable, word, u32::MAX));
+        let case = Case { lrs, split, counts_drops, priorities: &priorities, groups, routes: &routes, lines, behind: &behind, later };
+        case.run(&ops);
+    }
+}
+
+/// Cases that were found by the test above, and others like them.
+fn case<'a>(lrs: usize, split: bool, lines: Lines, routes: &'a [Option<usize>], behind: &'a [Option<bool>]) -> Case<'a> {
+    Case {
+        lrs,
+        split,
+        counts_drops: false,
+        priorities: &[0; INTIDS.len()],
+        groups: 0,
+        routes,
+        lines,
+        behind,
+        later: usize::MAX,
+    }
+}
+
+#[test]
+fn a_line_falls_while_its_interrupt_goes_to_another_vcpu() {
+    let behind = [None, None, Some(false), None, None, None, Some(false)];
+    let case = case(1, false, Lines::Unknown, &[None; INTIDS.len()], &behind);
+    let line = |high| Op::Line(287, high);
+    case.run(&[Op::Off(0), Op::Load(0), line(false), line(true), Op::Line(34, true)]);
+    case.run(&[Op::Line(34, true), line(true), Op::Off(0), Op::Load(0), line(false)]);
+}
+
+/// On vCPU 0, which then leaves its pCPU: nobody takes over what is left for it in the distributor.
+fn active_and_away(intid: u32) -> Vec<Op> {
+    vec![Op::Line(intid, true), Op::Ack(0), Op::Line(intid, false), Op::Put(0)]
+}
+
+#[test]
+fn another_vcpu_ends_what_a_write_has_made_pending_again() {
+    for (split, end) in [(true, Op::Dir(1, 5)), (true, Op::Write(Bits::ClearActive, 1, 1 << 31))] {
+        for edge in [false, true] {
+            let behind = [None, None, None, Some(edge)];
+            let mut ops = active_and_away(63);
+            ops.push(Op::Write(Bits::SetPending, 1, 1 << 31));
+            ops.push(end.clone());
+            ops.extend([Op::Read, Op::Load(0), Op::Ack(0), Op::Eoi(0), Op::Dir(0, 0)]);
+            case(1, split, Lines::Shown, &[Some(0); INTIDS.len()], &behind).run(&ops);
         }
-        for (i, &intid) in INTIDS.iter().enumerate().skip(2) {
-            first.push(Op::Priority(intid, priorities[i] * 8));
-            first.push(Op::Route(intid, routes[i]));
+    }
+}
+
+#[test]
+fn what_a_write_has_made_pending_is_taken_back_and_it_stays_active() {
+    for split in [false, true] {
+        for edge in [false, true] {
+            let behind = [None, None, None, Some(edge)];
+            let mut ops = active_and_away(63);
+            ops.push(Op::Write(Bits::SetPending, 1, 1 << 31));
+            ops.push(Op::Write(Bits::ClearPending, 1, 1 << 31));
+            ops.extend([Op::Read, Op::Load(0), Op::Eoi(0), Op::Dir(0, 0)]);
+            case(1, split, Lines::Shown, &[Some(0); INTIDS.len()], &behind).run(&ops);
         }
-        let mut run = |ops: &[Op]| {
-            for op in first.iter().chain(ops) {
-                machine.step(op);
-                machine.settle();
-                machine.arrive();
-                machine.check();
-            }
-            machine.compare();
-            machine.reset();
-        };
-        run(&ops);
-        run(&ops[..later.min(ops.len())]);
     }
 }

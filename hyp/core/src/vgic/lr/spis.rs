@@ -11,6 +11,7 @@ mod physical_tests;
 mod tests;
 
 use super::{Dist, INDICES, Ich, PRIVATE, PRIVATE_INTIDS, Spi, VcpuGic, Vcpus, Vmcr, for_each};
+use crate::vgic::PhysicalSpis;
 use crate::vgic::dist::{Config, SpiAsk, SpiOp, State};
 
 /// How many SPIs a vCPU can hold.
@@ -153,10 +154,10 @@ impl VcpuGic {
     /// `index`, held and in no list register, is pending no more.
     fn unlatch<H: Ich>(&mut self, h: &mut H, index: u32) {
         let bit = 1u64 << (index & 63);
-        let was = self.words.latch & bit != 0;
         self.words.latch &= !bit;
         self.words.written &= !bit;
-        if was && self.hw & bit != 0 {
+        if self.hw & bit != 0 {
+            // Also when the pending state was still in the distributor: who took it away there knows nothing of what is active here.
             self.set_physical(h, index, self.words.active & bit != 0);
         }
     }
@@ -234,7 +235,7 @@ impl VcpuGic {
     pub(super) fn gather<H: Ich>(&mut self, h: &H, dist: &Dist) {
         self.held.used_at_all = dist.is_used();
         for_each(self.held.indices(), |index| {
-            self.sync(dist, index);
+            self.sync_held(h, dist, index);
             if !self.fits(index) {
                 self.release(dist, index);
             }
@@ -250,8 +251,18 @@ impl VcpuGic {
         }
     }
 
-    /// Takes over what the distributor has of a held SPI.
-    fn sync(&mut self, dist: &Dist, index: u32) {
+    /// [`sync`](Self::sync) of an SPI that was held before. What a guest's write left for it in the distributor made the physical
+    /// interrupt active; the end of what was held, of which that write knew nothing, may have deactivated it since.
+    fn sync_held<H: Ich>(&mut self, h: &H, dist: &Dist, index: u32) {
+        let pulled = self.sync(dist, index);
+        let spi = self.held.spi(index);
+        if (pulled.written || pulled.active) && dist.is_backed(spi) {
+            h.spis().set_active(spi.word(), spi.bit(), true);
+        }
+    }
+
+    /// Takes over what the distributor has of a held SPI. Gives what that was.
+    fn sync(&mut self, dist: &Dist, index: u32) -> State {
         let (bit, spi) = (1 << index, self.held.spi(index));
         let pulled = dist.pull(spi);
         if dist.is_backed(spi) {
@@ -271,6 +282,7 @@ impl VcpuGic {
         let elsewhere = if dist.route(spi) == Some(self.id.index) { 0 } else { bit };
         self.held.elsewhere = self.held.elsewhere & !bit | elsewhere;
         self.open = self.words.enabled & dist.forwarded(self.words.group);
+        pulled
     }
 
     /// Whether a held SPI, in no list register, is this vCPU's to keep: it runs here, or is deliverable here.
@@ -289,7 +301,7 @@ impl VcpuGic {
     /// `index` was taken out of its list register, or was in none: it goes back in, or is given back.
     pub(super) fn put_back<H: Ich>(&mut self, h: &mut H, dist: &Dist, index: u32) {
         if self.holds(index) {
-            self.sync(dist, index);
+            self.sync_held(h, dist, index);
             if !self.fits(index) {
                 return self.release(dist, index);
             }
@@ -346,7 +358,7 @@ impl VcpuGic {
         let index = PRIVATE_INTIDS + place;
         self.held.used |= 1 << place;
         self.held.spi[place as usize] = spi;
-        self.sync(dist, index);
+        let _ = self.sync(dist, index);
         if self.fits(index) {
             1 << index
         } else {
