@@ -183,6 +183,17 @@ pub(crate) unsafe fn here() -> Option<&'static mut Resident> {
     unsafe { (*this().here.get()).as_mut() }
 }
 
+/// Both [`local`] and [`here`], or nothing.
+///
+/// # Safety
+/// As for those.
+#[inline(always)]
+pub(crate) unsafe fn both() -> Option<(&'static mut Local, &'static mut Resident)> {
+    let this = this();
+    // SAFETY: This function's contract.
+    unsafe { Some(((*this.local.get()).as_mut()?, (*this.here.get()).as_mut()?)) }
+}
+
 /// The place of the vCPU in this pCPU's registers, for who puts it there and takes it away.
 ///
 /// # Safety

@@ -19,19 +19,12 @@ use crate::{
     trap::Frame,
 };
 
-/// The resident vCPU, if an exit of it now has nothing to do for it but what it came for: its shadow is up to date and none of its
-/// hardware-backed interrupts may have to be withdrawn.
+/// The resident vCPU, if an exit of it now has nothing to do for it but what it came for.
 #[inline(always)]
 fn undisturbed<'a>() -> Option<&'a mut Resident> {
     // SAFETY: The outermost function of this exit; who gets nothing from here asks again, and this reference is gone then.
     let here = unsafe { percpu::here() }?;
-    if gic::vmcr() != here.state.cpuif.vmcr.get() {
-        return None;
-    }
-    if here.state.gic.may_need_attention() && !here.state.gic.attend_ended(&here.interface) {
-        return None;
-    }
-    Some(here)
+    here.is_undisturbed().then_some(here)
 }
 
 /// What became of an exit that is common.
@@ -51,9 +44,10 @@ impl From<Option<()>> for Done {
     }
 }
 
-/// Whether `x<rt>` goes back to the guest after what is common: it is not one that Rust preserves. 31 is XZR.
+/// Whether `x<rt>` goes back to the guest from the frame after what is common: it is not one that Rust preserves, nor XZR.
+#[inline(always)]
 const fn is_restored(rt: u8) -> bool {
-    !matches!(rt, 19..=29)
+    rt < 19 || rt == 30
 }
 
 /// An exception of class 0x20 or above, by something that does not write.
@@ -66,10 +60,15 @@ pub(crate) extern "C" fn guest_store(frame: &mut Frame, syndrome: u64) -> Done {
     store(frame, syndrome).into()
 }
 
-/// A trapped system register of a guest, or another exception of a class near it.
+/// A trapped system register that a guest reads, or another exception of a class near it.
+pub(crate) extern "C" fn guest_id(frame: &mut Frame, syndrome: u64) -> Done {
+    id_register(frame, syndrome).into()
+}
+
+/// A trapped system register that a guest writes, or another exception of a class near it.
 pub(crate) extern "C" fn guest_sysreg(frame: &mut Frame, syndrome: u64) -> Done {
     let Some(rt) = SysRegAccess::write_of(syndrome, SysReg::ICC_SGI1R_EL1) else {
-        return id_register(frame, syndrome).into();
+        return Done::Nothing;
     };
     let value = frame.x.get(usize::from(rt)).copied().unwrap_or(0);
     sgi1r(value).into()
@@ -78,13 +77,12 @@ pub(crate) extern "C" fn guest_sysreg(frame: &mut Frame, syndrome: u64) -> Done 
 /// A read of an ID register.
 #[inline(always)]
 fn id_register(frame: &mut Frame, syndrome: u64) -> Option<()> {
-    // SAFETY: The outermost function of this exit, which asks once.
-    let local = unsafe { percpu::local() }?;
+    // SAFETY: The outermost function of this exit, which asks once; the references are gone when another does.
+    let (local, here) = unsafe { percpu::both() }?;
     let (rt, value) = local.run.machine.ids.read(syndrome)?;
-    if !is_restored(rt) || !esr::is_plain(cpu::spsr()) {
+    if !is_restored(rt) || !esr::is_plain(cpu::spsr()) || !here.is_undisturbed() {
         return None;
     }
-    let here = undisturbed()?;
     if let Some(x) = frame.x.get_mut(usize::from(rt)) {
         *x = value;
     }
@@ -155,6 +153,12 @@ fn access<'a>(abort: Abort) -> Option<(&'a mut Resident, u64)> {
 }
 
 impl Resident {
+    /// Its shadow is up to date, and none of its hardware-backed interrupts may have to be withdrawn.
+    #[inline(always)]
+    fn is_undisturbed(&mut self) -> bool {
+        gic::vmcr() == self.state.cpuif.vmcr.get() && (!self.state.gic.may_need_attention() || self.state.gic.attend_ended(&self.interface))
+    }
+
     /// An access to a device is done.
     #[inline(always)]
     fn accessed(&self) {

@@ -46,6 +46,7 @@ global_asm!(
     call = sym guest_call,
     load = sym short::guest_load,
     store = sym short::guest_store,
+    id = sym short::guest_id,
     sysreg = sym short::guest_sysreg,
     sync = sym guest_sync,
     kick = sym short::guest_kick,

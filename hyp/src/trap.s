@@ -144,7 +144,7 @@ sync_saved:
     b       sync_saved
 sync_sysreg:
     tbz     w1, #0, 2f              // a write
-    bl      {sysreg}
+    bl      {id}
     cbz     w0, resume
     b       sync_any
 2:  save_callee_saved

@@ -13,7 +13,7 @@
 //!
 //! A hardware-backed interrupt, the virtual timer or a passed-through device's SPI, keeps one invariant: the physical interrupt is
 //! active exactly while the virtual one is pending or active, so it fires again when the guest is done and not before. In a list
-//! register with `HW` set the guest's own deactivation sees to that; whatever else ends one ([`VcpuGic::set_physical`]) does it itself.
+//! register with `HW` set the guest's own deactivation sees to that; whatever else ends one (`set_physical`) does it itself.
 
 mod short;
 mod spis;
