@@ -8,17 +8,10 @@
 .type memcpy, %function
 memcpy:
     mov     x3, x0
-    eor     x4, x0, x1
+    orr     x4, x0, x1
     tst     x4, #7
     b.ne    5f
-0:  tst     x3, #7
-    b.eq    1f
-    cbz     x2, 4f
-    ldrb    w4, [x1], #1
-    strb    w4, [x3], #1
-    sub     x2, x2, #1
-    b       0b
-1:  subs    x2, x2, #64
+10: subs    x2, x2, #64
     b.lo    1f
 0:  ldp     x4, x5, [x1], #16
     ldp     x6, x7, [x1], #16
@@ -49,12 +42,21 @@ memcpy:
     subs    x2, x2, #1
     b.ne    3b
 4:  ret
-5:  orr     x4, x0, x1
-    tst     x4, #3
+5:  eor     x5, x0, x1
+    tst     x5, #7
+    b.ne    6f
+0:  cbz     x2, 4b
+    ldrb    w4, [x1], #1
+    strb    w4, [x3], #1
+    sub     x2, x2, #1
+    tst     x3, #7
+    b.ne    0b
+    b       10b
+6:  tst     x4, #3
     b.ne    2b
     subs    x2, x2, #32
     b.lo    7f
-6:  ldp     w4, w5, [x1], #8
+0:  ldp     w4, w5, [x1], #8
     ldp     w6, w7, [x1], #8
     ldp     w8, w9, [x1], #8
     ldp     w10, w11, [x1], #8
@@ -63,7 +65,7 @@ memcpy:
     stp     w8, w9, [x3], #8
     stp     w10, w11, [x3], #8
     subs    x2, x2, #32
-    b.hs    6b
+    b.hs    0b
 7:  and     x2, x2, #31
 8:  subs    x2, x2, #4
     b.lo    9f
