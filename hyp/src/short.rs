@@ -142,14 +142,18 @@ fn store(frame: &mut Frame, syndrome: u64) -> Option<()> {
     Some(())
 }
 
-/// Who made a common access, and where to.
+/// Who made a common access, and where to. The UART, which needs its lock, is out from the start.
 #[inline(always)]
 fn access<'a>(abort: Abort) -> Option<(&'a mut Resident, u64)> {
+    let page = abort.page(cpu::hpfar());
+    if page == layout::UART_BASE {
+        return None;
+    }
     let pstate = cpu::spsr();
     if !esr::is_plain(pstate) || esr::big_endian(pstate, context::guest_sctlr()) {
         return None;
     }
-    Some((undisturbed()?, abort.page(cpu::hpfar()) | cpu::far() & 0xFFF))
+    Some((undisturbed()?, page | cpu::far() & 0xFFF))
 }
 
 impl Resident {
