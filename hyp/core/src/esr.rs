@@ -660,7 +660,7 @@ mod tests {
 
     #[test]
     fn a_write_of_a_register_is_what_decoding_says() {
-        for iss in 0..1 << 22 {
+        for iss in (0..1 << 22).step_by(if cfg!(miri) { 1021 } else { 1 }) {
             let decoded = SysRegAccess::decode(iss);
             let written = SysRegAccess::write_of(0x18 << 26 | u64::from(iss), SysReg::ICC_SGI1R_EL1);
             assert_eq!(SysRegAccess::write_of(0x19 << 26 | u64::from(iss), SysReg::ICC_SGI1R_EL1), None);
