@@ -192,10 +192,10 @@ extern "C" fn primary(dtb: usize, _base: usize, el: u64) -> ! {
     ONLINE.store(1 << (boot_index & 63), Ordering::Release);
     bring_up(board, boot_index, areas, &registers);
     vm::refuse_without_pcpus(online);
-    let [(used, size), (_, besides)] = heap::usage();
+    let [(used, size), (vms_used, vms)] = heap::usage();
     let sizes = sizes();
     found!(
-        "size image={} text={} static={} heap_used={used} heap={size} vms={besides} percpu={}",
+        "size image={} text={} static={} heap_used={used} heap={size} vms_used={vms_used} vms={vms} percpu={}",
         sizes.image,
         sizes.text,
         sizes.fixed,

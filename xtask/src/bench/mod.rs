@@ -131,7 +131,8 @@ fn sizes(hyp: &Hyp, told: &[(&str, BTreeMap<String, u64>)]) -> Result<Vec<(&'sta
     };
     let (fixed, per_pcpu) = (of("one", "static")?, of("one", "percpu")?);
     // One vCPU more on the same pCPU.
-    let per_vcpu = of("shared", "heap_used")?.saturating_sub(of("one", "heap_used")?);
+    let contexts = |scene| Ok::<_, anyhow::Error>(of(scene, "vms_used")? + of(scene, "heap_used")?);
+    let per_vcpu = contexts("shared")?.saturating_sub(contexts("one")?);
     Ok(vec![
         ("size-image", std::fs::metadata(&hyp.bin)?.len()),
         ("size-text", of("one", "text")?),
