@@ -264,9 +264,6 @@ impl VcpuGic {
     /// interrupt, and at the beginning of every other.
     pub fn attend<H: Ich>(&mut self, h: &mut H, dist: &Dist) {
         let old = !core::mem::take(&mut self.fresh);
-        if self.attend_ended(h) {
-            return;
-        }
         for_each(self.words.latch & self.hw & !self.words.written & old, |index| {
             self.withdraw(h, dist, index);
         });
@@ -372,12 +369,7 @@ impl VcpuGic {
     /// A guest's read of `size` bytes at `offset` from this vCPU's `RD_base`; both frames.
     #[must_use]
     pub fn read<H: Ich>(&self, h: &H, offset: u64, size: u64) -> u64 {
-        let plain = if self.loaded {
-            self.read_short(h, offset, size)
-        } else {
-            self.read_plain(offset, size)
-        };
-        match plain {
+        match self.read_plain(offset, size) {
             Some(value) => value,
             None => Redist::read_state(offset, self.live(h)),
         }

@@ -304,7 +304,7 @@ impl Machine {
 
     /// What EL2 does before the guest runs on: it serves its interrupts until there are none.
     fn settle(&mut self) {
-        if self.gic.needs_attention() {
+        if self.gic.may_need_attention() && !self.gic.attend_ended(&self.h) {
             self.gic.attend(&mut self.h, &self.dist);
         }
         for _ in 0..8 {
@@ -323,6 +323,11 @@ impl Machine {
     fn check(&self) {
         self.h.assert_sane();
         let live = self.gic.live(&self.h);
+        for (offset, state) in [(redist::ISPENDR0, live.pending), (redist::ICACTIVER0, live.active)] {
+            if let Some(value) = self.gic.read_short(&self.h, offset, 4) {
+                assert_eq!(value, u64::from(state), "{offset:#x}, the short way");
+            }
+        }
         assert_eq!(live.pending, self.model.word(|i| self.model.pending(i)), "pending");
         assert_eq!(live.active, self.model.word(|i| self.model.irq[i as usize].active), "active");
         let timer = self.model.pending(TIMER) || self.model.irq[TIMER as usize].active;

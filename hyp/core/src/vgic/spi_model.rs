@@ -307,7 +307,7 @@ impl Machine {
     /// An exit that asks for nothing.
     fn exit(&mut self, index: usize) {
         let vcpu = &mut self.cpu[index];
-        if vcpu.loaded && vcpu.gic.needs_attention() {
+        if vcpu.loaded && vcpu.gic.may_need_attention() && !vcpu.gic.attend_ended(&vcpu.h) {
             vcpu.gic.attend(&mut vcpu.h, &self.dist);
         }
         self.kick(0);

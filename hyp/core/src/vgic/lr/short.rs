@@ -1,13 +1,17 @@
 //! What comes often, in few instructions: each of these does what the long way of the same name does, or says that it cannot and
 //! has done nothing. The model tests go through them whenever they can.
+//!
+//! `ICH_ELRSR_EL2` shows what was written to a list register only after a barrier, which these do without. So those that take an
+//! empty list register for the end of what was in it come first in an exit, before anything is written; [`VcpuGic::show_again`] may
+//! come at any time, because to write the same image twice is to write it once.
 
 use super::{Dist, Group, Ich, Redist, VcpuGic, accepted};
 use hyp_abi::layout::VTIMER_INTID;
 
 impl VcpuGic {
     /// [`inject`](Self::inject) of an SGI or PPI, when the list register in which it was last shown is empty and nothing about it has
-    /// changed since: its image is all there is to write. False, and nothing happens: it is not so. No list register was written since
-    /// the exit. For the virtual timer the vectors do just this.
+    /// changed since: its image is all there is to write. False, and nothing happens: it is not so. For the virtual timer the vectors do
+    /// just this.
     #[inline(always)]
     pub fn show_again<H: Ich>(&mut self, h: &mut H, intid: u32) -> bool {
         let (bit, slot) = (1u64 << (intid & 31), self.slot_of(intid & 31));
@@ -53,7 +57,7 @@ impl VcpuGic {
     pub const SHOWN: usize = core::mem::offset_of!(Self, shown);
 
     /// [`attend`](Self::attend), if it has nothing to withdraw: the virtual timer's interrupt was taken and is over. False: it may have,
-    /// or there is more.
+    /// or there is more. No list register was written since the exit.
     #[inline(always)]
     pub fn attend_ended<H: Ich>(&mut self, h: &H) -> bool {
         let (bit, slot) = (1u64 << VTIMER_INTID, self.slot_of(VTIMER_INTID));
@@ -66,7 +70,8 @@ impl VcpuGic {
         true
     }
 
-    /// [`read`](Self::read) of the loaded vCPU, unless it is of pending or active state and a list register holds some.
+    /// [`read`](Self::read) of the loaded vCPU, unless it is of pending or active state and a list register holds some. No list register
+    /// was written since the exit.
     #[inline(always)]
     #[must_use]
     pub fn read_short<H: Ich>(&self, h: &H, offset: u64, size: u64) -> Option<u64> {
