@@ -29,7 +29,9 @@ impl Machine {
         let spis = FakeSpis::new(lines, &[EDGE]);
         for intid in 32..288 {
             dist.back(intid, intid == EDGE);
-            let _ = dist.write(&(), IPRIORITYR + u64::from(intid), 1, 0x80);
+        }
+        for intid in (32..288).step_by(4) {
+            let _ = dist.write(&(), IPRIORITYR + intid, 4, 0x8080_8080);
         }
         let _ = dist.write(&(), CTLR, 4, 3);
         for word in 1..9 {

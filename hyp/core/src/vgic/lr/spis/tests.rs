@@ -32,9 +32,11 @@ fn dist() -> Dist {
         let _ = dist.write(&(), IGROUPR + 4 * word, 4, u64::MAX);
         let _ = dist.write(&(), ISENABLER + 4 * word, 4, u64::MAX);
     }
-    for intid in 32..288 {
-        let _ = dist.write(&(), IPRIORITYR + intid, 1, 0x80);
-        let _ = dist.write(&(), ICFGR + intid / 16 * 4, 4, 0xaaaa_aaaa);
+    for intid in (32..288).step_by(4) {
+        let _ = dist.write(&(), IPRIORITYR + intid, 4, 0x8080_8080);
+    }
+    for intid in (32..288).step_by(16) {
+        let _ = dist.write(&(), ICFGR + intid / 4, 4, 0xaaaa_aaaa);
     }
     dist
 }
