@@ -2,6 +2,7 @@
 
 use super::tool::Tool;
 use super::{Case, Guest, Script, Seen};
+use crate::console::Record;
 use hyp_core::filter::Action;
 
 /// A VM of four vCPUs that runs the tests of `bin` which `bootargs` select.
@@ -150,6 +151,40 @@ fn no_exit_at_eoi(seen: &Seen<'_>) -> Result<(), String> {
     }
 }
 
+/// The records of that kind from the VM `name`.
+fn records<'a>(seen: &'a Seen<'_>, name: &str, kind: &'a str) -> impl Iterator<Item = &'a Record> {
+    let at = seen.plan.vms.iter().position(|vm| vm.name == name);
+    let channel = at.map(|at| seen.plan.channel_of(at));
+    seen.transcript()
+        .records
+        .iter()
+        .filter(move |r| r.kind == kind && Some(r.channel) == channel)
+}
+
+/// VM `vectors`, whose calls that only read are answered in the vectors, and VM `rust`, where one range is forwarded and so none
+/// of them is, got the same answers to the same calls, and not the same way.
+fn same_answers(seen: &Seen<'_>) -> Result<(), String> {
+    seen.all_passed()?;
+    let of = |name| -> Vec<_> { records(seen, name, "calls").collect() };
+    let (short, long) = (of("vectors"), of("rust"));
+    if short.len() != 16 || long.len() != 16 {
+        return Err(format!("{} and {} digests, not 16 each", short.len(), long.len()));
+    }
+    let all = |r: &Record| r.fields().map(|(key, value)| format!(" {key}={value}")).collect::<String>();
+    if let Some((a, b)) = short.iter().zip(&long).find(|(a, b)| !a.fields().eq(b.fields())) {
+        return Err(format!("the answers differ: in the vectors{}, in Rust{}", all(a), all(b)));
+    }
+    let [vectors, rust] = [1, 2].map(|vm| seen.counted(vm, "calls"));
+    if vectors.min(rust) < 5000 {
+        return Err(format!("{vectors} and {rust} calls were counted"));
+    }
+    let ticks = |name| records(seen, name, "fastest").find_map(|r| r.number("ticks"));
+    match (ticks("vectors"), ticks("rust")) {
+        (Some(short), Some(long)) if 2 * short < long => Ok(()),
+        ticks => Err(format!("64 calls took {ticks:?} ticks: both VMs' calls are answered the same way")),
+    }
+}
+
 /// All of them.
 pub(super) fn all() -> Vec<Case> {
     vec![
@@ -206,6 +241,19 @@ pub(super) fn all() -> Vec<Case> {
                 .filter(0x8400_0003, 1, Action::Deny)
                 .filter(0xC400_0003, 1, Action::Deny),
         ),
+        Case::new(
+            "calls-in-the-vectors-are-answered-as-in-rust",
+            Guest::new("calls", "").named("vectors").vcpus(3),
+        )
+        .and(
+            Guest::new("calls", "")
+                .named("rust")
+                .vcpus(3)
+                .filter(0xC500_0000, 1, Action::Forward),
+        )
+        .icount()
+        .seconds(30)
+        .expect(same_answers),
         Case::new("vgic", four("vgic", "")).seconds(120),
         Case::new("vgic-strict", four("vgic", "").strict()).seconds(120),
         Case::new("vgic-icount", four("vgic", "")).icount().seconds(120),
