@@ -244,10 +244,10 @@ fn run(uart: &mut Pl011, model: &mut Model, step: &Step) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 2 } else { 500 }, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 1 } else { 500 }, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_uart_does_what_its_model_says(steps in prop::collection::vec(step(), 1..if cfg!(miri) { 30 } else { 200 })) {
+    fn the_uart_does_what_its_model_says(steps in prop::collection::vec(step(), 1..if cfg!(miri) { 12 } else { 200 })) {
         let (mut uart, mut model) = (Pl011::new(), Model::new());
         for step in &steps {
             run(&mut uart, &mut model, step);

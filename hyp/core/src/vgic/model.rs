@@ -351,7 +351,7 @@ impl Machine {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 2 } else { ProptestConfig::default().cases }, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 1 } else { ProptestConfig::default().cases }, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_vcpu_sees_what_the_model_sees(
@@ -361,7 +361,7 @@ proptest! {
         bpr in (0..8u64, 0..8u64, any::<bool>()),
         priorities in proptest::collection::vec(0..32u8, INTIDS.len()),
         group1: u32,
-        ops in proptest::collection::vec(op(), 0..if cfg!(miri) { 40 } else { 160 }),
+        ops in proptest::collection::vec(op(), 0..if cfg!(miri) { 20 } else { 160 }),
     ) {
         let mut machine = Machine::new(lrs, split, counts_drops, bpr);
         let all: u32 = INTIDS.iter().map(|i| 1 << i).sum();
