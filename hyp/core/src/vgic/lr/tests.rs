@@ -192,6 +192,40 @@ fn a_write_to_the_timers_pending_state_reaches_the_physical_interrupt() {
 }
 
 #[test]
+fn a_timer_that_fires_after_a_written_pending_state_is_over_is_withdrawn_when_its_line_falls() {
+    let (mut gic, mut h, dist) = loaded(4);
+    gic.write(&mut h, &dist, ISPENDR0, 4, 1 << TIMER);
+    assert_eq!(h.ack(), Some(TIMER));
+    h.eoi(TIMER);
+    fire_timer(&mut gic, &mut h, &dist);
+    h.line = false;
+    gic.attend(&mut h, &dist);
+    assert_eq!(h.ack(), None);
+    assert!(!h.active);
+}
+
+#[test]
+fn an_interrupt_is_shown_again_until_something_about_it_changes() {
+    let (mut gic, mut h, dist) = loaded(4);
+    assert!(!gic.show_again(&mut h, 3), "it was never shown");
+    gic.inject(&mut h, &dist, 3);
+    assert!(!gic.show_again(&mut h, 3), "it is pending");
+    for _ in 0..2 {
+        assert_eq!(h.ack(), Some(3));
+        assert!(!gic.show_again(&mut h, 3), "it is active");
+        h.eoi(3);
+        assert!(gic.show_again(&mut h, 3));
+        assert_eq!(gic.live(&h).pending, 1 << 3);
+    }
+    assert_eq!(h.ack(), Some(3));
+    h.eoi(3);
+    set_priority(&mut gic, &mut h, &dist, 3, 0x40);
+    assert!(!gic.show_again(&mut h, 3), "its priority is another");
+    gic.inject(&mut h, &dist, 3);
+    assert_eq!(h.ack(), Some(3));
+}
+
+#[test]
 fn a_write_that_ends_the_timer_lets_it_fire_again() {
     let (mut gic, mut h, dist) = loaded(4);
     fire_timer(&mut gic, &mut h, &dist);
