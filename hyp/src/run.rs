@@ -182,25 +182,31 @@ pub(crate) extern "C" fn run_loop(frame: &mut Frame) {
     let here = unsafe { percpu::place() };
     let run = &mut local.run;
     run.leave(frame, here);
+    interrupts();
     loop {
-        interrupts();
         match run.next() {
             Turn::Run { index, alarm } => {
                 if run.load(index, alarm, frame, here) {
                     return;
                 }
             }
-            Turn::Sleep(deadline) => idle(deadline),
+            Turn::Sleep(deadline) => {
+                run.prepare(frame);
+                idle(deadline);
+            }
             Turn::Again => {}
+        }
+        interrupts();
+        if run.start(frame, here) {
+            return;
         }
     }
 }
 
 /// Sleeps until an interrupt is pending; `deadline` makes one.
 fn idle(deadline: Option<u64>) {
-    if let Some(deadline) = deadline {
-        timer::arm(deadline);
-    }
+    let Some(deadline) = deadline else { return barrier::wfi() };
+    timer::arm(deadline);
     barrier::wfi();
     timer::disarm();
 }
@@ -210,8 +216,13 @@ fn idle(deadline: Option<u64>) {
 fn interrupts() {
     for _ in 0..4 {
         let intid = gic::acknowledge();
-        if intid >= 1020 {
-            return;
+        match intid {
+            KICK_SGI => {
+                gic::drop_and_deactivate(intid);
+                continue;
+            }
+            1020.. => return,
+            _ => {}
         }
         if intid == HYP_TIMER_PPI {
             timer::disarm();
@@ -225,7 +236,7 @@ fn interrupts() {
             None if intid == VTIMER_PPI => {}
             None => gic::deactivate(intid),
         }
-        debug_assert!(intid == KICK_SGI || intid >= 16, "EL2 sends one SGI only");
+        debug_assert!(intid >= 16, "EL2 sends one SGI only");
     }
 }
 
@@ -308,16 +319,7 @@ impl Run {
         if kept {
             state.context.resume();
         } else {
-            if self.last == who {
-                // As it was but for the debug registers, which a new vCPU does not have.
-                self.world.trap_debug();
-            } else {
-                self.world.enter();
-                cpu::enter_vcpu(vm.vttbr, policy::vmpidr(hyp_abi::layout::affinity_of(vcpu.index)));
-                self.last = who;
-                memory::drop_local_guest_tlb();
-            }
-            state.context.load();
+            install(&self.world, &mut self.last, vcpu, vm, &mut state);
         }
         timer::set_guest_offset(vm.cntvoff());
         let due = enter(vcpu, vm, &mut state, &mut self.interface);
@@ -334,6 +336,53 @@ impl Run {
             phase: Phase::Ready,
             shared,
             alarm,
+        });
+        true
+    }
+
+    /// While the only vCPU of this pCPU is off, the registers are made what `CPU_ON` gives it, as far as no start is needed for that and
+    /// nobody else sees it: when the start comes, it only has to go.
+    fn prepare(&mut self, frame: &mut Frame) {
+        if self.neighbours.count != 1 {
+            return;
+        }
+        let Some((vcpu, vm, state)) = self.neighbours.only().and_then(Place::unprepared) else {
+            return;
+        };
+        state.context.reset(false);
+        install(&self.world, &mut self.last, vcpu, vm, state);
+        state.prepare(vm);
+        frame.x = [0; 31];
+        percpu::this().short.open(vm, vcpu, state);
+    }
+
+    /// A start has come for the vCPU that is prepared: it goes at once, unless something else is to be done first.
+    fn start(&mut self, frame: &mut Frame, here: &mut Option<Resident>) -> bool {
+        let Some(slot) = self.neighbours.places.first_mut() else {
+            return false;
+        };
+        let Some((vcpu, vm, mut state, start)) = slot.as_mut().and_then(Place::started) else {
+            return false;
+        };
+        *slot = None;
+        if start.big_endian {
+            state.context.reset(true);
+            state.context.load();
+        }
+        frame.x[0] = start.context;
+        timer::set_guest_offset(vm.cntvoff());
+        cpu::set_elr(start.entry);
+        cpu::set_spsr(policy::ENTRY_SPSR);
+        state.go(vcpu, vm, &mut self.interface);
+        self.current = 0;
+        *here = Some(Resident {
+            vcpu,
+            vm,
+            state,
+            interface: self.interface,
+            phase: Phase::Ready,
+            shared: false,
+            alarm: None,
         });
         true
     }
@@ -384,6 +433,21 @@ fn world(host: &HostId) -> World {
     }
 }
 
+/// Puts a vCPU's EL1 state into the registers, and EL2's for it, if those of another are there. `last` says whose.
+fn install(world: &World, last: &mut Option<(usize, usize)>, vcpu: &Vcpu, vm: &Vm, state: &mut VcpuState) {
+    let who = Some((vm.id, vcpu.index));
+    if *last == who {
+        // As it was but for the debug registers, which a new vCPU does not have.
+        world.trap_debug();
+    } else {
+        world.enter();
+        cpu::enter_vcpu(vm.vttbr, policy::vmpidr(hyp_abi::layout::affinity_of(vcpu.index)));
+        *last = who;
+        memory::drop_local_guest_tlb();
+    }
+    state.context.load();
+}
+
 /// The rest of what a vCPU has in registers, but for what [`Context`](context::Context) is. Returns when its physical timer
 /// is due.
 fn enter(vcpu: &Vcpu, vm: &Vm, state: &mut VcpuState, interface: &mut Interface) -> Option<u64> {
@@ -403,6 +467,11 @@ fn enter(vcpu: &Vcpu, vm: &Vm, state: &mut VcpuState, interface: &mut Interface)
 impl Neighbours {
     fn places(&mut self) -> impl Iterator<Item = &mut Place> {
         self.places.iter_mut().take(self.count).flatten()
+    }
+
+    /// The vCPU of a pCPU that has one, while it is not in the registers.
+    fn only(&mut self) -> Option<&mut Place> {
+        self.places.first_mut().and_then(Option::as_mut)
     }
 
     /// What the lock of `vcpu` guards, if it has its place on this pCPU and its lock is held here.
@@ -444,7 +513,9 @@ impl Place {
             } else {
                 state.context.pause();
             }
-            state.publish(vcpu, false);
+            if !off {
+                state.publish(vcpu, false);
+            }
         }
         if let Phase::Forwards {
             waiting,
@@ -476,6 +547,31 @@ impl Place {
     fn give_up(&mut self) -> Option<(&'static Vcpu, &'static Vm, Guard<'static, VcpuState>)> {
         let vm = self.vcpu.vm()?;
         Some((self.vcpu, vm, self.guard.take()?))
+    }
+
+    /// A vCPU to prepare: it is off, its VM runs, and its lock is held.
+    fn unprepared(&mut self) -> Option<(&'static Vcpu, &'static Vm, &mut VcpuState)> {
+        let state = self.guard.as_deref_mut().filter(|state| !state.is_prepared())?;
+        let vcpu = self.vcpu;
+        let vm = vcpu.vm().filter(|vm| vm.is_running())?;
+        if !matches!(self.phase, Phase::Off) {
+            return None;
+        }
+        Some((vcpu, vm, state))
+    }
+
+    /// The start that has come for a vCPU that is prepared, if that is all there is to do for it.
+    fn started(&mut self) -> Option<(&'static Vcpu, &'static Vm, Guard<'static, VcpuState>, Start)> {
+        if !self.guard.as_ref()?.is_prepared() {
+            return None;
+        }
+        let vcpu = self.vcpu;
+        let vm = vcpu.vm()?;
+        if vcpu.asked() || !vm.is_running() || vm.held() {
+            return None;
+        }
+        let start = vcpu.power()?.take_start()?;
+        Some((vcpu, vm, self.guard.take()?, start))
     }
 
     /// [`Place::step`] until it says something definite; a few times at most.

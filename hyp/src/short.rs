@@ -2,9 +2,11 @@
 //! one. In one piece, so that it compiles to few instructions; whatever it does not know it leaves alone, and the long way in `trap.rs`
 //! does it. The shortest paths of all are in `trap.s`.
 
-use hyp_abi::{call::Counter, layout};
+use hyp_abi::{call::Counter, layout, psci::CPU_ON_64};
 use hyp_core::{
     esr::{self, Abort, SysRegAccess},
+    filter::Action,
+    psci,
     regs::cpu::SysReg,
     vgic::{Group, sgi},
 };
@@ -17,6 +19,7 @@ use crate::{
     percpu,
     run::Resident,
     trap::Frame,
+    vm::View,
 };
 
 /// The resident vCPU, if an exit of it now has nothing to do for it but what it came for.
@@ -60,6 +63,11 @@ pub(crate) extern "C" fn guest_store(frame: &mut Frame, syndrome: u64) -> Done {
     store(frame, syndrome).into()
 }
 
+/// `CPU_ON` by HVC, in its 64-bit form.
+pub(crate) extern "C" fn guest_on(frame: &mut Frame, syndrome: u64) -> Done {
+    cpu_on(frame, syndrome).into()
+}
+
 /// A trapped system register that a guest reads, or another exception of a class near it.
 pub(crate) extern "C" fn guest_id(frame: &mut Frame, syndrome: u64) -> Done {
     id_register(frame, syndrome).into()
@@ -72,6 +80,25 @@ pub(crate) extern "C" fn guest_sysreg(frame: &mut Frame, syndrome: u64) -> Done 
     };
     let value = frame.x.get(usize::from(rt)).copied().unwrap_or(0);
     sgi1r(value).into()
+}
+
+/// A `CPU_ON` that nobody filters and that succeeds. As other calls that are short, it leaves the caller's shadow and interrupts alone.
+#[inline(always)]
+fn cpu_on(frame: &mut Frame, syndrome: u64) -> Option<()> {
+    // SAFETY: The outermost function of this exit, which asks once; the reference is gone when another does.
+    let here = unsafe { percpu::here() }?;
+    let vm = here.vm;
+    let immediate = syndrome as u16;
+    if immediate != 0 || vm.filter().lookup(CPU_ON_64) != Action::Handle {
+        return None;
+    }
+    let [_, mpidr, entry, context, ..] = frame.x;
+    let on = psci::cpu_on(mpidr, entry, context, &View { vm }).ok()?;
+    vm.power.get(on.target)?.turn_on(on.start).ok()?;
+    vm.wake_started(on.target);
+    here.vcpu.count(Counter::Calls);
+    frame.x[0] = 0;
+    Some(())
 }
 
 /// A read of an ID register.

@@ -44,6 +44,7 @@ use crate::{
 global_asm!(
     include_str!("trap.s"),
     call = sym guest_call,
+    on = sym short::guest_on,
     load = sym short::guest_load,
     store = sym short::guest_store,
     id = sym short::guest_id,
@@ -67,6 +68,7 @@ global_asm!(
     smccc_1_1 = const hyp_abi::smccc::VERSION_1_1,
     psci_version = const ids::VERSION,
     psci_1_3 = const ids::VERSION_1_3,
+    cpu_on = const ids::CPU_ON_64,
     affinity_info = const ids::AFFINITY_INFO_32,
     affinity_of_state = const psci::AFFINITY_OF_STATE,
     power_size = const size_of::<psci::Power>(),

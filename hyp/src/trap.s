@@ -155,7 +155,16 @@ sync_call:
     lsr     x2, x1, #26
     cmp     x2, #{ec_hvc}
     b.ne    sync_any
-    bl      {call}
+    ldr     w2, [sp]
+    mov     w3, #({cpu_on} & 0xFFFF)
+    movk    w3, #({cpu_on} >> 16), lsl #16
+    cmp     w2, w3
+    b.ne    3f
+    bl      {on}
+    cbz     w0, resume
+    mov     x0, sp
+    mrs     x1, esr_el2
+3:  bl      {call}
     cbnz    w0, leave
 resume:
     ldp     x2, x3, [sp, #16]

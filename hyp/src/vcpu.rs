@@ -104,6 +104,8 @@ pub(crate) struct VcpuState {
     pub(crate) aborts: AbortHistory,
     /// Its physical timer.
     pub(crate) timer: PhysicalTimer,
+    /// It is off, and its pCPU's registers are what `CPU_ON` gives it.
+    prepared: bool,
     /// How far cache maintenance by set and way has got.
     pub(crate) cleaned: u64,
     strict: bool,
@@ -137,6 +139,7 @@ impl Vcpu {
                 writer: ShadowWriter::new(),
                 aborts: AbortHistory::new(),
                 timer: PhysicalTimer::new(),
+                prepared: false,
                 cleaned: 0,
                 strict,
             }),
@@ -174,6 +177,13 @@ impl Vcpu {
     /// Its slot of the shadow page.
     pub(crate) fn slot(&self) -> Option<&'static ShadowSlot> {
         self.vm()?.shadow.slot(self.index)
+    }
+
+    /// Its slot of the shadow page, and its power state, which that shows.
+    #[inline]
+    fn shown_in(&self) -> Option<(&'static ShadowSlot, &'static Power)> {
+        let vm = self.vm()?;
+        Some((vm.shadow.slot(self.index)?, vm.power.get(self.index)?))
     }
 
     /// Whether somebody asks something of it, besides to take its interrupts: loads, for its own pCPU.
@@ -252,6 +262,7 @@ impl Vcpu {
         let mut state = self.state.lock();
         state.gic.reset();
         let _ = self.inbox.drain();
+        state.prepared = false;
         state.cpuif = state.template;
         state.aborts = AbortHistory::new();
         if let Some(slot) = self.slot() {
@@ -273,6 +284,7 @@ const fn shown(state: State) -> u64 {
 impl VcpuState {
     /// `CPU_ON`: every register as at the first instruction.
     pub(crate) fn power_up(&mut self, start: Start) {
+        self.prepared = false;
         self.context.reset(start.big_endian);
         self.give(&[start.context]);
         self.pc = start.entry;
@@ -283,6 +295,45 @@ impl VcpuState {
         };
         self.aborts = AbortHistory::new();
         self.timer = PhysicalTimer::new();
+    }
+
+    /// While it is off: the registers that nobody else sees are as at its first instruction.
+    pub(crate) fn prepare(&mut self, vm: &Vm) {
+        self.prepared = true;
+        self.timer = PhysicalTimer::new();
+        let _ = self.sample_timer(&mut Absent(()), vm);
+        let CpuIf {
+            vmcr, view, ap0r, ap1r, ..
+        } = self.template;
+        gic::set_system_registers();
+        gic::set_vmcr(vmcr.get());
+        gic::set_active_priorities(view.apr_count(), ap0r, ap1r);
+    }
+
+    /// Whether it is [`VcpuState::prepare`]d, and off.
+    pub(crate) const fn is_prepared(&self) -> bool {
+        self.prepared
+    }
+
+    /// [`VcpuState::prepare`]d, it goes: the rest of what `CPU_ON` gives it, published and in the registers.
+    pub(crate) fn go(&mut self, vcpu: &Vcpu, vm: &Vm, interface: &mut Interface) {
+        self.cpuif = CpuIf {
+            has_run: true,
+            ..self.template
+        };
+        self.prepared = false;
+        self.given.1 = 0;
+        self.aborts = AbortHistory::new();
+        let trapping = self.trapping(true);
+        self.gic.set_trapping(&mut Absent(()), trapping);
+        self.publish(vcpu, true);
+        self.gic.load(interface, &vm.dist);
+        vm.kick_spis(self.gic.take_kicks());
+        let word = vcpu.inbox.drain_sgis();
+        if word != 0 {
+            vcpu.count_inbox();
+            self.gic.receive(interface, &vm.dist, word);
+        }
     }
 
     /// When it goes on it finds these values, [`GIVEN`] at most, in `x0` and after.
@@ -345,7 +396,8 @@ impl VcpuState {
         }
     }
 
-    fn sample(&self, vcpu: &Vcpu) -> Sample {
+    #[inline]
+    fn sample(&self, power: State) -> Sample {
         let (vmcr, view) = (self.cpuif.vmcr, &self.cpuif.view);
         Sample {
             ctlr: view.ctlr(vmcr),
@@ -355,15 +407,15 @@ impl VcpuState {
             bpr1: vmcr.bpr1(),
             igrpen0: vmcr.igrpen0(),
             igrpen1: vmcr.igrpen1(),
-            power: shown(vcpu.power().map_or(State::Off, Power::state)),
+            power: shown(power),
             stamp: timer::now(),
         }
     }
 
     /// Publishes what `cpuif.vmcr` holds. `in_guest`: the vCPU goes on in the guest.
     pub(crate) fn publish(&mut self, vcpu: &Vcpu, in_guest: bool) {
-        let Some(slot) = vcpu.slot() else { return };
-        let sample = self.sample(vcpu);
+        let Some((slot, power)) = vcpu.shown_in() else { return };
+        let sample = self.sample(power.state());
         let trapped = self.gic.trapping().tc();
         self.writer.publish(slot, &sample, Flags { in_guest, trapped });
         vcpu.count(Counter::Published);
@@ -371,9 +423,10 @@ impl VcpuState {
 
     /// Publishes the reset template, which the host may have edited.
     pub(crate) fn republish_template(&mut self, vcpu: &Vcpu) {
-        let Some(slot) = vcpu.slot() else { return };
+        self.prepared = false;
+        let Some((slot, power)) = vcpu.shown_in() else { return };
         self.cpuif = self.template;
-        let sample = self.sample(vcpu);
+        let sample = self.sample(power.state());
         self.writer.set_template(slot, &sample);
     }
 

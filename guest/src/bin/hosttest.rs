@@ -658,6 +658,11 @@ fn ready(check: &mut Check) {
     let mut kept = Kept::default();
     host::serve(|exit| {
         if exit.wants_answer() && exit.function() == oem::COMPARE {
+            if exit.x[2] == 0 {
+                // vCPU 1 is off, and its pCPU waits for its start.
+                let pmr = cpu_sysreg(affinity_of(1), ICC_PMR);
+                check.eq("PMR of a vCPU that is off", host::attr_set(VM, CPU_SYSREGS, pmr, 0xE0), Ok(()));
+            }
             let attribute = cpu_sysreg(affinity_of(exit.x[2] as usize), ICC_CTLR);
             check.that(
                 host::attr_set(VM, CPU_SYSREGS, attribute, (exit.x[1] & !0x700) | 0x200).is_err(),

@@ -3,7 +3,7 @@
 #![no_std]
 #![no_main]
 
-use core::arch::asm;
+use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use guest::check::Check;
 use guest::psci::{ALREADY_ON, DENIED, INTERNAL_FAILURE, INVALID_ADDRESS, INVALID_PARAMETERS, NOT_SUPPORTED, ON_PENDING, SUCCESS, psci};
@@ -29,6 +29,7 @@ guest::tests!(
     smc32_uses_low_halves,
     cpu_on_of_an_on_cpu,
     entry_state,
+    endianness_is_the_callers,
     off_and_on_again,
     suspend_is_standby,
     sgi_stays_pending_across_off,
@@ -364,6 +365,56 @@ fn entry_state(check: &mut Check) {
                 0,
             );
         }
+    }
+}
+
+// A vCPU that stores its SCTLR_EL1 at x0, little-endian, and goes off.
+global_asm!(
+    ".section .text.endian, \"ax\"",
+    ".global endian_entry",
+    "endian_entry:",
+    "mrs x1, sctlr_el1",
+    "bic x2, x1, #(1 << 25)",
+    "msr sctlr_el1, x2",
+    "isb",
+    "str x1, [x0]",
+    "dsb sy",
+    "mov w0, #({off} & 0xFFFF)",
+    "movk w0, #({off} >> 16), lsl #16",
+    "hvc #0",
+    "b .",
+    off = const id::CPU_OFF,
+);
+
+unsafe extern "C" {
+    fn endian_entry();
+}
+
+/// Big-endian when the caller is, and not the next time, when it is not.
+fn endianness_is_the_callers(check: &mut Check) {
+    const EE: u64 = 1 << 25;
+    static SEEN: AtomicU64 = AtomicU64::new(0);
+    for ee in [0, EE, EE, 0] {
+        SEEN.store(0, Ordering::Relaxed);
+        let code = cpu::masked(|| {
+            let code: i64;
+            // SAFETY: Between the two writes of SCTLR_EL1 nothing accesses memory, and addresses are the same with the MMU off (a table
+            // would be big-endian, too); SMCCC lets the callee change x0 to x17. The entry writes
+            // to `SEEN` only.
+            unsafe {
+                asm!("mrs x5, sctlr_el1", "bic x4, x5, #1", "orr x4, x4, {ee}", "msr sctlr_el1, x4", "isb", "hvc #0",
+                    "msr sctlr_el1, x5", "isb",
+                    ee = in(reg) ee, inout("x0") u64::from(id::CPU_ON_64) => code, inout("x1") affinity_of(1) => _,
+                inout("x2") endian_entry as *const () as u64 => _, inout("x3") SEEN.as_ptr() as u64 => _,
+                out("x4") _, out("x5") _, out("x6") _, out("x7") _, out("x8") _, out("x9") _, out("x10") _, out("x11") _, out("x12") _,
+                out("x13") _, out("x14") _, out("x15") _, out("x16") _, out("x17") _, options(nostack));
+            }
+            code
+        });
+        check.eq("CPU_ON", code, SUCCESS);
+        check.that(cpu::wait_until(PATIENCE, || SEEN.load(Ordering::Acquire) != 0), "vCPU 1 runs");
+        check.eq("SCTLR_EL1.EE of what was started", SEEN.load(Ordering::Acquire) & EE, ee);
+        goes_off(check, 1);
     }
 }
 

@@ -144,7 +144,7 @@ pub fn decode(fid: u32, args: [u64; 3], vm: &impl VmView, denied: impl Fn(u32) -
         psci::VERSION => Outcome::Return(psci::VERSION_1_3),
         psci::CPU_SUSPEND_32 | psci::CPU_SUSPEND_64 => cpu_suspend(a1 as u32, a2, vm),
         psci::CPU_OFF => Outcome::CpuOff,
-        psci::CPU_ON_32 | psci::CPU_ON_64 => cpu_on(a1, a2, a3, vm),
+        psci::CPU_ON_32 | psci::CPU_ON_64 => cpu_on(a1, a2, a3, vm).map_or_else(refuse, Outcome::CpuOn),
         psci::AFFINITY_INFO_32 | psci::AFFINITY_INFO_64 => affinity_info(a1, a2 as u32, vm),
         psci::MIGRATE_INFO_TYPE => Outcome::Return(psci::MIGRATE_NOT_REQUIRED),
         psci::SYSTEM_OFF => Outcome::SystemOff,
@@ -183,16 +183,18 @@ fn can_enter(entry: u64, vm: &impl VmView) -> bool {
     entry & 3 == 0 && vm.in_ram(entry)
 }
 
-/// DEN 0022, `CPU_ON`.
-fn cpu_on(mpidr: u64, entry: u64, context: u64, vm: &impl VmView) -> Outcome {
-    let Some(target) = target(mpidr, vm) else {
-        return refuse(PsciError::InvalidParameters);
-    };
+/// DEN 0022, `CPU_ON`, 64-bit, as if there were no filter: what is checked before the target's state.
+///
+/// # Errors
+/// `INVALID_PARAMETERS` or `INVALID_ADDRESS`.
+#[inline]
+pub fn cpu_on(mpidr: u64, entry: u64, context: u64, vm: &impl VmView) -> Result<CpuOn, PsciError> {
+    let target = target(mpidr, vm).ok_or(PsciError::InvalidParameters)?;
     if !can_enter(entry, vm) {
-        return refuse(PsciError::InvalidAddress);
+        return Err(PsciError::InvalidAddress);
     }
     let start = start(entry, context, vm);
-    Outcome::CpuOn(CpuOn { target, start })
+    Ok(CpuOn { target, start })
 }
 
 fn start(entry: u64, context: u64, vm: &impl VmView) -> Start {

@@ -567,6 +567,11 @@ impl VcpuGic {
         let count = h.count().min(MAX_LRS);
         let mut active = self.words.active;
         let mut pending = self.words.pending() & self.open & !active;
+        if active | pending | u64::from(self.used | self.held.more) == 0 {
+            // Nothing to show, and nothing shown: as a vCPU comes up, and mostly as one comes back.
+            self.spill = Spill::default();
+            return self.write_hcr(h);
+        }
         let mut filled = 0;
         if (active | pending).count_ones() as usize <= count {
             for_each(active | pending, |index| {

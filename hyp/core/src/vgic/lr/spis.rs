@@ -204,14 +204,19 @@ impl VcpuGic {
     }
 
     /// Tells the distributor which groups are enabled; whether that changed.
+    #[inline]
     fn set_taking(&mut self, dist: &Dist, vmcr: Vmcr) -> bool {
         let taking = [vmcr.igrpen0() != 0, vmcr.igrpen1() != 0];
         let changed = taking != self.held.taking;
         if changed {
-            self.held.taking = taking;
-            self.kicks |= dist.set_taking(self.id.index, taking) & !self.me();
+            self.take(dist, taking);
         }
         changed
+    }
+
+    fn take(&mut self, dist: &Dist, taking: [bool; 2]) {
+        self.held.taking = taking;
+        self.kicks |= dist.set_taking(self.id.index, taking) & !self.me();
     }
 
     /// It is off: everything goes back to the distributor.
