@@ -3,6 +3,7 @@
 use super::ctlr::CtlrView;
 use super::vmcr::Vmcr;
 use crate::regs::gic::ICH_HCR_EL2;
+use tock_registers::fields::FieldValue;
 
 /// The CPU-interface state of one vCPU that is in no list register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,11 +110,25 @@ pub fn window_closed(vmcr: Vmcr) -> bool {
 ///   With EOImode 1 also while `spis` are in use: one that another vCPU took, or a write made active, may be deactivated here.
 /// * LRENPIE besides, with EOImode 0: its EOIR deactivates too, and what it deactivates may be due again.
 #[must_use]
+#[inline]
 pub fn hcr_for(trapping: Trapping, spill: Spill, spis: bool, vmcr: Vmcr, list_registers: usize) -> u64 {
     let mut hcr = ICH_HCR_EL2::En::SET;
     if trapping.tc() {
         hcr += ICH_HCR_EL2::TC::SET;
     }
+    if spill.any() {
+        hcr += maintenance(spill, vmcr, list_registers);
+    }
+    if spill.active != 0 || spis && vmcr.splits_eoi() {
+        hcr += ICH_HCR_EL2::TDIR::SET;
+    }
+    hcr.value
+}
+
+/// What [`hcr_for`] asks for while something is spilled.
+#[inline(never)]
+fn maintenance(spill: Spill, vmcr: Vmcr, list_registers: usize) -> FieldValue<u64, ICH_HCR_EL2::Register> {
+    let mut hcr = ICH_HCR_EL2::En::SET;
     if spill.more || spill.pending != 0 {
         hcr += ICH_HCR_EL2::NPIE::SET;
         hcr += if vmcr.igrpen0() != 0 {
@@ -127,16 +142,13 @@ pub fn hcr_for(trapping: Trapping, spill: Spill, spis: bool, vmcr: Vmcr, list_re
             ICH_HCR_EL2::VGrp1EIE::SET
         };
     }
-    if spill.any() && list_registers > 1 {
+    if list_registers > 1 {
         hcr += ICH_HCR_EL2::UIE::SET;
     }
     if spill.active != 0 && !vmcr.splits_eoi() {
         hcr += ICH_HCR_EL2::LRENPIE::SET;
     }
-    if spill.active != 0 || spis && vmcr.splits_eoi() {
-        hcr += ICH_HCR_EL2::TDIR::SET;
-    }
-    hcr.value
+    hcr
 }
 
 #[cfg(all(test, not(loom)))]

@@ -471,6 +471,7 @@ impl Dist {
     }
 
     /// The SPIs of a word that are deliverable and not held, one bit each.
+    #[inline]
     pub(super) fn deliverable(&self, word: usize) -> u32 {
         let it = self.bits(word);
         let pending = it.pending();

@@ -333,23 +333,30 @@ impl VcpuGic {
     }
 
     /// Claims what is for this vCPU in `words`, while there is place. Gives the new indices.
+    #[inline]
     fn claim(&mut self, dist: &Dist, words: u32) -> u64 {
         let mut new = 0;
         for_each(words.into(), |word| {
-            let word = word as usize;
-            let deliverable = dist.deliverable(word);
-            if deliverable == 0 {
-                return;
+            let deliverable = dist.deliverable(word as usize);
+            if deliverable != 0 {
+                new |= self.claim_of(dist, word as usize, deliverable);
             }
-            let (mine, kicks) = dist.sort(word, deliverable, self.id.index);
-            self.kicks |= kicks;
-            for_each(mine.into(), |bit| {
-                if self.held.used == u32::MAX {
-                    self.held.more |= 1 << word;
-                } else {
-                    new |= self.claim_one(dist, Spi::at(word, bit));
-                }
-            });
+        });
+        new
+    }
+
+    /// [`claim`](Self::claim) in one word, of which these are deliverable.
+    #[inline(never)]
+    fn claim_of(&mut self, dist: &Dist, word: usize, deliverable: u32) -> u64 {
+        let mut new = 0;
+        let (mine, kicks) = dist.sort(word, deliverable, self.id.index);
+        self.kicks |= kicks;
+        for_each(mine.into(), |bit| {
+            if self.held.used == u32::MAX {
+                self.held.more |= 1 << word;
+            } else {
+                new |= self.claim_one(dist, Spi::at(word, bit));
+            }
         });
         new
     }
