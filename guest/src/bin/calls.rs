@@ -1,16 +1,18 @@
 //! Makes random calls that change nothing, by HVC and SMC in turn, and prints a digest of the answers to each kind. Two VMs of
-//! the same three vCPUs and the same `seed=` must print the same, whichever way their calls are answered.
+//! the same three vCPUs and the same `seed=` must print the same, whichever way their calls are answered. Then random `CPU_ON`s,
+//! each by both.
 #![no_std]
 #![no_main]
 
 use core::arch::global_asm;
+use core::sync::atomic::{AtomicU64, Ordering};
 use guest::check::{self, Check};
-use guest::psci::{INVALID_PARAMETERS, SUCCESS};
+use guest::psci::{ALREADY_ON, INVALID_ADDRESS, INVALID_PARAMETERS, SUCCESS};
 use guest::smccc::Conduit;
 use guest::{bootargs, cpu, println, timer};
 use hyp_abi::{psci, smccc};
 
-guest::tests!(random_calls);
+guest::tests!(random_calls, random_starts);
 
 const CALLS: usize = 4000;
 /// What the case's filter forwards in one VM; nobody calls it.
@@ -56,9 +58,29 @@ global_asm!(
     "ret",
 );
 
+// A vCPU that stores its x0 in `CONTEXT` and goes off.
+global_asm!(
+    ".global started_here",
+    "started_here:",
+    "adrp x1, {context}",
+    "add x1, x1, :lo12:{context}",
+    "str x0, [x1]",
+    "dsb sy",
+    "mov w0, #({off} & 0xFFFF)",
+    "movk w0, #({off} >> 16), lsl #16",
+    "hvc #0",
+    "b .",
+    context = sym CONTEXT,
+    off = const psci::CPU_OFF,
+);
+
 unsafe extern "C" {
     fn call_with_all(x: *mut [u64; 20], smc: u64);
+    fn started_here();
 }
+
+/// What `started_here` found in x0.
+static CONTEXT: AtomicU64 = AtomicU64::new(0);
 
 /// Makes a call with these x0 to x18, and gives what they are afterwards and the flags, which `cmp` set before.
 fn call_all(conduit: Conduit, mut x: [u64; 20]) -> [u64; 20] {
@@ -109,6 +131,26 @@ impl Random {
             6 => self.next() as u32 & 0xFF00_001F,
             _ => self.next() as u32,
         }
+    }
+
+    /// x0 to x18 of a `CPU_ON` in its 64-bit form; where its target and its entry are good, the entry is `started_here`.
+    fn start(&mut self) -> [u64; 20] {
+        let mut x: [u64; 20] = core::array::from_fn(|_| self.next());
+        x[0] = self.dirty(psci::CPU_ON_64.into());
+        x[1] = match self.below(8) {
+            0 => self.next(),
+            1 => 2 | 1 << self.below(64),
+            2 | 3 => self.below(5),
+            _ => 2,
+        };
+        let entry = started_here as *const () as u64;
+        x[2] = match self.below(8) {
+            0 => self.next() | 1 << 63,
+            1 => entry | (1 + self.below(3)),
+            2 => self.below(0x4000_0000),
+            _ => entry,
+        };
+        x
     }
 
     /// x0 to x18 of a call that changes nothing and that no host is asked about.
@@ -238,6 +280,38 @@ fn fastest() -> u64 {
         best = best.min(timer::now() - begin);
     }
     best
+}
+
+/// `CPU_ON` is what it is by SMC, which is never short.
+fn random_starts(check: &mut Check) {
+    const STARTS: usize = 500;
+    const ANSWERS: [i64; 4] = [SUCCESS, ALREADY_ON, INVALID_PARAMETERS, INVALID_ADDRESS];
+    let mut random = Random(bootargs::number("seed", 1) ^ 0xFFFF);
+    let mut seen = [0; ANSWERS.len()];
+    for number in 0..STARTS {
+        let x = random.start();
+        let [by_hvc, by_smc] = [Conduit::Hvc, Conduit::Smc].map(|conduit| {
+            CONTEXT.store(!x[3], Ordering::Relaxed);
+            let found = call_all(conduit, x);
+            if found[0] == SUCCESS as u64 {
+                check.that(cpu::wait_off(2, 10), "what was started goes off");
+                check.eq("the context it was started with", CONTEXT.load(Ordering::Acquire), x[3]);
+            }
+            found
+        });
+        if by_hvc[..19] != by_smc[..19] || by_hvc[1..19] != x[1..19] {
+            check.fail(format_args!(
+                "start {number}, {:x?}: by HVC {by_hvc:x?}, by SMC {by_smc:x?}",
+                &x[..4]
+            ));
+        }
+        match ANSWERS.into_iter().position(|answer| by_hvc[0] == answer as u64) {
+            Some(answer) => seen[answer] += 1,
+            None => check.fail(format_args!("start {number}, {:x?}: {:#x}", &x[..4], by_hvc[0])),
+        }
+    }
+    println!("{}starts answers={seen:?}", check::tag());
+    check.that(seen.into_iter().all(|times| times >= 10), "CPU_ON has every answer");
 }
 
 fn random_calls(check: &mut Check) {
