@@ -66,6 +66,8 @@ pub(crate) const EMERGENCY: usize = offset_of!(PerCpu, emergency);
 pub(crate) const SHORT_CALLS: usize = offset_of!(PerCpu, short) + offset_of!(Short, calls);
 /// [`SHORT_CALLS`] for the power states, behind which their number is.
 pub(crate) const SHORT_POWER: usize = offset_of!(PerCpu, short) + offset_of!(Short, power);
+/// [`SHORT_CALLS`] for whether `CPU_ON` is one of them.
+pub(crate) const SHORT_STARTS: usize = offset_of!(PerCpu, short) + offset_of!(Short, starts);
 /// [`SHORT_CALLS`] for the interrupts, behind which the counters are.
 pub(crate) const SHORT_GIC: usize = offset_of!(PerCpu, short) + offset_of!(Short, gic);
 
@@ -83,6 +85,8 @@ pub(crate) struct Short {
     gic: AtomicUsize,
     /// Its counters.
     counters: AtomicUsize,
+    /// Not 0 if nobody filters its `CPU_ON`.
+    starts: AtomicUsize,
 }
 
 impl Short {
@@ -93,6 +97,7 @@ impl Short {
             vcpus: AtomicUsize::new(0),
             gic: AtomicUsize::new(0),
             counters: AtomicUsize::new(0),
+            starts: AtomicUsize::new(0),
         }
     }
 
@@ -104,6 +109,7 @@ impl Short {
         self.vcpus.store(vm.power.len(), Ordering::Relaxed);
         self.gic.store(&raw const state.gic as usize, Ordering::Relaxed);
         self.counters.store(counters, Ordering::Relaxed);
+        self.starts.store(vm.starts_are_short().into(), Ordering::Relaxed);
     }
 }
 

@@ -2,10 +2,9 @@
 //! one. In one piece, so that it compiles to few instructions; whatever it does not know it leaves alone, and the long way in `trap.rs`
 //! does it. The shortest paths of all are in `trap.s`.
 
-use hyp_abi::{call::Counter, layout, psci::CPU_ON_64};
+use hyp_abi::{call::Counter, layout};
 use hyp_core::{
     esr::{self, Abort, SysRegAccess},
-    filter::Action,
     psci,
     regs::cpu::SysReg,
     vgic::{Group, sgi},
@@ -82,14 +81,14 @@ pub(crate) extern "C" fn guest_sysreg(frame: &mut Frame, syndrome: u64) -> Done 
     sgi1r(value).into()
 }
 
-/// A `CPU_ON` that nobody filters and that succeeds. As other calls that are short, it leaves the caller's shadow and interrupts alone.
+/// A `CPU_ON` that nobody filters ([`Vm::starts_are_short`](crate::vm::Vm::starts_are_short)) and that succeeds. As other calls that are short, it leaves the caller's shadow and interrupts alone.
 #[inline(always)]
 fn cpu_on(frame: &mut Frame, syndrome: u64) -> Option<()> {
     // SAFETY: The outermost function of this exit, which asks once; the reference is gone when another does.
     let here = unsafe { percpu::here() }?;
     let vm = here.vm;
     let immediate = syndrome as u16;
-    if immediate != 0 || vm.filter().lookup(CPU_ON_64) != Action::Handle {
+    if immediate != 0 {
         return None;
     }
     let [_, mpidr, entry, context, ..] = frame.x;

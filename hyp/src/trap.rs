@@ -62,6 +62,7 @@ global_asm!(
     vtimer = const VTIMER_PPI,
     short_calls = const percpu::SHORT_CALLS,
     short_power = const percpu::SHORT_POWER,
+    short_starts = const percpu::SHORT_STARTS,
     short_gic = const percpu::SHORT_GIC,
     hyp_uid = const hyp_abi::smccc::VENDOR_HYP_UID,
     smccc_version = const hyp_abi::smccc::VERSION,

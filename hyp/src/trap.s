@@ -155,6 +155,9 @@ sync_call:
     lsr     x2, x1, #26
     cmp     x2, #{ec_hvc}
     b.ne    sync_any
+    mrs     x2, tpidr_el2
+    ldr     x2, [x2, #{short_starts}]
+    cbz     x2, 3f
     ldr     w2, [sp]
     mov     w3, #({cpu_on} & 0xFFFF)
     movk    w3, #({cpu_on} >> 16), lsl #16

@@ -11,6 +11,7 @@ use hyp_abi::{
     call::{Counter, VmState},
     errno::Errno,
     layout,
+    psci::CPU_ON_64,
     shadow::ShadowPage,
 };
 use hyp_core::{
@@ -20,7 +21,7 @@ use hyp_core::{
         guest::GuestTree,
         vms::{self, Device, Placement, Surroundings, VmDesc},
     },
-    filter::Filter,
+    filter::{Action, Filter},
     forward::Exits,
     idreg::HostId,
     image, physmem,
@@ -511,6 +512,11 @@ impl Vm {
     /// Whether the calls that only read can be answered in the vectors: nobody changes the filter any more.
     pub(crate) fn calls_are_short(&self) -> bool {
         self.short_calls.load(Ordering::Relaxed)
+    }
+
+    /// Whether its `CPU_ON`, in the 64-bit form, is nobody else's to decide.
+    pub(crate) fn starts_are_short(&self) -> bool {
+        self.id != 0 && self.filter().lookup(CPU_ON_64) == Action::Handle
     }
 
     /// Adds a range to the filter, before the VM first ran.

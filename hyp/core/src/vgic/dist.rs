@@ -420,10 +420,11 @@ impl Dist {
 
     // What vCPUs do.
 
-    /// `vcpu` is on: what is routed to it has somewhere to go.
-    pub(super) fn power_on(&self, vcpu: usize) {
+    /// `vcpu` is on: what is routed to it has somewhere to go. Gives the words in which it may be.
+    #[must_use]
+    pub(super) fn power_on(&self, vcpu: usize) -> u32 {
         self.online.fetch_or(1 << (vcpu % MAX_VCPUS), ORDER);
-        self.post(vcpu, self.used.load(ORDER));
+        self.used.load(ORDER)
     }
 
     /// `vcpu` is off. What was on its way to it, in its inbox or in `words`, is routed again: gives who must look.

@@ -133,8 +133,8 @@ impl VcpuGic {
         self.hcr = 0;
         let live = self.words.latch | self.words.active;
         for_each(self.hw & PRIVATE, |intid| h.set_active(intid, live >> intid & 1 != 0));
-        self.come_online(dist, Vmcr::new(h.vmcr()));
-        self.flush(h, dist);
+        let words = self.come_online(dist, Vmcr::new(h.vmcr()));
+        self.flush_with(h, dist, words);
     }
 
     /// Takes the vCPU's interrupts out of the list registers, for it to leave its pCPU. Hardware-backed ones stay what they are
@@ -559,7 +559,12 @@ impl VcpuGic {
 
     /// Fills the list registers; everything is in the words, nothing in them counts.
     fn flush<H: Ich>(&mut self, h: &mut H, dist: &Dist) {
-        self.gather(h, dist);
+        self.flush_with(h, dist, 0);
+    }
+
+    /// [`flush`](Self::flush), and SPIs may be in these words of the distributor.
+    fn flush_with<H: Ich>(&mut self, h: &mut H, dist: &Dist, words: u32) {
+        self.gather(h, dist, words);
         self.open = self.words.enabled & dist.forwarded(self.words.group);
         if !self.loaded {
             return;

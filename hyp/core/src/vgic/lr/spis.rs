@@ -191,16 +191,25 @@ impl VcpuGic {
     /// It is not loaded but waits to be woken, as by `SYSTEM_SUSPEND`: SPIs are routed to it, and [`wakes`](Self::wakes) sees them.
     /// Until it is [parked](Self::park) again.
     pub fn stand_by(&mut self, dist: &Dist) {
-        if !self.held.online {
-            self.held.online = true;
-            dist.power_on(self.id.index);
-        }
+        let words = self.go_online(dist);
+        dist.post(self.id.index, words);
     }
 
-    /// It is loaded: the distributor may give it SPIs.
-    pub(super) fn come_online(&mut self, dist: &Dist, vmcr: Vmcr) {
-        self.stand_by(dist);
+    /// It is loaded: the distributor may give it SPIs. Gives the words in which they may be there already.
+    #[inline]
+    pub(super) fn come_online(&mut self, dist: &Dist, vmcr: Vmcr) -> u32 {
+        let words = self.go_online(dist);
         let _ = self.set_taking(dist, vmcr);
+        words
+    }
+
+    #[inline]
+    fn go_online(&mut self, dist: &Dist) -> u32 {
+        if core::mem::replace(&mut self.held.online, true) {
+            0
+        } else {
+            dist.power_on(self.id.index)
+        }
     }
 
     /// Tells the distributor which groups are enabled; whether that changed.
@@ -237,7 +246,9 @@ impl VcpuGic {
     }
 
     /// With nothing in the list registers: looks at what is held, gives back what is not this vCPU's to have, and claims what is.
-    pub(super) fn gather<H: Ich>(&mut self, h: &H, dist: &Dist) {
+    /// `words`: where to look besides what the distributor says.
+    #[inline]
+    pub(super) fn gather<H: Ich>(&mut self, h: &H, dist: &Dist, words: u32) {
         self.held.used_at_all = dist.is_used();
         for_each(self.held.indices(), |index| {
             self.sync_held(h, dist, index);
@@ -248,7 +259,7 @@ impl VcpuGic {
         if !self.loaded {
             return;
         }
-        let words = dist.drain(self.id.index) | core::mem::take(&mut self.held.more);
+        let words = words | dist.drain(self.id.index) | core::mem::take(&mut self.held.more);
         self.kicks &= !self.me();
         let _ = self.claim(dist, words);
         if self.held.more != 0 {
