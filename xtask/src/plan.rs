@@ -658,7 +658,7 @@ pub(crate) mod tests {
 
     #[test]
     fn devices_are_checked_against_the_machine_and_named_with_file_field_and_path() {
-        let blob = include_bytes!("../../hyp/core/tests/data/qemu-virt-gicv3.dtb");
+        let blob = include_bytes!("../../hyp/core/tests/data/qemu-virt-gicv3.dtb").to_vec();
         let given = |a: &[&str], b: &[&str]| {
             let mut vms = vec![vm("a", 1, &[], 2 << 20), vm("b", 1, &[], 2 << 20)];
             for (vm, paths) in vms.iter_mut().zip([a, b]) {
@@ -666,9 +666,9 @@ pub(crate) mod tests {
             }
             plan(vms, None, None).expect("a plan")
         };
-        let refused = |a: &[&str], b: &[&str]| given(a, b).check_devices(blob).expect_err("refused").to_string();
+        let refused = |a: &[&str], b: &[&str]| given(a, b).check_devices(&blob).expect_err("refused").to_string();
         let fine = given(&["/pl031@9010000"], &["/pl061@9030000"]);
-        fine.check_devices(blob).expect("both can be passed");
+        fine.check_devices(&blob).expect("both can be passed");
         let node = vm_node(&fine.vms[0], 1, fine.placements[0]);
         assert_eq!(node.property("umbra,devices"), Some(b"/pl031@9010000\0".as_slice()));
         assert_eq!(

@@ -534,7 +534,7 @@ fn timer(node: &Node<'_, '_>, interrupt_cells: u32) -> Timer {
 /// kind that we can drive.
 #[must_use]
 pub fn console(tree: &Tree<'_>) -> Option<Console> {
-    let chosen = tree.at("/chosen")?;
+    let chosen = tree.chosen()?;
     let path = chosen.string("stdout-path").or_else(|| chosen.string("linux,stdout-path"))?;
     let path = path.split_once(':').map_or(path, |(path, _options)| path);
     let node = tree.at(path)?;
@@ -609,7 +609,7 @@ fn seed(node: &Node<'_, '_>) -> Option<u64> {
 /// What `/chosen` says to Umbra itself. A nonce that is too long counts as none.
 #[must_use]
 pub fn chosen(tree: &Tree<'_>) -> Chosen {
-    let Some(node) = tree.at("/chosen") else {
+    let Some(node) = tree.chosen() else {
         return Chosen::default();
     };
     Chosen {

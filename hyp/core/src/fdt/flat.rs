@@ -8,48 +8,22 @@ const MAGIC: u32 = 0xd00d_feed;
 const VERSION: u32 = 17;
 const HEADER_SIZE: usize = 40;
 
-/// What a token begins.
-#[derive(Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub(super) enum Kind {
-    /// A node.
-    Node,
-    /// The end of one.
-    NodeEnd,
-    /// A property of the node that was begun last.
-    Property,
-    /// A deleted entry.
-    Nop,
-    /// The end of the tree.
-    End,
-}
-
-/// A token of the structure block.
-#[derive(Clone, Copy)]
-pub(super) struct Token<'a> {
-    pub(super) kind: Kind,
-    /// A node's name, a property's value.
-    pub(super) content: &'a [u8],
-    /// Where the next token is. A block has 32 bits of bytes.
-    next: u32,
-}
+/// Tokens as they stand in the structure block.
+pub(super) const NODE: u32 = 1u32.to_be();
+pub(super) const NODE_END: u32 = 2u32.to_be();
+pub(super) const PROPERTY: u32 = 3u32.to_be();
+pub(super) const NOP: u32 = 4u32.to_be();
+pub(super) const END: u32 = 9u32.to_be();
 
 /// The blocks of a blob.
 #[derive(Clone, Copy)]
 pub(super) struct Blocks<'a> {
     pub(super) size: usize,
     pub(super) reservations: &'a [u8],
-    pub(super) structure: &'a [u8],
-    /// The structure block again; empty where it does not lie at a multiple of 4.
-    words: &'a [u32],
+    /// Big-endian words.
+    pub(super) structure: &'a [u32],
+    /// Up to its last NUL: each string that begins in it ends in it.
     pub(super) strings: &'a [u8],
-}
-
-impl Token<'_> {
-    /// Where the next token is.
-    pub(super) const fn next(&self) -> usize {
-        self.next as usize
-    }
 }
 
 impl<'a> Blocks<'a> {
@@ -76,128 +50,123 @@ impl<'a> Blocks<'a> {
         const RESERVATIONS: &str = "memory reservation block";
         let structure = part(field(2), 4, field(9), "structure block")?;
         let strings = part(field(3), 1, field(8), "strings block")?;
+        let ended = strings.iter().rposition(|byte| *byte == 0).map_or(0, |last| last + 1);
         let reservations = from(field(4), 8, RESERVATIONS)?;
         let entries = reservations.chunks_exact(16).position(|entry| entry.iter().all(|byte| *byte == 0));
         let reservations = entries.and_then(|entries| reservations.get(..entries * 16));
         Ok(Self {
             size,
             reservations: reservations.ok_or(TreeError::Header { block: RESERVATIONS })?,
-            structure,
-            words: bytemuck::try_cast_slice(structure.as_chunks::<4>().0).unwrap_or_default(),
-            strings,
+            structure: bytemuck::try_cast_slice(structure.as_chunks::<4>().0).map_err(|_| TreeError::Unaligned)?,
+            strings: strings.get(..ended).unwrap_or_default(),
         })
     }
 
-    /// The word at `offset`, a multiple of 4, of the structure block; 0, which begins nothing, behind its end.
-    #[inline(always)]
-    pub(super) fn word(&self, offset: usize) -> u32 {
-        match self.words.get(offset / 4) {
-            Some(word) => u32::from_be(*word),
-            None => self.byte_word(offset),
-        }
-    }
-
-    /// The same where the blob does not lie at a multiple of 4.
-    #[cold]
-    #[inline(never)]
-    fn byte_word(&self, offset: usize) -> u32 {
-        be32(self.structure, offset).unwrap_or(0)
-    }
-
-    /// Three words from `offset` on: a property's token, the length of its value, and where its name is in the strings block.
-    #[inline(always)]
-    pub(super) fn head(&self, offset: usize) -> (u32, u32, u32) {
-        match self.words.get(offset / 4..).and_then(<[u32]>::first_chunk) {
-            Some([token, length, name]) => (u32::from_be(*token), u32::from_be(*length), u32::from_be(*name)),
-            None => (self.byte_word(offset), self.byte_word(offset + 4), self.byte_word(offset + 8)),
-        }
-    }
-
-    /// Where the name ends that begins at `offset`, a multiple of 4: at its NUL. `None` if it has none, or cannot be printed.
-    pub(super) fn name_end(&self, mut offset: usize) -> Option<usize> {
-        const ONES: u32 = 0x0101_0101;
-        const TOPS: u32 = 0x8080_8080;
-        loop {
-            // The name's next byte is the lowest.
-            let word = self.word(offset).swap_bytes();
-            // The top bit of the first byte that is not graphic is set, and of none before it: below 0x21 it borrows, and above
-            // 0x7e it has that bit, or gets it from its successor.
-            let other = (word.wrapping_sub(0x21 * ONES) | word | word.wrapping_add(ONES)) & TOPS;
-            if other == 0 {
-                offset += 4;
-                continue;
-            }
-            let bits = other.trailing_zeros() & 0x18;
-            let end = offset + bits as usize / 8;
-            return (word >> bits & 0xFF == 0 && end < self.structure.len()).then_some(end);
-        }
-    }
-
-    /// The token at `offset`, a multiple of 4; `None` when it is none or goes beyond the block, and for a name that cannot be
-    /// printed.
-    pub(super) fn token(&self, offset: usize) -> Option<Token<'a>> {
-        let (mut kind, mut content, mut next) = (Kind::NodeEnd, &[][..], offset + 4);
-        match self.word(offset) {
-            1 => {
-                kind = Kind::Node;
-                content = self.structure.get(next..self.name_end(next)?)?;
-                next += (content.len() + 4) & !3;
-            }
-            2 => {}
-            3 => {
-                let length = self.word(next) as usize;
-                kind = Kind::Property;
-                content = self.structure.get(next + 8..)?.get(..length)?;
-                next += 8 + ((length + 3) & !3);
-            }
-            4 => kind = Kind::Nop,
-            9 => kind = Kind::End,
-            _ => return None,
-        }
-        // A block has 32 bits of bytes.
-        (next <= self.structure.len()).then_some(Token {
-            kind,
-            content,
-            next: next as u32,
-        })
-    }
-
-    /// Whether the node at `offset` is called `name`, with or without its unit address.
+    /// Whether the node at `place`, counted in words, is called `name`, with or without its unit address.
     #[inline]
-    pub(super) fn called(&self, offset: usize, name: &str) -> bool {
-        // Most names differ in their first letter.
-        self.structure.get(offset + 4) == name.as_bytes().first() && self.called_whole(offset, name)
-    }
-
-    fn called_whole(&self, offset: usize, name: &str) -> bool {
-        let text = self.structure.get(offset + 4..).unwrap_or_default();
-        matches!(text.get(name.len()), Some(0 | b'@')) && text.starts_with(name.as_bytes())
+    pub(super) fn called(&self, place: u32, name: &str) -> bool {
+        let text = bytes(self.structure);
+        let start = 4 * (place as usize + 1);
+        let end = start + name.len();
+        // Most names have another length.
+        matches!(text.get(end), Some(0 | b'@')) && text.get(start..end) == Some(name.as_bytes())
     }
 
     /// Whether a property's name, `at` in the strings block, is `name`.
-    pub(super) fn named(&self, at: usize, name: &str) -> bool {
-        let text = self.strings.get(at..).unwrap_or_default();
-        text.get(name.len()) == Some(&0) && text.starts_with(name.as_bytes())
+    #[inline]
+    pub(super) fn named(&self, at: u32, name: &str) -> bool {
+        let start = u32::from_be(at) as usize;
+        let end = start + name.len();
+        // Most names have another length.
+        self.strings.get(end) == Some(&0) && self.strings.get(start..end) == Some(name.as_bytes())
     }
 
-    /// The value of the property `name` among those from `offset` on.
-    pub(super) fn property(&self, mut offset: usize, name: &str) -> Option<&'a [u8]> {
-        let first = *name.as_bytes().first()?;
+    /// The value of the property `name` among those that `words` begin with.
+    pub(super) fn property(&self, mut words: &'a [u32], name: &str) -> Option<&'a [u8]> {
         loop {
-            let (token, length, at) = self.head(offset);
-            if token == 3 {
-                let (length, at) = (length as usize, at as usize);
-                // Most names differ in their first letter.
-                if self.strings.get(at) == Some(&first) && self.named(at, name) {
-                    return self.structure.get(offset + 12..)?.get(..length);
+            words = match words {
+                [PROPERTY, length, at, value @ ..] => {
+                    if self.named(*at, name) {
+                        return Some(content(value, *length));
+                    }
+                    after_value(value, *length)?
                 }
-                offset += 12 + ((length + 3) & !3);
-            } else if token == 4 {
-                offset += 4;
-            } else {
-                return None;
-            }
+                [NOP, after @ ..] => after,
+                _ => return None,
+            };
         }
+    }
+}
+
+/// `words` as they stand.
+pub(super) fn bytes(words: &[u32]) -> &[u8] {
+    bytemuck::must_cast_slice(words)
+}
+
+/// The value of `length` bytes with which `words` begin.
+pub(super) fn content(words: &[u32], length: u32) -> &[u8] {
+    bytes(words).get(..u32::from_be(length) as usize).unwrap_or_default()
+}
+
+/// What comes after the value of `length` bytes with which `words` begin.
+#[inline]
+pub(super) fn after_value(words: &[u32], length: u32) -> Option<&[u32]> {
+    words.get((u32::from_be(length) as usize).div_ceil(4)..)
+}
+
+/// The length of the name with which `words` begin. `None` if it has no NUL at its end, or cannot be printed.
+pub(super) fn name_length(words: &[u32]) -> Option<usize> {
+    const ONES: u32 = 0x0101_0101;
+    const TOPS: u32 = 0x8080_8080;
+    let mut length = 0;
+    for word in words {
+        // The name's next byte is the lowest.
+        let word = u32::from_le(*word);
+        // The top bit of the first byte that is not graphic is set, and of none before it: below 0x21 and above 0xa0 by the
+        // subtraction, above 0x7e by the addition.
+        let other = (word.wrapping_sub(0x21 * ONES) | word.wrapping_add(ONES)) & TOPS;
+        if other != 0 {
+            let bits = other.trailing_zeros() & 0x18;
+            return (word >> bits & 0xFF == 0).then_some(length + bits as usize / 8);
+        }
+        length += 4;
+    }
+    None
+}
+
+/// What comes after the name with which `words` begin.
+pub(super) fn after_name(words: &[u32]) -> Option<&[u32]> {
+    words.get(name_length(words)? / 4 + 1..)
+}
+
+/// `words` without the deleted entries at their beginning.
+pub(super) fn after_nops(mut words: &[u32]) -> &[u32] {
+    while let [NOP, after @ ..] = words {
+        words = after;
+    }
+    words
+}
+
+/// What comes after the node at the beginning of `words`.
+pub(super) fn after_node(mut words: &[u32]) -> Option<&[u32]> {
+    let mut depth = 0;
+    loop {
+        words = match words {
+            [PROPERTY, length, _, value @ ..] => after_value(value, *length)?,
+            [NODE, name @ ..] => {
+                depth += 1;
+                after_name(name)?
+            }
+            [NODE_END, after @ ..] => {
+                depth -= 1;
+                if depth == 0 {
+                    return Some(after);
+                }
+                after
+            }
+            [NOP, after @ ..] => after,
+            _ => return None,
+        };
     }
 }
 

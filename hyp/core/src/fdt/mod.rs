@@ -26,6 +26,8 @@ pub const MAX_DEPTH: usize = 32;
 pub enum TreeError {
     /// The magic number is not there.
     NoTree,
+    /// The blob does not lie at a multiple of 4. Where it may lie, by the boot protocol, is a multiple of 8.
+    Unaligned,
     /// The blob ends before the size its header gives.
     Truncated,
     /// A format older than version 17, or not compatible with it.
@@ -54,6 +56,7 @@ impl fmt::Display for TreeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoTree => f.write_str("no device tree there (no magic number)"),
+            Self::Unaligned => f.write_str("the device tree does not lie at a multiple of 8"),
             Self::Truncated => f.write_str("the device tree is cut short"),
             Self::Version { version } => write!(f, "device tree format {version} is not supported (17 is)"),
             Self::Header { block } => write!(f, "the device tree's {block} lies outside of it"),

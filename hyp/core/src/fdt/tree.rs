@@ -1,6 +1,10 @@
 //! A device tree that is read: nodes, their properties, and where their addresses are on the way up to the CPUs.
 
-use super::flat::{Blocks, Kind, be32};
+use arrayvec::ArrayVec;
+
+use super::flat::{
+    Blocks, END, NODE, NODE_END, NOP, PROPERTY, after_name, after_node, after_nops, after_value, be32, bytes, content, name_length,
+};
 use super::{MAX_DEPTH, TreeError};
 use crate::types::Range;
 
@@ -20,18 +24,20 @@ const LETTER: u8 = {
     COMPATIBLE[0].as_bytes()[0]
 };
 
-/// A device tree whose structure has been checked.
+/// A device tree whose structure has been checked. Places in it are counted in words.
 pub struct Tree<'a> {
     blocks: Blocks<'a>,
     /// Where the root begins.
-    root: usize,
-    /// The offsets of the root's first children, in the tree's order.
-    top: [u32; TOP],
-    tops: usize,
-    /// The offsets of the first nodes that are compatible with one of [`COMPATIBLE`], say that they are memory, or are called so
+    root: u32,
+    /// Where the root's first children are, in the tree's order.
+    tops: ArrayVec<u32, TOP>,
+    /// Where the first nodes are that are compatible with one of [`COMPATIBLE`], say that they are memory, or are called so
     /// right below the root.
-    note: [u32; NOTED],
-    notes: usize,
+    notes: ArrayVec<u32, NOTED>,
+    /// Where the strings block has `compatible`, as it stands in the structure: mostly in one place.
+    compatible: u32,
+    /// Where the first child of the root is that is called `chosen`, if it is noted.
+    chosen: Option<u32>,
 }
 
 impl<'a> Tree<'a> {
@@ -40,14 +46,13 @@ impl<'a> Tree<'a> {
     /// # Errors
     /// See [`TreeError`].
     pub fn new(blob: &'a [u8]) -> Result<Self, TreeError> {
-        let blocks = Blocks::of(blob)?;
         let mut tree = Self {
-            blocks,
+            blocks: Blocks::of(blob)?,
             root: 0,
-            top: [0; TOP],
-            tops: 0,
-            note: [0; NOTED],
-            notes: 0,
+            tops: ArrayVec::new_const(),
+            notes: ArrayVec::new_const(),
+            compatible: u32::MAX,
+            chosen: None,
         };
         tree.walk()?;
         Ok(tree)
@@ -57,105 +62,112 @@ impl<'a> Tree<'a> {
     /// printable. On the way it notes what is looked for later.
     #[inline(never)]
     fn walk(&mut self) -> Result<(), TreeError> {
-        let blocks = self.blocks;
-        let size = blocks.structure.len();
-        // A name that begins before the last NUL has an end.
-        let names = blocks.strings.iter().rposition(|byte| *byte == 0).unwrap_or(0);
-        let names = blocks.strings.get(..names).unwrap_or_default();
-        // Where the strings block has `compatible`, once that is known: mostly in one place.
-        let mut compatible = usize::MAX;
-        let (mut next, mut depth, mut node) = (0, 0, None);
-        // Whether a property may stand here: after the name of a node, or after a property of it.
-        let mut properties = false;
-        loop {
-            let offset = next;
-            let wrong = Err(TreeError::Structure { offset });
-            let (token, length, name) = blocks.head(offset);
-            match token {
-                1 => {
-                    let Some(end) = blocks.name_end(offset + 4) else { return wrong };
-                    next = (end + 4) & !3;
-                    if depth == MAX_DEPTH {
-                        return Err(TreeError::TooDeep { offset });
+        let mut words = after_nops(self.blocks.structure);
+        // The root has no name, and no other node has none.
+        self.root = self.place(words);
+        words = match words {
+            [NODE, name @ ..] if name_length(name) == Some(0) => name.get(1..).unwrap_or_default(),
+            _ => return Err(self.damage(words)),
+        };
+        let mut depth = 1;
+        words = self.properties(self.root, words);
+        while depth > 0 {
+            words = match words {
+                [NODE, name @ ..] => {
+                    let after = match name_length(name) {
+                        Some(length @ 1..) => name.get(length / 4 + 1..),
+                        _ => None,
+                    };
+                    let Some(after) = after else { return Err(self.damage(words)) };
+                    let node = self.place(words);
+                    if depth == 1 {
+                        self.top(node);
+                    } else if depth == MAX_DEPTH {
+                        return Err(TreeError::TooDeep { offset: 4 * node as usize });
                     }
-                    // The first node, and no other, is the root, and has no name.
-                    if (end == offset + 4) != (depth == 0) || node.is_some() == (depth == 0) {
-                        return wrong;
-                    }
-                    if depth == 0 {
-                        self.root = offset;
-                    } else if let (1, Some(place)) = (depth, self.top.get_mut(self.tops)) {
-                        *place = offset as u32;
-                        self.tops += 1;
-                    }
-                    if depth == 1 && blocks.called(offset, "memory") {
-                        self.note(offset);
-                    }
-                    node = Some(offset);
-                    properties = true;
                     depth += 1;
+                    self.properties(node, after)
                 }
-                2 if depth > 0 => {
-                    next = offset + 4;
-                    properties = false;
+                [NODE_END, after @ ..] => {
                     depth -= 1;
+                    after
                 }
-                3 if properties => {
-                    let (length, name) = (length as usize, name as usize);
-                    let value = offset + 12;
-                    next = value + ((length + 3) & !3);
-                    let (Some(letter), true) = (names.get(name), next <= size) else {
-                        return wrong;
-                    };
-                    let value = || blocks.structure.get(value..value + length).unwrap_or_default();
-                    let wanted = match letter {
-                        b'c' if name == compatible || blocks.named(name, "compatible") => {
-                            compatible = name;
-                            // Most nodes' is one string, which begins with another letter.
-                            let one = || blocks.name_end(offset + 12) == Some(offset + 11 + length);
-                            (blocks.structure.get(offset + 12) == Some(&LETTER) || !one()) && first_of(value(), &COMPATIBLE).is_some()
-                        }
-                        b'd' => blocks.named(name, "device_type") && is_string(value(), "memory"),
-                        0 => return wrong,
-                        _ => false,
-                    };
-                    if let (true, Some(node)) = (wanted, node) {
-                        self.note(node);
-                    }
-                }
-                4 => next = offset + 4,
-                9 if depth == 0 && node.is_some() => return Ok(()),
-                _ => return wrong,
-            }
-            if next > size {
-                return wrong;
-            }
+                [NOP, after @ ..] => after,
+                // A property, too, if it is wrong, or comes after a child.
+                _ => return Err(self.damage(words)),
+            };
+        }
+        match after_nops(words) {
+            [END, ..] => Ok(()),
+            words => Err(self.damage(words)),
         }
     }
 
-    /// Notes the node at `offset`, once, if there is room.
-    fn note(&mut self, offset: usize) {
-        let last = self.notes.checked_sub(1).and_then(|last| self.note.get(last));
-        if last == Some(&(offset as u32)) {
-            return;
+    /// What comes after the properties of `node` with which `words` begin, or from one on that is wrong.
+    fn properties(&mut self, node: u32, mut words: &'a [u32]) -> &'a [u32] {
+        let blocks = self.blocks;
+        loop {
+            words = match words {
+                [PROPERTY, length, name, value @ ..] => {
+                    let letter = blocks.strings.get(u32::from_be(*name) as usize);
+                    let (Some(letter @ 1..), Some(after)) = (letter, after_value(value, *length)) else {
+                        return words;
+                    };
+                    let wanted = match letter {
+                        b'c' if self.compatible == *name || blocks.named(*name, "compatible") => {
+                            self.compatible = *name;
+                            is_wanted(value, *length)
+                        }
+                        b'd' => blocks.named(*name, "device_type") && is_string(content(value, *length), "memory"),
+                        _ => false,
+                    };
+                    if wanted {
+                        self.note(node);
+                    }
+                    after
+                }
+                [NOP, after @ ..] => after,
+                _ => return words,
+            };
         }
-        if let Some(place) = self.note.get_mut(self.notes) {
-            *place = offset as u32;
-            self.notes += 1;
+    }
+
+    /// Notes a child of the root.
+    fn top(&mut self, node: u32) {
+        let _ = self.tops.try_push(node);
+        if self.blocks.called(node, "memory") {
+            self.note(node);
+        } else if self.blocks.called(node, "chosen") {
+            self.chosen.get_or_insert(node);
+        }
+    }
+
+    /// The structure block breaks a rule where `words` begin.
+    #[cold]
+    fn damage(&self, words: &[u32]) -> TreeError {
+        TreeError::Structure {
+            offset: 4 * self.place(words) as usize,
+        }
+    }
+
+    /// Where `words`, which go to the end of the structure block, begin.
+    fn place(&self, words: &[u32]) -> u32 {
+        (self.blocks.structure.len() - words.len()) as u32
+    }
+
+    /// Notes the node at `place`, once, if there is room.
+    fn note(&mut self, place: u32) {
+        if self.notes.last() != Some(&place) {
+            let _ = self.notes.try_push(place);
         }
     }
 
     /// The nodes that are compatible with one of [`COMPATIBLE`], say that they are memory, or are called so; others, too, where there are many.
     pub(crate) fn noted(&self) -> impl Iterator<Item = Node<'_, 'a>> {
-        let notes = self.note.get(..self.notes).filter(|_| self.notes < NOTED);
-        let all = notes.is_none().then(|| self.nodes()).into_iter().flatten();
-        let noted = notes.unwrap_or_default().iter();
-        noted.filter_map(|offset| self.node(*offset as usize)).chain(all)
-    }
-
-    /// Where the root's first children are.
-    fn tops(&self) -> &[u32] {
-        self.top.get(..self.tops).unwrap_or_default()
+        let full = self.notes.is_full();
+        let noted = if full { &[][..] } else { &self.notes };
+        let all = full.then(|| self.nodes()).into_iter().flatten();
+        noted.iter().filter_map(|place| self.node(*place)).chain(all)
     }
 
     /// The tree's size in bytes.
@@ -174,24 +186,33 @@ impl<'a> Tree<'a> {
 
     /// The root.
     pub(crate) fn root(&self) -> Node<'_, 'a> {
+        // Its name is a word of zeroes.
+        let body = self.blocks.structure.get(self.root as usize + 2..).unwrap_or_default();
         Node {
             tree: self,
-            name: &[],
             at: self.root,
-            // Its name is a word of zeroes.
-            body: self.root + 8,
+            body,
         }
     }
 
-    /// The node at `offset`.
-    fn node(&self, offset: usize) -> Option<Node<'_, 'a>> {
-        let token = self.blocks.token(offset).filter(|token| token.kind == Kind::Node)?;
+    /// The words of the structure block from `place` on.
+    fn words(&self, place: u32) -> &'a [u32] {
+        self.blocks.structure.get(place as usize..).unwrap_or_default()
+    }
+
+    /// The node at `place`.
+    fn node(&self, place: u32) -> Option<Node<'_, 'a>> {
+        let [NODE, name @ ..] = self.words(place) else { return None };
         Some(Node {
             tree: self,
-            name: token.content,
-            at: offset,
-            body: token.next(),
+            at: place,
+            body: after_name(name)?,
         })
+    }
+
+    /// `/chosen`, which everyone asks.
+    pub(crate) fn chosen(&self) -> Option<Node<'_, 'a>> {
+        self.node(self.chosen?)
     }
 
     /// The node that `path` or the alias `path` names.
@@ -209,19 +230,20 @@ impl<'a> Tree<'a> {
 
     /// Every node, in the tree's order.
     pub(crate) fn nodes(&self) -> impl Iterator<Item = Node<'_, 'a>> {
-        let mut offset = self.root;
+        let mut words = self.words(self.root);
         core::iter::from_fn(move || {
             loop {
-                let token = self.blocks.token(offset)?;
-                let at = core::mem::replace(&mut offset, token.next());
-                if token.kind == Kind::Node {
-                    return Some(Node {
-                        tree: self,
-                        name: token.content,
-                        at,
-                        body: token.next(),
-                    });
-                }
+                let at = self.place(words);
+                words = match words {
+                    [PROPERTY, length, _, value @ ..] => after_value(value, *length)?,
+                    [NODE, name @ ..] => {
+                        let body = after_name(name)?;
+                        words = body;
+                        return Some(Node { tree: self, at, body });
+                    }
+                    [NODE_END | NOP, after @ ..] => after,
+                    _ => return None,
+                };
             }
         })
     }
@@ -231,18 +253,22 @@ impl<'a> Tree<'a> {
 #[derive(Clone, Copy)]
 pub(crate) struct Node<'t, 'a> {
     tree: &'t Tree<'a>,
-    /// Name and unit address; empty for the root alone.
-    name: &'a [u8],
     /// Where it begins.
-    at: usize,
-    /// Where its first property is.
-    body: usize,
+    at: u32,
+    /// From its first property on.
+    body: &'a [u32],
 }
 
 impl<'t, 'a> Node<'t, 'a> {
+    fn is_root(&self) -> bool {
+        self.at == self.tree.root
+    }
+
     /// The name without the unit address.
     pub(crate) fn base_name(&self) -> &'a str {
-        let name = self.name.split(|byte| *byte == b'@').next().unwrap_or_default();
+        let name = self.tree.words(self.at + 1);
+        let name = bytes(name).get(..name_length(name).unwrap_or(0)).unwrap_or_default();
+        let name = name.split(|byte| *byte == b'@').next().unwrap_or_default();
         core::str::from_utf8(name).unwrap_or_default()
     }
 
@@ -253,61 +279,60 @@ impl<'t, 'a> Node<'t, 'a> {
 
     /// The node above this one: the last one before it that has not ended there.
     fn parent(&self) -> Option<Self> {
-        if self.name.is_empty() {
+        if self.is_root() {
             return None;
         }
         // Everything from one child of the root to the next one is inside of it.
-        let tops = self.tree.tops();
-        let top = tops.get(..tops.partition_point(|top| *top as usize <= self.at))?.last();
-        let mut offset = *top? as usize;
+        let tops = &self.tree.tops;
+        let top = *tops.get(..tops.partition_point(|top| *top <= self.at))?.last()?;
         let (mut path, mut depth) = ([self.tree.root; MAX_DEPTH], 0);
-        while offset != self.at {
-            let token = self.tree.blocks.token(offset)?;
-            match token.kind {
-                Kind::Node => {
-                    depth += 1;
-                    *path.get_mut(depth)? = offset;
-                }
-                Kind::NodeEnd => depth = depth.checked_sub(1)?,
-                Kind::Property | Kind::Nop | Kind::End => {}
+        let mut words = self.tree.words(top);
+        loop {
+            let at = self.tree.place(words);
+            if at == self.at {
+                return self.tree.node(*path.get(depth)?);
             }
-            offset = token.next();
+            words = match words {
+                [PROPERTY, length, _, value @ ..] => after_value(value, *length)?,
+                [NODE, name @ ..] => {
+                    depth += 1;
+                    *path.get_mut(depth)? = at;
+                    after_name(name)?
+                }
+                [NODE_END, after @ ..] => {
+                    depth = depth.checked_sub(1)?;
+                    after
+                }
+                [NOP, after @ ..] => after,
+                _ => return None,
+            };
         }
-        self.tree.node(*path.get(depth)?)
     }
 
     pub(crate) fn children(&self) -> impl Iterator<Item = Self> + use<'t, 'a> {
         let tree = self.tree;
-        self.offsets().filter_map(move |offset| tree.node(offset))
+        self.places().filter_map(move |place| tree.node(place))
     }
 
-    fn offsets(&self) -> Offsets<'t, 'a> {
-        let tops = if self.name.is_empty() { self.tree.tops() } else { &[] };
-        Offsets {
+    fn places(&self) -> Places<'t, 'a> {
+        let tops = if self.is_root() { &self.tree.tops[..] } else { &[] };
+        Places {
             tree: self.tree,
             tops,
-            next: if tops.is_empty() { self.body } else { 0 },
+            rest: if tops.is_empty() { self.body } else { &[] },
         }
     }
 
     /// The first child of that name, with or without its unit address.
     pub(crate) fn child(&self, name: &str) -> Option<Self> {
-        let blocks = &self.tree.blocks;
-        // Looking below the root is what most look-ups do.
-        let tops = if self.name.is_empty() { self.tree.tops() } else { &[] };
-        if let Some(top) = tops.iter().find(|top| blocks.called(**top as usize, name)) {
-            return self.tree.node(*top as usize);
-        }
-        if !tops.is_empty() && tops.len() < TOP {
-            return None;
-        }
         self.children_called(name).next()
     }
 
     /// The children of that name, with or without their unit addresses.
     pub(crate) fn children_called(&self, name: &str) -> impl Iterator<Item = Self> {
-        let called = self.offsets().filter(move |offset| self.tree.blocks.called(*offset, name));
-        called.filter_map(|offset| self.tree.node(offset))
+        let tree = self.tree;
+        let called = self.places().filter(move |place| tree.blocks.called(*place, name));
+        called.filter_map(move |place| tree.node(place))
     }
 
     pub(crate) fn property(&self, name: &str) -> Option<&'a [u8]> {
@@ -338,7 +363,7 @@ impl<'t, 'a> Node<'t, 'a> {
 
     /// Whether the root is right above it.
     pub(crate) fn is_top(&self) -> bool {
-        self.tree.tops().contains(&(self.at as u32)) || self.parent().is_some_and(|parent| parent.name.is_empty())
+        self.tree.tops.contains(&self.at) || self.parent().is_some_and(|parent| parent.is_root())
     }
 
     /// Whether `status` lets the node be used: it is absent, `okay` or `ok`.
@@ -416,64 +441,44 @@ impl<'t, 'a> Node<'t, 'a> {
 }
 
 /// Where the children of a node begin.
-struct Offsets<'t, 'a> {
+struct Places<'t, 'a> {
     tree: &'t Tree<'a>,
     /// Of the root's children, those that are known and were not given yet.
     tops: &'t [u32],
-    /// Where to look on; 0 while `tops` are given.
-    next: usize,
+    /// Where to look on; nothing while `tops` are given.
+    rest: &'a [u32],
 }
 
-impl Iterator for Offsets<'_, '_> {
-    type Item = usize;
+impl Iterator for Places<'_, '_> {
+    type Item = u32;
 
-    fn next(&mut self) -> Option<usize> {
-        if let Some((top, rest)) = self.tops.split_first() {
-            self.tops = rest;
-            if rest.is_empty() && self.tree.tops == TOP {
-                self.next = self.after(*top as usize);
-            }
-            return Some(*top as usize);
+    #[inline]
+    fn next(&mut self) -> Option<u32> {
+        let Some((top, tops)) = self.tops.split_first() else {
+            return self.further();
+        };
+        self.tops = tops;
+        if tops.is_empty() && self.tree.tops.is_full() {
+            self.rest = after_node(self.tree.words(*top))?;
         }
-        while self.next != 0 {
-            let token = self.tree.blocks.token(self.next)?;
-            let at = self.next;
-            match token.kind {
-                Kind::Node => {
-                    self.next = self.after(at);
-                    return Some(at);
-                }
-                Kind::Property | Kind::Nop => self.next = token.next(),
-                Kind::NodeEnd | Kind::End => break,
-            }
-        }
-        None
+        Some(*top)
     }
 }
 
-impl Offsets<'_, '_> {
-    /// What comes after the node at `offset`.
-    fn after(&self, offset: usize) -> usize {
-        let (mut offset, mut depth) = (offset, 0);
+impl Places<'_, '_> {
+    /// The next child that no list has.
+    fn further(&mut self) -> Option<u32> {
         loop {
-            // Checked by `walk`, but for its end, which is no node's.
-            let (token, length, _) = self.tree.blocks.head(offset);
-            offset += 4;
-            match token {
-                1 => {
-                    depth += 1;
-                    offset = self.tree.blocks.name_end(offset).map_or(offset, |end| (end + 4) & !3);
+            self.rest = match self.rest {
+                [PROPERTY, length, _, value @ ..] => after_value(value, *length)?,
+                [NODE, ..] => {
+                    let place = self.tree.place(self.rest);
+                    self.rest = after_node(self.rest)?;
+                    return Some(place);
                 }
-                2 => {
-                    depth -= 1;
-                    if depth == 0 {
-                        return offset;
-                    }
-                }
-                3 => offset += 8 + ((length as usize + 3) & !3),
-                4 => {}
-                _ => return offset,
-            }
+                [NOP, after @ ..] => after,
+                _ => return None,
+            };
         }
     }
 }
@@ -545,6 +550,14 @@ fn first_of(mut list: &[u8], names: &[&'static str]) -> Option<&'static str> {
         list = list.get(end + 1..)?;
     }
     None
+}
+
+/// Whether a list of strings, `length` bytes of `value`, names one of [`COMPATIBLE`].
+fn is_wanted(value: &[u32], length: u32) -> bool {
+    let list = content(value, length);
+    // Most are one string, which begins with another letter.
+    let one = || name_length(value).is_some_and(|end| end + 1 == list.len());
+    (list.first() == Some(&LETTER) || !one()) && first_of(list, &COMPATIBLE).is_some()
 }
 
 fn is_string(value: &[u8], text: &str) -> bool {

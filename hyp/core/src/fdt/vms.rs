@@ -158,7 +158,7 @@ pub fn describe(tree: &Tree<'_>, around: &Surroundings<'_>) -> Vec<Vm> {
         guests: 0,
         hosts: 0,
     };
-    if let Some(chosen) = tree.at("/chosen") {
+    if let Some(chosen) = tree.chosen() {
         let vm = |node: &Node<'_, '_>| node.available() && node.compatible_with(&["umbra,vm", "umbra,host"]).is_some();
         for node in chosen.children().filter(vm).take(MAX_NODES) {
             plan.add(&chosen, &node);

@@ -10,9 +10,13 @@ use flat_device_tree::{Fdt, node::FdtNode};
 use vm_fdt::{FdtReserveEntry, FdtWriter};
 
 /// `qemu-system-aarch64 -M virt,virtualization=on,gic-version=3,dumpdtb=FILE -smp 5 -m 1G` (QEMU 7.2), unused space cut off.
-pub const QEMU_GICV3: &[u8] = include_bytes!("../data/qemu-virt-gicv3.dtb");
+pub const QEMU_GICV3: &[u8] = &Aligned(*include_bytes!("../data/qemu-virt-gicv3.dtb")).0;
 /// The same with `gic-version=2 -smp 2 -m 512M`.
-pub const QEMU_GICV2: &[u8] = include_bytes!("../data/qemu-virt-gicv2.dtb");
+pub const QEMU_GICV2: &[u8] = &Aligned(*include_bytes!("../data/qemu-virt-gicv2.dtb")).0;
+
+/// Where a boot loader puts a tree.
+#[repr(align(8))]
+struct Aligned<T>(T);
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
