@@ -252,7 +252,7 @@ impl Run {
         Self {
             pcpu,
             neighbours: Neighbours {
-                places: [const { None }; MOST_PLACES],
+                places: core::array::from_fn(|_| None),
                 count: 0,
             },
             current: 0,

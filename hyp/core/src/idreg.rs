@@ -416,6 +416,7 @@ impl IdTable {
     /// The table of a VM that is shown `shown`. `read` performs the MRS of the registers it is asked for, all of them named in
     /// [`SysReg`]; it is not asked for the AArch32 ones on a machine without AArch32 at EL0.
     #[must_use]
+    #[inline(never)] // A table of its own is made where it is to stay, and not copied byte by byte with what is around it.
     pub fn build(mut read: impl FnMut(SysReg) -> u64, shown: Shown) -> Self {
         let aarch32 = HostId {
             pfr0: read(SysReg::ID_AA64PFR0_EL1),

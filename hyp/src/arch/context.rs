@@ -1,6 +1,6 @@
 //! What a vCPU has in registers that EL2 does not use: moved only when a vCPU leaves its pCPU or comes to it.
 
-use core::arch::global_asm;
+use core::{arch::global_asm, mem::MaybeUninit};
 
 use super::debug::Debug;
 use hyp_core::{
@@ -24,17 +24,13 @@ pub(crate) struct Fp {
 }
 
 /// FP and SIMD registers as a vCPU finds them at its first instruction; it may be in read-only memory.
-static NO_FP: Fp = Fp::ZERO;
+static NO_FP: Fp = Fp {
+    q: [0; 32],
+    control: [0; 2],
+};
 
 /// EL1's registers as a vCPU finds them at its first instruction: little-endian, big-endian.
 static AT_ENTRY: [El1State; 2] = [El1State::at_entry(false), El1State::at_entry(true)];
-
-impl Fp {
-    const ZERO: Self = Self {
-        q: [0; 32],
-        control: [0; 2],
-    };
-}
 
 const _: () = assert!(size_of::<Fp>() == 528, "fp.s uses this layout");
 
@@ -86,7 +82,8 @@ el1_registers! {
 /// All of a vCPU's EL1 state but its general-purpose registers and its CPU interface.
 pub(crate) struct Context {
     el1: El1State,
-    fp: Fp,
+    /// Nothing as long as it is new, and until it has been saved.
+    fp: MaybeUninit<Fp>,
     debug: Debug,
     /// It has not been in the registers since it was made: of the rest only this and the virtual timer's control count.
     new: bool,
@@ -98,7 +95,7 @@ impl Context {
     pub(crate) const fn new() -> Self {
         Self {
             el1: El1State::at_entry(false),
-            fp: Fp::ZERO,
+            fp: MaybeUninit::uninit(),
             debug: Debug::new(),
             new: true,
             big_endian: false,
@@ -136,7 +133,7 @@ impl Context {
         msr!("cntv_ctl_el0", 0);
         self.debug.save();
         // SAFETY: `Fp` has the layout that fp.s writes; FP accesses do not trap at EL2 (CPTR_EL2.TFP is 0).
-        unsafe { fp_save(&raw mut self.fp) };
+        unsafe { fp_save(self.fp.as_mut_ptr()) };
     }
 
     /// Gives the resident vCPU, which is about to use them, its debug registers. `false`: it has them.
@@ -158,15 +155,15 @@ impl Context {
     /// Puts the state into the registers.
     pub(crate) fn load(&mut self) {
         let (el1, fp) = if core::mem::take(&mut self.new) {
-            (&AT_ENTRY[usize::from(self.big_endian)], &NO_FP)
+            (&AT_ENTRY[usize::from(self.big_endian)], &raw const NO_FP)
         } else {
-            (&self.el1, &self.fp)
+            (&self.el1, self.fp.as_ptr())
         };
         load_el1(el1);
         if el1.mdscr_el1 & MDSCR_EVENTS != 0 {
             self.debug.load();
         }
-        // SAFETY: As for save; only reads memory, and EL2 is built without FP registers.
+        // SAFETY: As for save; only reads memory, which `save` has written, and EL2 is built without FP registers.
         unsafe { fp_load(fp) };
     }
 }
