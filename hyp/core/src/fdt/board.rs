@@ -6,7 +6,7 @@ use core::fmt;
 
 use arrayvec::{ArrayString, ArrayVec};
 
-use super::{COMPATIBLE, Cells, Node, Tree, TreeError};
+use super::{COMPATIBLE, Cells, Node, Sought, Tree, TreeError};
 use crate::physmem::{Full, MAX_REGIONS, RangeSet};
 use crate::types::{Pa, Range};
 
@@ -264,7 +264,8 @@ impl Board {
     /// # Errors
     /// See [`BoardError`].
     pub fn read(&mut self, tree: &Tree<'_>) -> Result<(), BoardError> {
-        add_ram(tree, &mut self.ram)?;
+        let found = Found::in_tree(tree, &mut self.ram);
+        found.ram?;
         if self.ram.as_slice().is_empty() {
             return Err(BoardError::NoRam);
         }
@@ -272,7 +273,6 @@ impl Board {
         if self.cpus.is_empty() {
             return Err(BoardError::NoCpu);
         }
-        let found = Found::in_tree(tree);
         let interrupt_cells = found.gic(tree, &mut self.gic)?;
         add_reserved(tree, &mut self.reserved)?;
         self.psci = found.psci;
@@ -287,21 +287,8 @@ impl Board {
 /// [`BoardError::TooMany`].
 pub fn ram(tree: &Tree<'_>) -> Result<RangeSet<MAX_REGIONS>, BoardError> {
     let mut ram = RangeSet::new();
-    add_ram(tree, &mut ram)?;
+    Found::in_tree(tree, &mut ram).ram?;
     Ok(ram)
-}
-
-fn add_ram(tree: &Tree<'_>, ram: &mut RangeSet<MAX_REGIONS>) -> Result<(), BoardError> {
-    let memory = |node: &Node<'_, '_>| node.is_called("memory") || node.says("device_type", "memory");
-    for node in tree.noted().filter(|node| memory(node) && node.is_top() && node.available()) {
-        for range in node.reg() {
-            ram.insert(range).map_err(|Full| BoardError::TooMany {
-                what: "RAM regions",
-                most: MAX_REGIONS,
-            })?;
-        }
-    }
-    Ok(())
 }
 
 /// Reserved memory. A region that the tree leaves to the operating system to place (`size` without `reg`) is none yet.
@@ -374,11 +361,17 @@ fn is_cpu(node: &Node<'_, '_>) -> bool {
 
 /// What is looked for in every node at once.
 struct Found<'t, 'a> {
+    /// Whether all of the RAM was added.
+    ram: Result<(), BoardError>,
     psci: Option<Psci>,
     gic: Option<Node<'t, 'a>>,
     timer: Option<Node<'t, 'a>>,
 }
 
+const TOO_MUCH_RAM: BoardError = BoardError::TooMany {
+    what: "RAM regions",
+    most: MAX_REGIONS,
+};
 const GIC_V3: &str = COMPATIBLE[0];
 const TIMER: &str = COMPATIBLE[1];
 const PSCI: [(&str, PsciVersion); 3] = [
@@ -388,24 +381,26 @@ const PSCI: [(&str, PsciVersion); 3] = [
 ];
 
 impl<'t, 'a> Found<'t, 'a> {
-    fn in_tree(tree: &'t Tree<'a>) -> Self {
+    /// Looks for it, and adds what is RAM to `ram`.
+    #[inline(never)]
+    fn in_tree(tree: &'t Tree<'a>, ram: &mut RangeSet<MAX_REGIONS>) -> Self {
         let mut found = Self {
+            ram: Ok(()),
             psci: None,
             gic: None,
             timer: None,
         };
-        for node in tree.noted() {
-            let Some(name) = node.compatible_with(&COMPATIBLE).filter(|_| node.available()) else {
-                continue;
-            };
-            if name == GIC_V3 {
-                found.gic = found.gic.or(Some(node));
-            } else if name == TIMER {
-                found.timer = found.timer.or(Some(node));
-            } else {
-                found.psci = found.psci.or_else(|| psci_of(&node));
+        tree.seek(&mut |node, sought| match sought {
+            _ if !node.available() => {}
+            Sought::Memory if node.is_top() => {
+                let added = node.reg().try_for_each(|range| ram.insert(range));
+                found.ram = found.ram.and(added.map_err(|Full| TOO_MUCH_RAM));
             }
-        }
+            Sought::Memory => {}
+            Sought::Compatible(GIC_V3) => found.gic = found.gic.or(Some(node)),
+            Sought::Compatible(TIMER) => found.timer = found.timer.or(Some(node)),
+            Sought::Compatible(_) => found.psci = found.psci.or_else(|| psci_of(&node)),
+        });
         found
     }
 
@@ -424,7 +419,7 @@ impl<'t, 'a> Found<'t, 'a> {
 /// The firmware's PSCI.
 #[must_use]
 pub fn psci(tree: &Tree<'_>) -> Option<Psci> {
-    Found::in_tree(tree).psci
+    Found::in_tree(tree, &mut RangeSet::new()).psci
 }
 
 fn psci_of(node: &Node<'_, '_>) -> Option<Psci> {
@@ -443,7 +438,7 @@ fn psci_of(node: &Node<'_, '_>) -> Option<Psci> {
 /// [`BoardError::NoGic`], [`BoardError::GicV2`], [`BoardError::BadGic`], [`BoardError::TooMany`].
 pub fn gic(tree: &Tree<'_>) -> Result<Gic, BoardError> {
     let mut gic = Gic::new();
-    Found::in_tree(tree).gic(tree, &mut gic)?;
+    Found::in_tree(tree, &mut RangeSet::new()).gic(tree, &mut gic)?;
     Ok(gic)
 }
 

@@ -24,6 +24,15 @@ const LETTER: u8 = {
     COMPATIBLE[0].as_bytes()[0]
 };
 
+/// What board discovery looks for all over the tree.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sought {
+    /// It says that it is memory, or is called so right below the root.
+    Memory,
+    /// It is compatible with this one of [`COMPATIBLE`].
+    Compatible(&'static str),
+}
+
 /// A device tree whose structure has been checked. Places in it are counted in words.
 pub struct Tree<'a> {
     blocks: Blocks<'a>,
@@ -31,9 +40,10 @@ pub struct Tree<'a> {
     root: u32,
     /// Where the root's first children are, in the tree's order.
     tops: ArrayVec<u32, TOP>,
-    /// Where the first nodes are that are compatible with one of [`COMPATIBLE`], say that they are memory, or are called so
-    /// right below the root.
-    notes: ArrayVec<u32, NOTED>,
+    /// Where the first nodes are that are sought.
+    notes: ArrayVec<(u32, Sought), NOTED>,
+    /// What the root says of its children's `reg`: see [`Node::cell_counts`].
+    cells: (u32, u32),
     /// Where the strings block has `compatible`, as it stands in the structure: mostly in one place.
     compatible: u32,
     /// Where the first child of the root is that is called `chosen`, if it is noted.
@@ -51,10 +61,12 @@ impl<'a> Tree<'a> {
             root: 0,
             tops: ArrayVec::new_const(),
             notes: ArrayVec::new_const(),
+            cells: (0, 0),
             compatible: u32::MAX,
             chosen: None,
         };
         tree.walk()?;
+        tree.cells = tree.root().count_cells();
         Ok(tree)
     }
 
@@ -113,16 +125,17 @@ impl<'a> Tree<'a> {
                     let (Some(letter @ 1..), Some(after)) = (letter, after_value(value, *length)) else {
                         return words;
                     };
-                    let wanted = match letter {
+                    match letter {
                         b'c' if self.compatible == *name || blocks.named(*name, "compatible") => {
                             self.compatible = *name;
-                            is_wanted(value, *length)
+                            if let Some(name) = sought(value, *length) {
+                                self.note(node, Sought::Compatible(name));
+                            }
                         }
-                        b'd' => blocks.named(*name, "device_type") && is_string(content(value, *length), "memory"),
-                        _ => false,
-                    };
-                    if wanted {
-                        self.note(node);
+                        b'd' if blocks.named(*name, "device_type") && is_string(content(value, *length), "memory") => {
+                            self.note(node, Sought::Memory);
+                        }
+                        _ => {}
                     }
                     after
                 }
@@ -136,7 +149,7 @@ impl<'a> Tree<'a> {
     fn top(&mut self, node: u32) {
         let _ = self.tops.try_push(node);
         if self.blocks.called(node, "memory") {
-            self.note(node);
+            self.note(node, Sought::Memory);
         } else if self.blocks.called(node, "chosen") {
             self.chosen.get_or_insert(node);
         }
@@ -155,19 +168,33 @@ impl<'a> Tree<'a> {
         (self.blocks.structure.len() - words.len()) as u32
     }
 
-    /// Notes the node at `place`, once, if there is room.
-    fn note(&mut self, place: u32) {
-        if self.notes.last() != Some(&place) {
-            let _ = self.notes.try_push(place);
+    /// Notes that the node at `place` is sought, once, if there is room.
+    fn note(&mut self, place: u32, sought: Sought) {
+        if self.notes.last() != Some(&(place, sought)) {
+            let _ = self.notes.try_push((place, sought));
         }
     }
 
-    /// The nodes that are compatible with one of [`COMPATIBLE`], say that they are memory, or are called so; others, too, where there are many.
-    pub(crate) fn noted(&self) -> impl Iterator<Item = Node<'_, 'a>> {
-        let full = self.notes.is_full();
-        let noted = if full { &[][..] } else { &self.notes };
-        let all = full.then(|| self.nodes()).into_iter().flatten();
-        noted.iter().filter_map(|place| self.node(*place)).chain(all)
+    /// Gives `each` the nodes that are sought, in the tree's order. Which of those called `memory` are right below the root is
+    /// left to it.
+    pub(crate) fn seek<'t>(&'t self, each: &mut dyn FnMut(Node<'t, 'a>, Sought)) {
+        if !self.notes.is_full() {
+            for (place, sought) in &self.notes {
+                if let Some(node) = self.node(*place) {
+                    each(node, *sought);
+                }
+            }
+            return;
+        }
+        // There may be more than were noted: every node is looked at again.
+        for node in self.nodes() {
+            if node.says("device_type", "memory") || node.is_called("memory") {
+                each(node, Sought::Memory);
+            }
+            if let Some(name) = node.compatible_with(&COMPATIBLE) {
+                each(node, Sought::Compatible(name));
+            }
+        }
     }
 
     /// The tree's size in bytes.
@@ -231,21 +258,41 @@ impl<'a> Tree<'a> {
     /// Every node, in the tree's order.
     pub(crate) fn nodes(&self) -> impl Iterator<Item = Node<'_, 'a>> {
         let mut words = self.words(self.root);
-        core::iter::from_fn(move || {
-            loop {
-                let at = self.place(words);
-                words = match words {
-                    [PROPERTY, length, _, value @ ..] => after_value(value, *length)?,
-                    [NODE, name @ ..] => {
-                        let body = after_name(name)?;
-                        words = body;
-                        return Some(Node { tree: self, at, body });
-                    }
-                    [NODE_END | NOP, after @ ..] => after,
-                    _ => return None,
-                };
-            }
-        })
+        core::iter::from_fn(move || self.next_node(&mut words))
+    }
+
+    /// The first node in `words`, which are then what comes after its name.
+    #[inline(never)]
+    fn next_node(&self, words: &mut &'a [u32]) -> Option<Node<'_, 'a>> {
+        loop {
+            *words = match *words {
+                [PROPERTY, length, _, value @ ..] => after_value(value, *length)?,
+                [NODE, name @ ..] => {
+                    let (at, body) = (self.place(words), after_name(name)?);
+                    *words = body;
+                    return Some(Node { tree: self, at, body });
+                }
+                [NODE_END | NOP, after @ ..] => after,
+                _ => return None,
+            };
+        }
+    }
+
+    /// Where the first child is in `words`, properties and children of one node, which are then what comes after it.
+    #[inline(never)]
+    fn next_child(&self, words: &mut &'a [u32]) -> Option<u32> {
+        loop {
+            *words = match *words {
+                [PROPERTY, length, _, value @ ..] => after_value(value, *length)?,
+                [NODE, ..] => {
+                    let place = self.place(words);
+                    *words = after_node(words)?;
+                    return Some(place);
+                }
+                [NOP, after @ ..] => after,
+                _ => return None,
+            };
+        }
     }
 }
 
@@ -285,6 +332,9 @@ impl<'t, 'a> Node<'t, 'a> {
         // Everything from one child of the root to the next one is inside of it.
         let tops = &self.tree.tops;
         let top = *tops.get(..tops.partition_point(|top| *top <= self.at))?.last()?;
+        if top == self.at {
+            return Some(self.tree.root());
+        }
         let (mut path, mut depth) = ([self.tree.root; MAX_DEPTH], 0);
         let mut words = self.tree.words(top);
         loop {
@@ -314,13 +364,15 @@ impl<'t, 'a> Node<'t, 'a> {
         self.places().filter_map(move |place| tree.node(place))
     }
 
-    fn places(&self) -> Places<'t, 'a> {
-        let tops = if self.is_root() { &self.tree.tops[..] } else { &[] };
-        Places {
-            tree: self.tree,
-            tops,
-            rest: if tops.is_empty() { self.body } else { &[] },
-        }
+    /// Where its children are.
+    fn places(&self) -> impl Iterator<Item = u32> + use<'t, 'a> {
+        let tree = self.tree;
+        let (tops, mut rest) = match (self.is_root(), tree.tops.last()) {
+            (true, Some(last)) if tree.tops.is_full() => (&tree.tops[..], after_node(tree.words(*last)).unwrap_or_default()),
+            (true, Some(_)) => (&tree.tops[..], &[][..]),
+            _ => (&[][..], self.body),
+        };
+        tops.iter().copied().chain(core::iter::from_fn(move || tree.next_child(&mut rest)))
     }
 
     /// The first child of that name, with or without its unit address.
@@ -363,7 +415,7 @@ impl<'t, 'a> Node<'t, 'a> {
 
     /// Whether the root is right above it.
     pub(crate) fn is_top(&self) -> bool {
-        self.tree.tops.contains(&self.at) || self.parent().is_some_and(|parent| parent.is_root())
+        self.parent().is_some_and(|parent| parent.is_root())
     }
 
     /// Whether `status` lets the node be used: it is absent, `okay` or `ok`.
@@ -385,6 +437,10 @@ impl<'t, 'a> Node<'t, 'a> {
 
     /// `#address-cells` and `#size-cells` for the node's children, 2 and 1 where they are absent.
     pub(crate) fn cell_counts(&self) -> (u32, u32) {
+        if self.is_root() { self.tree.cells } else { self.count_cells() }
+    }
+
+    fn count_cells(&self) -> (u32, u32) {
         (self.cell("#address-cells").unwrap_or(2), self.cell("#size-cells").unwrap_or(1))
     }
 
@@ -437,49 +493,6 @@ impl<'t, 'a> Node<'t, 'a> {
             }
         }
         None
-    }
-}
-
-/// Where the children of a node begin.
-struct Places<'t, 'a> {
-    tree: &'t Tree<'a>,
-    /// Of the root's children, those that are known and were not given yet.
-    tops: &'t [u32],
-    /// Where to look on; nothing while `tops` are given.
-    rest: &'a [u32],
-}
-
-impl Iterator for Places<'_, '_> {
-    type Item = u32;
-
-    #[inline]
-    fn next(&mut self) -> Option<u32> {
-        let Some((top, tops)) = self.tops.split_first() else {
-            return self.further();
-        };
-        self.tops = tops;
-        if tops.is_empty() && self.tree.tops.is_full() {
-            self.rest = after_node(self.tree.words(*top))?;
-        }
-        Some(*top)
-    }
-}
-
-impl Places<'_, '_> {
-    /// The next child that no list has.
-    fn further(&mut self) -> Option<u32> {
-        loop {
-            self.rest = match self.rest {
-                [PROPERTY, length, _, value @ ..] => after_value(value, *length)?,
-                [NODE, ..] => {
-                    let place = self.tree.place(self.rest);
-                    self.rest = after_node(self.rest)?;
-                    return Some(place);
-                }
-                [NOP, after @ ..] => after,
-                _ => return None,
-            };
-        }
     }
 }
 
@@ -552,12 +565,15 @@ fn first_of(mut list: &[u8], names: &[&'static str]) -> Option<&'static str> {
     None
 }
 
-/// Whether a list of strings, `length` bytes of `value`, names one of [`COMPATIBLE`].
-fn is_wanted(value: &[u32], length: u32) -> bool {
+/// Which of [`COMPATIBLE`] a list of strings, `length` bytes of `value`, names first.
+fn sought(value: &[u32], length: u32) -> Option<&'static str> {
     let list = content(value, length);
     // Most are one string, which begins with another letter.
     let one = || name_length(value).is_some_and(|end| end + 1 == list.len());
-    (list.first() == Some(&LETTER) || !one()) && first_of(list, &COMPATIBLE).is_some()
+    if list.first() != Some(&LETTER) && one() {
+        return None;
+    }
+    first_of(list, &COMPATIBLE)
 }
 
 fn is_string(value: &[u8], text: &str) -> bool {
