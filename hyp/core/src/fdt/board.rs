@@ -6,7 +6,7 @@ use core::fmt;
 
 use arrayvec::{ArrayString, ArrayVec};
 
-use super::{COMPATIBLE, Cells, Node, Sought, Tree, TreeError};
+use super::{COMPATIBLE, Cells, Node, Sought, Tree, TreeError, one_string};
 use crate::physmem::{Full, MAX_REGIONS, RangeSet};
 use crate::types::{Pa, Range};
 
@@ -592,9 +592,8 @@ fn uart_kind(node: &Node<'_, '_>) -> Option<UartKind> {
 }
 
 /// FNV-1a over the seeds' bytes.
-fn seed(node: &Node<'_, '_>) -> Option<u64> {
-    let bytes = |name| node.property(name).unwrap_or_default().iter();
-    let mut all = bytes("rng-seed").chain(bytes("kaslr-seed")).peekable();
+fn seed(rng: Option<&[u8]>, kaslr: Option<&[u8]>) -> Option<u64> {
+    let mut all = [rng, kaslr].into_iter().flatten().flatten().peekable();
     all.peek()?;
     Some(all.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
@@ -607,16 +606,25 @@ pub fn chosen(tree: &Tree<'_>) -> Chosen {
     let Some(node) = tree.chosen() else {
         return Chosen::default();
     };
+    let [nonce, semihosting, console_mux, fresh_ram, rng_seed, kaslr_seed, bootargs] = node.properties(&[
+        "umbra,nonce",
+        "umbra,semihosting",
+        "umbra,console-mux",
+        "umbra,fresh-ram",
+        "rng-seed",
+        "kaslr-seed",
+        "bootargs",
+    ]);
     Chosen {
-        nonce: node
-            .string("umbra,nonce")
+        nonce: nonce
+            .and_then(one_string)
             .and_then(|nonce| ArrayString::from(nonce).ok())
             .unwrap_or_default(),
-        semihosting: node.property("umbra,semihosting").is_some(),
-        console_mux: node.property("umbra,console-mux").is_some(),
-        fresh_ram: node.property("umbra,fresh-ram").is_some(),
-        seed: seed(&node),
-        loglevel: node.string("bootargs").and_then(loglevel),
+        semihosting: semihosting.is_some(),
+        console_mux: console_mux.is_some(),
+        fresh_ram: fresh_ram.is_some(),
+        seed: seed(rng_seed, kaslr_seed),
+        loglevel: bootargs.and_then(one_string).and_then(loglevel),
     }
 }
 

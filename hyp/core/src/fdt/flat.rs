@@ -81,6 +81,23 @@ impl<'a> Blocks<'a> {
         self.strings.get(end) == Some(&0) && self.strings.get(start..end) == Some(name.as_bytes())
     }
 
+    /// The values of the properties `names` among those that `words` begin with, found in one pass.
+    pub(super) fn properties(&self, mut words: &'a [u32], names: &[&str], values: &mut [Option<&'a [u8]>]) {
+        loop {
+            words = match words {
+                [PROPERTY, length, at, value @ ..] => {
+                    let named = names.iter().position(|name| self.named(*at, name));
+                    if let Some(first) = named.and_then(|index| values.get_mut(index)) {
+                        first.get_or_insert(content(value, *length));
+                    }
+                    after_value(value, *length).unwrap_or_default()
+                }
+                [NOP, after @ ..] => after,
+                _ => return,
+            };
+        }
+    }
+
     /// The value of the property `name` among those that `words` begin with.
     pub(super) fn property(&self, mut words: &'a [u32], name: &str) -> Option<&'a [u8]> {
         loop {

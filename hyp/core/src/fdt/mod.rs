@@ -14,7 +14,7 @@ mod write;
 
 use core::fmt;
 
-pub(crate) use tree::{COMPATIBLE, Cells, Node, Sought, one_string};
+pub(crate) use tree::{COMPATIBLE, Cells, Node, Sought, first_of, is_okay, one_cell, one_string};
 
 pub use tree::Tree;
 

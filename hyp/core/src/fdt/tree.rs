@@ -391,6 +391,13 @@ impl<'t, 'a> Node<'t, 'a> {
         self.tree.blocks.property(self.body, name)
     }
 
+    /// The properties of these names, looked for all at once.
+    pub(crate) fn properties<const N: usize>(&self, names: &[&str; N]) -> [Option<&'a [u8]>; N] {
+        let mut values = [None; N];
+        self.tree.blocks.properties(self.body, names, &mut values);
+        values
+    }
+
     /// A property that is one string.
     pub(crate) fn string(&self, name: &str) -> Option<&'a str> {
         one_string(self.property(name)?)
@@ -403,8 +410,7 @@ impl<'t, 'a> Node<'t, 'a> {
 
     /// A property that is one cell.
     pub(crate) fn cell(&self, name: &str) -> Option<u32> {
-        let value = self.property(name)?;
-        be32(value, 0).filter(|_| value.len() == 4)
+        one_cell(self.property(name)?)
     }
 
     /// The first of `names` that the node is compatible with, in the order of the node's own list.
@@ -418,10 +424,9 @@ impl<'t, 'a> Node<'t, 'a> {
         self.parent().is_some_and(|parent| parent.is_root())
     }
 
-    /// Whether `status` lets the node be used: it is absent, `okay` or `ok`.
+    /// Whether `status` lets the node be used.
     pub(crate) fn available(&self) -> bool {
-        self.property("status")
-            .is_none_or(|status| is_string(status, "okay") || is_string(status, "ok"))
+        is_okay(self.property("status"))
     }
 
     /// The phandle of the controller to which its `interrupts` go: its own word, or the nearest node's above that has one.
@@ -539,6 +544,11 @@ impl Cells<'_> {
     }
 }
 
+/// A value that is one cell.
+pub(crate) fn one_cell(value: &[u8]) -> Option<u32> {
+    be32(value, 0).filter(|_| value.len() == 4)
+}
+
 /// A value that is one string: UTF-8 with one NUL, at its end.
 pub(crate) fn one_string(value: &[u8]) -> Option<&str> {
     let (nul, text) = value.split_last()?;
@@ -549,7 +559,7 @@ pub(crate) fn one_string(value: &[u8]) -> Option<&str> {
 }
 
 /// The first string of `list` that is one of `names`.
-fn first_of(mut list: &[u8], names: &[&'static str]) -> Option<&'static str> {
+pub(crate) fn first_of(mut list: &[u8], names: &[&'static str]) -> Option<&'static str> {
     while let Some(first) = list.first() {
         let same = |name: &&&str| {
             let ends = matches!(list.get(name.len()), None | Some(0));
@@ -574,6 +584,11 @@ fn sought(value: &[u32], length: u32) -> Option<&'static str> {
         return None;
     }
     first_of(list, &COMPATIBLE)
+}
+
+/// Whether a `status` lets its node be used: it is absent, `okay` or `ok`.
+pub(crate) fn is_okay(status: Option<&[u8]>) -> bool {
+    status.is_none_or(|status| is_string(status, "okay") || is_string(status, "ok"))
 }
 
 fn is_string(value: &[u8], text: &str) -> bool {

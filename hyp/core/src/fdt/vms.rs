@@ -13,7 +13,7 @@ use alloc::vec::Vec;
 
 use hyp_abi::layout;
 
-use super::{Cells, Node, Tree, one_string};
+use super::{Cells, Node, Tree, first_of, is_okay, one_cell, one_string};
 pub use crate::filter::Action as FilterAction;
 use crate::filter::Filter;
 use crate::types::{Pa, Range};
@@ -159,14 +159,72 @@ pub fn describe(tree: &Tree<'_>, around: &Surroundings<'_>) -> Vec<Vm> {
         hosts: 0,
     };
     if let Some(chosen) = tree.chosen() {
-        let vm = |node: &Node<'_, '_>| node.available() && node.compatible_with(&["umbra,vm", "umbra,host"]).is_some();
-        for node in chosen.children().filter(vm).take(MAX_NODES) {
-            plan.add(&chosen, &node);
+        let mut left = MAX_NODES;
+        for node in chosen.children() {
+            let said = Said(node.properties(&Key::NAMES));
+            if left > 0 && is_okay(said.get(Key::Status)) && (said.is("umbra,vm") || said.is("umbra,host")) {
+                left -= 1;
+                plan.add(&chosen, &node, &said);
+            }
         }
     }
     plan.fill_pcpus();
     plan.require_host();
     plan.vms
+}
+
+/// What is read of a VM's node.
+#[derive(Clone, Copy)]
+enum Key {
+    Compatible,
+    Status,
+    AddressCells,
+    SizeCells,
+    Name,
+    Vcpus,
+    Pcpus,
+    Ram,
+    Bootargs,
+    Dtb,
+    Strict,
+    NoOnPending,
+    Deadline,
+    Filter,
+    Devices,
+}
+
+/// The values of a VM node's properties, by [`Key`].
+struct Said<'a>([Option<&'a [u8]>; Key::NAMES.len()]);
+
+impl Key {
+    /// The properties' names, in the order of the keys.
+    const NAMES: [&str; 15] = [
+        "compatible",
+        "status",
+        "#address-cells",
+        "#size-cells",
+        "umbra,name",
+        "umbra,vcpus",
+        "umbra,pcpus",
+        "umbra,ram",
+        "bootargs",
+        "umbra,dtb",
+        "umbra,strict",
+        "umbra,no-on-pending",
+        "umbra,forward-deadline-ms",
+        "umbra,smccc-filter",
+        "umbra,devices",
+    ];
+}
+
+impl<'a> Said<'a> {
+    fn get(&self, key: Key) -> Option<&'a [u8]> {
+        *self.0.get(key as usize)?
+    }
+
+    fn is(&self, kind: &'static str) -> bool {
+        self.get(Key::Compatible).is_some_and(|list| first_of(list, &[kind]).is_some())
+    }
 }
 
 /// What has been read so far. Earlier VMs have what they asked for; a later one that wants the same is refused.
@@ -183,11 +241,12 @@ struct Plan<'s> {
 }
 
 impl Plan<'_> {
-    fn add(&mut self, chosen: &Node<'_, '_>, node: &Node<'_, '_>) {
-        let host = node.compatible_with(&["umbra,host"]).is_some();
-        let name = name(node);
+    fn add(&mut self, chosen: &Node<'_, '_>, node: &Node<'_, '_>, said: &Said<'_>) {
+        let given = said.get(Key::Name).and_then(one_string).filter(|name| !name.is_empty());
+        let name = shown(given.unwrap_or(node.base_name()));
+        let host = said.is("umbra,host");
         let id = if host { 0 } else { self.guests + 1 };
-        let description = self.admit(chosen, node, host, &name);
+        let description = self.admit(chosen, node, said, host, &name);
         if host {
             self.hosts += 1;
         } else {
@@ -208,17 +267,21 @@ impl Plan<'_> {
     }
 
     /// The description and its number of vCPUs; its `pcpus` are empty when the tree does not give any.
-    fn admit(&self, chosen: &Node<'_, '_>, node: &Node<'_, '_>, host: bool, name: &str) -> Result<(VmDesc, usize), VmError> {
+    fn admit(
+        &self,
+        chosen: &Node<'_, '_>,
+        node: &Node<'_, '_>,
+        said: &Said<'_>,
+        host: bool,
+        name: &str,
+    ) -> Result<(VmDesc, usize), VmError> {
         if host && self.hosts > 0 {
             return refuse("compatible", Reason::SecondHost);
         }
         if !host && self.guests + 1 >= layout::MAX_VMS {
             return refuse("compatible", Reason::TooManyVms { most: layout::MAX_VMS - 1 });
         }
-        if node
-            .property("umbra,name")
-            .is_some_and(|name| one_string(name).is_none_or(str::is_empty))
-        {
+        if said.get(Key::Name).is_some_and(|name| one_string(name).is_none_or(str::is_empty)) {
             return refuse(
                 "umbra,name",
                 Reason::Form {
@@ -229,10 +292,10 @@ impl Plan<'_> {
         if self.accepted().any(|vm| vm.name == name) {
             return refuse("umbra,name", Reason::NameTaken);
         }
-        let (pcpus, vcpus) = self.pcpus(node)?;
-        let ram = ram(node)?;
-        let devices = self.devices(node, ram)?;
-        let filter = filter(node)?;
+        let (pcpus, vcpus) = self.pcpus(said)?;
+        let ram = ram(said.get(Key::Ram))?;
+        let devices = self.devices(said.get(Key::Devices), ram)?;
+        let filter = filter(said.get(Key::Filter))?;
         if host && filter.iter().any(|entry| entry.action == FilterAction::Forward) {
             return refuse("umbra,smccc-filter", Reason::HostForwards);
         }
@@ -240,9 +303,12 @@ impl Plan<'_> {
             property: "image",
             reason: Reason::Missing,
         })?;
-        let image = self.module_range(chosen, node, &image_node, "image")?;
+        // A node's cells are counted by its parent; where the VM's node does not, `/chosen` does, and where it does not: two.
+        let count = |key, name| said.get(key).and_then(one_cell).or_else(|| chosen.cell(name)).unwrap_or(2);
+        let cells = (count(Key::AddressCells, "#address-cells"), count(Key::SizeCells, "#size-cells"));
+        let image = self.module_range(&image_node, cells, "image")?;
         let initrd = match module(node, "umbra,initrd") {
-            Some(initrd) => Some(self.module_range(chosen, node, &initrd, "initrd")?),
+            Some(initrd) => Some(self.module_range(&initrd, cells, "initrd")?),
             None => None,
         };
         if initrd.is_some_and(|initrd| initrd.overlaps(image)) {
@@ -253,11 +319,11 @@ impl Plan<'_> {
             name: name.to_owned(),
             pcpus,
             ram,
-            bootargs: bootargs(node)?,
-            dtb: dtb(node)?,
-            strict: node.property("umbra,strict").is_some(),
-            on_pending: node.property("umbra,no-on-pending").is_none(),
-            forward_deadline_ms: deadline(node)?,
+            bootargs: bootargs(said.get(Key::Bootargs))?,
+            dtb: dtb(said.get(Key::Dtb))?,
+            strict: said.get(Key::Strict).is_some(),
+            on_pending: said.get(Key::NoOnPending).is_none(),
+            forward_deadline_ms: deadline(said.get(Key::Deadline))?,
             filter,
             image,
             load: address(&image_node, "umbra,load")?,
@@ -269,9 +335,9 @@ impl Plan<'_> {
     }
 
     /// The devices that the VM is to be given: nodes of the board's tree.
-    fn devices(&self, node: &Node<'_, '_>, ram: Range) -> Result<Vec<Device>, VmError> {
+    fn devices(&self, value: Option<&[u8]>, ram: Range) -> Result<Vec<Device>, VmError> {
         const PROPERTY: &str = "umbra,devices";
-        let value = node.property(PROPERTY).unwrap_or_default();
+        let value = value.unwrap_or_default();
         let paths = match (value.split_last(), core::str::from_utf8(value)) {
             (None, _) => return Ok(Vec::new()),
             (Some((0, _)), Ok(text)) => text,
@@ -307,8 +373,8 @@ impl Plan<'_> {
     }
 
     /// The pCPUs that the tree gives, and the number of vCPUs. Every pCPU runs one vCPU.
-    fn pcpus(&self, node: &Node<'_, '_>) -> Result<(Vec<usize>, usize), VmError> {
-        let listed = node.property("umbra,pcpus");
+    fn pcpus(&self, said: &Said<'_>) -> Result<(Vec<usize>, usize), VmError> {
+        let listed = said.get(Key::Pcpus);
         if listed.is_some_and(|list| list.len() % 4 != 0) {
             return refuse(
                 "umbra,pcpus",
@@ -317,8 +383,8 @@ impl Plan<'_> {
                 },
             );
         }
-        let count = match node.property("umbra,vcpus") {
-            Some(_) => u64::from(cell(node, "umbra,vcpus")?),
+        let count = match said.get(Key::Vcpus) {
+            Some(value) => u64::from(cell(value, "umbra,vcpus")?),
             None => listed.map_or(1, |list| list.len() as u64 / 4),
         };
         let most = layout::MAX_VCPUS as u64;
@@ -356,14 +422,11 @@ impl Plan<'_> {
     }
 
     /// Where a module is in the board's memory.
-    fn module_range(&self, chosen: &Node<'_, '_>, vm: &Node<'_, '_>, node: &Node<'_, '_>, name: &'static str) -> Result<Range, VmError> {
+    fn module_range(&self, node: &Node<'_, '_>, (address, size): (u32, u32), name: &'static str) -> Result<Range, VmError> {
         let reg = node.property("reg").ok_or(VmError {
             property: name,
             reason: Reason::Missing,
         })?;
-        // A node's cells are counted by its parent; where the VM's node does not, `/chosen` does, and where it does not: two.
-        let count = |property: &str| vm.cell(property).or_else(|| chosen.cell(property)).unwrap_or(2);
-        let (address, size) = (count("#address-cells"), count("#size-cells"));
         let mut cells = Cells(reg);
         let (start, length) = (cells.take(address), cells.take(size));
         let (Some(start), Some(length), []) = (start, length, cells.0) else {
@@ -454,15 +517,9 @@ fn overlap(range: Range, what: &'static str) -> Reason {
     }
 }
 
-/// The VM's name, or its node's: graphic ASCII, cut to [`MAX_NAME`] characters. It goes into records, whose values have no
-/// spaces.
-fn name(node: &Node<'_, '_>) -> String {
-    let given = node
-        .string("umbra,name")
-        .filter(|name| !name.is_empty())
-        .unwrap_or(node.base_name());
-    given
-        .chars()
+/// A VM's name as it is shown: graphic ASCII, cut to [`MAX_NAME`] characters. It goes into records, whose values have no spaces.
+fn shown(name: &str) -> String {
+    name.chars()
         .take(MAX_NAME)
         .map(|c| if c.is_ascii_graphic() { c } else { '_' })
         .collect()
@@ -472,8 +529,8 @@ fn module<'t, 'a>(vm: &Node<'t, 'a>, compatible: &'static str) -> Option<Node<'t
     vm.children().find(|node| node.compatible_with(&[compatible]).is_some())
 }
 
-fn cell(node: &Node<'_, '_>, property: &'static str) -> Result<u32, VmError> {
-    node.cell(property).ok_or(VmError {
+fn cell(value: &[u8], property: &'static str) -> Result<u32, VmError> {
+    one_cell(value).ok_or(VmError {
         property,
         reason: Reason::Form { expected: "one cell" },
     })
@@ -493,10 +550,8 @@ fn address(node: &Node<'_, '_>, property: &'static str) -> Result<Option<u64>, V
     }
 }
 
-fn bootargs(node: &Node<'_, '_>) -> Result<String, VmError> {
-    let Some(value) = node.property("bootargs") else {
-        return Ok(String::new());
-    };
+fn bootargs(value: Option<&[u8]>) -> Result<String, VmError> {
+    let Some(value) = value else { return Ok(String::new()) };
     let Some(text) = one_string(value) else {
         return refuse("bootargs", Reason::Form { expected: "one string" });
     };
@@ -512,10 +567,8 @@ fn bootargs(node: &Node<'_, '_>) -> Result<String, VmError> {
     Ok(text.to_owned())
 }
 
-fn dtb(node: &Node<'_, '_>) -> Result<DtbPlacement, VmError> {
-    let Some(value) = node.property("umbra,dtb") else {
-        return Ok(DtbPlacement::AboveImage);
-    };
+fn dtb(value: Option<&[u8]>) -> Result<DtbPlacement, VmError> {
+    let Some(value) = value else { return Ok(DtbPlacement::AboveImage) };
     match (one_string(value), <[u8; 8]>::try_from(value)) {
         (Some("above-image"), _) => Ok(DtbPlacement::AboveImage),
         (Some("none"), _) => Ok(DtbPlacement::None),
@@ -529,12 +582,10 @@ fn dtb(node: &Node<'_, '_>) -> Result<DtbPlacement, VmError> {
     }
 }
 
-fn deadline(node: &Node<'_, '_>) -> Result<u32, VmError> {
+fn deadline(value: Option<&[u8]>) -> Result<u32, VmError> {
     const PROPERTY: &str = "umbra,forward-deadline-ms";
-    if node.property(PROPERTY).is_none() {
-        return Ok(DEFAULT_DEADLINE_MS);
-    }
-    let value = cell(node, PROPERTY)?;
+    let Some(value) = value else { return Ok(DEFAULT_DEADLINE_MS) };
+    let value = cell(value, PROPERTY)?;
     if (1..=MAX_DEADLINE_MS).contains(&value) {
         return Ok(value);
     }
@@ -548,9 +599,9 @@ fn deadline(node: &Node<'_, '_>) -> Result<u32, VmError> {
     )
 }
 
-fn filter(node: &Node<'_, '_>) -> Result<Vec<FilterEntry>, VmError> {
+fn filter(value: Option<&[u8]>) -> Result<Vec<FilterEntry>, VmError> {
     const PROPERTY: &str = "umbra,smccc-filter";
-    let value = node.property(PROPERTY).unwrap_or_default();
+    let value = value.unwrap_or_default();
     if !value.len().is_multiple_of(12) {
         return refuse(
             PROPERTY,
@@ -610,13 +661,13 @@ const DEVICES: [(u64, u64, &str); 5] = [
     (layout::SHADOW_BASE, layout::SHADOW_STRIDE * layout::MAX_VMS as u64, "shadow pages"),
 ];
 
-fn ram(node: &Node<'_, '_>) -> Result<Range, VmError> {
+fn ram(value: Option<&[u8]>) -> Result<Range, VmError> {
     const PROPERTY: &str = "umbra,ram";
     let error = |reason| VmError {
         property: PROPERTY,
         reason,
     };
-    let (base, size) = match node.property(PROPERTY) {
+    let (base, size) = match value {
         None => (layout::RAM_BASE, DEFAULT_RAM_SIZE),
         Some(value) => {
             let mut cells = Cells(value);
