@@ -11,20 +11,24 @@ memcpy:
     orr     x4, x0, x1
     tst     x4, #7
     b.ne    5f
-10: subs    x2, x2, #64
+10: subs    x2, x2, #128
     b.lo    1f
-0:  ldp     x4, x5, [x1], #16
+0:  .rept   4
+    ldp     x4, x5, [x1], #16
     ldp     x6, x7, [x1], #16
-    ldp     x8, x9, [x1], #16
-    ldp     x10, x11, [x1], #16
     stp     x4, x5, [x3], #16
     stp     x6, x7, [x3], #16
-    stp     x8, x9, [x3], #16
-    stp     x10, x11, [x3], #16
-    subs    x2, x2, #64
+    .endr
+    subs    x2, x2, #128
     b.hs    0b
-1:  and     x2, x2, #63
-    tbz     x2, #5, 1f
+1:  tbz     x2, #6, 1f
+    .rept   2
+    ldp     x4, x5, [x1], #16
+    ldp     x6, x7, [x1], #16
+    stp     x4, x5, [x3], #16
+    stp     x6, x7, [x3], #16
+    .endr
+1:  tbz     x2, #5, 1f
     ldp     x4, x5, [x1], #16
     ldp     x6, x7, [x1], #16
     stp     x4, x5, [x3], #16
@@ -114,20 +118,25 @@ memset:
     strb    w1, [x3], #1
     sub     x2, x2, #1
     b       0b
-1:  subs    x2, x2, #64
+1:  subs    x2, x2, #128
     b.lo    1f
-0:  stp     x1, x1, [x3], #16
+0:  .rept   8
     stp     x1, x1, [x3], #16
-    stp     x1, x1, [x3], #16
-    stp     x1, x1, [x3], #16
-    subs    x2, x2, #64
+    .endr
+    subs    x2, x2, #128
     b.hs    0b
-1:  and     x2, x2, #63
-2:  subs    x2, x2, #8
-    b.lo    3f
+1:  tbz     x2, #6, 1f
+    .rept   4
+    stp     x1, x1, [x3], #16
+    .endr
+1:  tbz     x2, #5, 1f
+    stp     x1, x1, [x3], #16
+    stp     x1, x1, [x3], #16
+1:  tbz     x2, #4, 1f
+    stp     x1, x1, [x3], #16
+1:  tbz     x2, #3, 1f
     str     x1, [x3], #8
-    b       2b
-3:  ands    x2, x2, #7
+1:  ands    x2, x2, #7
     b.eq    4f
 0:  strb    w1, [x3], #1
     subs    x2, x2, #1

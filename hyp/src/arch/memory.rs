@@ -11,12 +11,18 @@ fn line() -> usize {
 /// Cleans and invalidates `[start, start + size)` to the point of coherency, so that an observer with its caches off
 /// (a guest that starts, a pCPU that comes up) sees what was written. Completes with `DSB SY`.
 pub(crate) fn clean_to_poc(start: usize, size: usize) {
-    let line = line();
+    let (line, end) = (line(), start + size);
     let mut at = start & !(line - 1);
-    while at < start + size {
-        // SAFETY: Cleaning a mapped line changes no value that Rust can see. Callers pass memory that is mapped.
-        unsafe { asm!("dc civac, {}", in(reg) at, options(nostack, preserves_flags)) };
-        at += line;
+    // SAFETY: Cleaning a mapped line changes no value that Rust can see. Callers pass memory that is mapped.
+    unsafe {
+        // Eight lines at a time, as far as that goes.
+        while at + 8 * line <= end {
+            asm!(".rept 8", "dc civac, {0}", "add {0}, {0}, {1}", ".endr", inout(reg) at, in(reg) line, options(nostack, preserves_flags));
+        }
+        while at < end {
+            asm!("dc civac, {}", in(reg) at, options(nostack, preserves_flags));
+            at += line;
+        }
     }
     super::barrier::dsb_sy();
 }
