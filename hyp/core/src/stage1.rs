@@ -120,20 +120,21 @@ impl Stage1 {
         let (mut table, mut shift) = (self.root, 30);
         loop {
             let span = 1 << shift;
-            let mut index = (at >> shift & 511) as usize;
+            let index = (at >> shift & 511) as usize;
             let descriptor = tables.read(table, index);
             let below = shift > 12 && descriptor & (d::VALID | d::TABLE_OR_PAGE) == d::VALID | d::TABLE_OR_PAGE;
-            let fits = |at: u64| at.is_multiple_of(span) && end - at >= span;
-            if !below && fits(at) {
-                let kind = if shift == 12 { d::TABLE_OR_PAGE } else { 0 };
-                loop {
+            if !below && at.is_multiple_of(span) && end - at >= span {
+                // Only of pages there are many in a row, and no table is below them.
+                let (kind, pages) = if shift == 12 {
+                    (d::TABLE_OR_PAGE, (end - at) / PAGE)
+                } else {
+                    (0, 1)
+                };
+                for index in (index..512).take(pages as usize) {
                     tables.write(table, index, access.block(at) | kind);
-                    (at, index) = (at + span, index + 1);
-                    // Only of pages there are many in a row, and no table is below them.
-                    if shift > 12 || index == 512 || !fits(at) {
-                        return Ok(at);
-                    }
+                    at += span;
                 }
+                return Ok(at);
             }
             if below {
                 table = Pa::new(descriptor & d::ADDRESS_MASK);

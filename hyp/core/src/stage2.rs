@@ -185,7 +185,7 @@ impl Stage2 {
         }
         let mut done = 0;
         while done < size {
-            match self.map_one(tables, ipa.get() + done, pa.get() + done, size - done, attrs) {
+            match self.map_some(tables, ipa.get() + done, pa.get() + done, size - done, attrs) {
                 Some(mapped) => done += mapped,
                 None => {
                     self.undo(tables, ipa.get(), done);
@@ -247,8 +247,9 @@ impl Stage2 {
         None
     }
 
-    /// Maps one block or page at `ipa`, which is not mapped. Gives its size; `None` when there is no memory for a table.
-    fn map_one(&self, tables: &mut impl Tables, ipa: u64, pa: u64, left: u64, attrs: Attrs) -> Option<u64> {
+    /// Maps blocks or pages of one size from `ipa`, which is not mapped, as far as one table goes. Gives how many bytes; `None` when
+    /// there is no memory for a table.
+    fn map_some(&self, tables: &mut impl Tables, ipa: u64, pa: u64, left: u64, attrs: Attrs) -> Option<u64> {
         let mut slot = self.slot(tables, ipa)?;
         while slot.level < 3 && !block_fits(ipa, pa, left, slot.span()) {
             let next = tables.alloc()?;
@@ -261,8 +262,16 @@ impl Stage2 {
             };
         }
         let kind = if slot.level == 3 { d::TABLE_OR_PAGE | d::VALID } else { d::VALID };
-        tables.write(slot.table, slot.index, pa | attrs.bits() | kind);
-        Some(slot.span())
+        let (span, mut done) = (slot.span(), 0);
+        for index in slot.index..ENTRIES as usize {
+            // An empty table may be linked in here.
+            if left - done < span || done > 0 && tables.read(slot.table, index) != 0 {
+                break;
+            }
+            tables.write(slot.table, index, (pa + done) | attrs.bits() | kind);
+            done += span;
+        }
+        Some(done)
     }
 
     /// Makes the leaves of `size` bytes from `ipa`, all mapped by this call of `map`, invalid again.

@@ -560,17 +560,13 @@ pub(crate) fn one_string(value: &[u8]) -> Option<&str> {
 
 /// The first string of `list` that is one of `names`.
 pub(crate) fn first_of(mut list: &[u8], names: &[&'static str]) -> Option<&'static str> {
-    while let Some(first) = list.first() {
-        let same = |name: &&&str| {
-            let ends = matches!(list.get(name.len()), None | Some(0));
-            // Most names differ in their first letter.
-            ends && name.as_bytes().first() == Some(first) && list.starts_with(name.as_bytes())
-        };
-        if let Some(name) = names.iter().find(same) {
+    while !list.is_empty() {
+        let end = list.iter().position(|byte| *byte == 0).unwrap_or(list.len());
+        let (string, rest) = list.split_at_checked(end)?;
+        if let Some(name) = names.iter().find(|name| name.as_bytes() == string) {
             return Some(name);
         }
-        let end = list.iter().position(|byte| *byte == 0)?;
-        list = list.get(end + 1..)?;
+        list = rest.get(1..)?;
     }
     None
 }

@@ -153,7 +153,6 @@ pub fn describe(tree: &Tree<'_>, around: &Surroundings<'_>) -> Vec<Vm> {
         tree,
         around,
         vms: Vec::new(),
-        taken: Vec::new(),
         pending: Vec::new(),
         guests: 0,
         hosts: 0,
@@ -232,8 +231,6 @@ struct Plan<'s> {
     tree: &'s Tree<'s>,
     around: &'s Surroundings<'s>,
     vms: Vec<Vm>,
-    /// Modules of the VMs that were accepted.
-    taken: Vec<Range>,
     /// Index in `vms` and number of vCPUs of those that leave the choice of pCPUs to us.
     pending: Vec<(usize, usize)>,
     guests: usize,
@@ -252,12 +249,10 @@ impl Plan<'_> {
         } else {
             self.guests += 1;
         }
-        if let Ok((desc, vcpus)) = &description {
-            self.taken.push(desc.image);
-            self.taken.extend(desc.initrd);
-            if desc.pcpus.is_empty() {
-                self.pending.push((self.vms.len(), *vcpus));
-            }
+        if let Ok((desc, vcpus)) = &description
+            && desc.pcpus.is_empty()
+        {
+            self.pending.push((self.vms.len(), *vcpus));
         }
         self.vms.push(Vm {
             id,
@@ -456,7 +451,9 @@ impl Plan<'_> {
             });
         }
         let reserved = self.around.reserved.iter().any(|other| other.overlaps(range));
-        let module = self.taken.iter().any(|other| other.overlaps(range));
+        let module = self
+            .accepted()
+            .any(|vm| vm.image.overlaps(range) || vm.initrd.is_some_and(|initrd| initrd.overlaps(range)));
         let obstacles = [
             (self.around.hyp.overlaps(range), "Umbra itself"),
             (self.around.dtb.overlaps(range), "the board's device tree"),
