@@ -353,7 +353,7 @@ fn area_stack(areas: Range, nth: usize) -> (Range, Range, u64) {
 /// EL2's address space: the image by its parts, the pCPUs' stacks without their guard pages, devices, and the memory for the
 /// VMs' contexts and tables. No VM's RAM, no module, and not the device tree, which has been read.
 #[inline(never)]
-fn translate(board: &Board, areas: Range, room: Range, plan: &vm::Plan, memory: &mut PhysMem) -> Result<Registers, Range> {
+fn translate(board: &Board, areas: Range, room: Range, plan: &[vm::Planned], memory: &mut PhysMem) -> Result<Registers, Range> {
     let map = Map::new().ok_or(Range::EMPTY)?;
     let identity = |range: Range, access: Access| map.identity(range, access);
     identity(span(&raw const __image_start, &raw const __text_end), Access::Execute)?;

@@ -1,6 +1,6 @@
 //! The VMs: made once at boot from the device tree, then started, held, restarted and ended, each by itself.
 
-use alloc::{boxed::Box, vec::Vec};
+use alloc::{boxed::Box, string::String, vec::Vec};
 use core::{
     cell::UnsafeCell,
     ptr, slice,
@@ -160,24 +160,23 @@ impl Tables for Pool {
     }
 }
 
-/// What the device tree asks for, before anything is built.
-pub(crate) struct Plan {
-    vms: Vec<vms::Vm>,
-    placements: Vec<Option<Placement>>,
+/// A VM that the device tree asks for, before it is built.
+pub(crate) struct Planned {
+    id: usize,
+    name: String,
+    desc: VmDesc,
+    placement: Placement,
 }
 
-/// Reads the VM descriptions, says which are refused, and keeps the modules of the others out of `memory`.
+/// Reads the VM descriptions, says which are refused, and keeps the modules of the others out of `memory`. The host partition comes
+/// first.
 ///
 /// # Errors
 /// [`physmem::Full`]: more modules than can be remembered.
 #[inline(never)]
-pub(crate) fn plan(board: &Board, tree: &Tree<'_>, blob: &[u8], memory: &mut physmem::PhysMem) -> Result<Plan, physmem::Full> {
-    let mut plan = Plan {
-        vms: Vec::new(),
-        placements: Vec::new(),
-    };
+pub(crate) fn plan(board: &Board, tree: &Tree<'_>, blob: &[u8], memory: &mut physmem::PhysMem) -> Result<Vec<Planned>, physmem::Full> {
     let dtb = Range::new(blob.as_ptr() as u64, blob.len() as u64).unwrap_or(Range::EMPTY);
-    plan.vms = vms::describe(
+    let vms = vms::describe(
         tree,
         &Surroundings {
             ram: board.ram.as_slice(),
@@ -187,21 +186,19 @@ pub(crate) fn plan(board: &Board, tree: &Tree<'_>, blob: &[u8], memory: &mut phy
             cpus: board.cpus.len(),
         },
     );
-    for vm in &plan.vms {
-        let placed = match &vm.description {
-            Ok(desc) => place(desc).map_err(|error| refuse(vm.id, &vm.name, format_args!("{error}"))).ok(),
-            Err(error) => {
-                refuse(vm.id, &vm.name, format_args!("{error}"));
-                None
+    let mut plan = Vec::with_capacity(vms.len());
+    for vms::Vm { id, name, description } in vms {
+        match description.and_then(|desc| Ok((place(&desc)?, desc))) {
+            Ok((placement, desc)) => {
+                memory.reserve(desc.image)?;
+                if let Some(initrd) = desc.initrd {
+                    memory.reserve(initrd)?;
+                }
+                let at = if id == 0 { 0 } else { plan.len() };
+                plan.insert(at, Planned { id, name, desc, placement });
             }
-        };
-        if let (Ok(desc), Some(_)) = (&vm.description, placed) {
-            memory.reserve(desc.image)?;
-            if let Some(initrd) = desc.initrd {
-                memory.reserve(initrd)?;
-            }
+            Err(error) => refuse(id, &name, format_args!("{error}")),
         }
-        plan.placements.push(placed);
     }
     Ok(plan)
 }
@@ -221,10 +218,9 @@ fn place(desc: &VmDesc) -> Result<Placement, vms::VmError> {
 }
 
 /// Takes the memory for stage-2 tables and shadow pages, for EL2 to map.
-pub(crate) fn reserve_pool(plan: &Plan, memory: &mut physmem::PhysMem) -> Option<Range> {
-    let vms = plan.vms.iter().filter_map(|vm| vm.description.as_ref().ok());
-    let registers = vms.flat_map(|desc| &desc.devices).flat_map(Device::pages).count() as u64;
-    let pages = POOL_PAGES_PER_VM * plan.vms.len().max(1) as u64 + POOL_PAGES_PER_DEVICE * registers;
+pub(crate) fn reserve_pool(plan: &[Planned], memory: &mut physmem::PhysMem) -> Option<Range> {
+    let registers = plan.iter().flat_map(|vm| &vm.desc.devices).flat_map(Device::pages).count() as u64;
+    let pages = POOL_PAGES_PER_VM * plan.len().max(1) as u64 + POOL_PAGES_PER_DEVICE * registers;
     let pool = memory.alloc(pages * stage2::PAGE, stage2::PAGE)?;
     // SAFETY: The boot CPU, before any other runs.
     unsafe {
@@ -237,12 +233,11 @@ pub(crate) fn reserve_pool(plan: &Plan, memory: &mut physmem::PhysMem) -> Option
 }
 
 /// What the contexts of the plan's VMs take, with room for what is used while they are made.
-pub(crate) fn room(plan: &Plan) -> u64 {
+pub(crate) fn room(plan: &[Planned]) -> u64 {
     const SPARE: u64 = 16 << 10;
-    let vms = plan.vms.iter().filter_map(|vm| vm.description.as_ref().ok());
     let tree = |desc: &VmDesc| desc.bootargs.len() + GuestTree::room(desc.vcpus(), desc.devices.len());
     let vm = |desc: &VmDesc| size_of::<Vm>() + desc.vcpus() * (size_of::<Vcpu>() + size_of::<Power>()) + tree(desc);
-    SPARE + vms.map(|desc| vm(desc) as u64).sum::<u64>()
+    SPARE + plan.iter().map(|planned| vm(&planned.desc) as u64).sum::<u64>()
 }
 
 /// The machine.
@@ -263,37 +258,22 @@ pub(crate) fn find(id: u64) -> Option<&'static Vm> {
 /// Builds every VM of the plan: memory, tables, vCPUs, first contents. A VM that cannot be built is refused; the others
 /// are built.
 #[inline(never)]
-pub(crate) fn build(board: &'static Board, plan: Plan, memory: &mut physmem::PhysMem) {
+pub(crate) fn build(board: &'static Board, plan: Vec<Planned>, memory: &mut physmem::PhysMem) {
     BOARD.call_once(|| board);
     // SAFETY: The boot CPU, before any other runs.
     let pool = unsafe { POOL.get_mut() };
-    let host_page_users: Vec<u64> = plan
-        .vms
-        .iter()
-        .filter(|vm| vm.description.is_ok() && vm.id != 0)
-        .map(|vm| vm.id as u64)
-        .collect();
-    let fresh = board.chosen.fresh_ram;
-    let mut built: Vec<Vm> = Vec::with_capacity(plan.vms.len());
-    let mut machine = Machine {
-        shadows: Vec::new(),
+    let guests = plan.iter().filter(|vm| vm.id != 0);
+    let machine = Machine {
+        shadows: guests.filter_map(|vm| Some((vm.id as u64, pool.take(1, stage2::PAGE)?))).collect(),
         seed: board.chosen.seed,
     };
-    for id in host_page_users {
-        if let Some(page) = pool.take(1, stage2::PAGE) {
-            machine.shadows.push((id, page));
-        }
-    }
-    // The host partition comes first: its number is 0.
-    let (host, guests): (Vec<_>, Vec<_>) = plan.vms.into_iter().zip(plan.placements).partition(|(vm, _)| vm.id == 0);
-    for (vm, placement) in host.into_iter().chain(guests) {
-        let (Ok(desc), Some(placement)) = (vm.description, placement) else {
-            continue;
-        };
-        let name: &'static str = Box::leak(vm.name.into_boxed_str());
-        match make(vm.id, name, desc, placement, memory, pool, &machine, &mut built) {
-            Ok(()) => console::name(vm.id, name),
-            Err(reason) => refuse(vm.id, name, format_args!("{reason}")),
+    let fresh = board.chosen.fresh_ram;
+    let mut built: Vec<Vm> = Vec::with_capacity(plan.len());
+    for Planned { id, name, desc, placement } in plan {
+        let name: &'static str = name.leak();
+        match make(id, name, desc, placement, memory, pool, &machine, &mut built) {
+            Ok(()) => console::name(id, name),
+            Err(reason) => refuse(id, name, format_args!("{reason}")),
         }
     }
     let vms: &'static [Vm] = Box::leak(built.into_boxed_slice());
