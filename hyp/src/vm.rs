@@ -18,7 +18,7 @@ use hyp_core::{
     fdt::{
         Tree,
         board::Board,
-        guest::GuestTree,
+        guest::{Blob, GuestTree},
         vms::{self, Device, Placement, Surroundings, VmDesc},
     },
     filter::{Action, Filter},
@@ -66,7 +66,7 @@ pub(crate) struct Vm {
     /// Where things go in its RAM.
     placement: Placement,
     /// Its own device tree, as it is at each start.
-    tree: Vec<u8>,
+    tree: Blob,
     /// Its RAM.
     ram: Range,
     /// `VTTBR_EL2`.

@@ -1,11 +1,12 @@
 //! The device tree that a guest is given: a subset of QEMU's `virt`, at the same addresses.
 
 use alloc::{vec, vec::Vec};
+use core::ops::Deref;
 
 use hyp_abi::layout;
 
 use super::vms::{Device, Spi as PassedSpi};
-use super::write::{Writer, name};
+use super::write::{Writer, name, part};
 use crate::types::Range;
 
 /// The command line has a NUL, which would end it.
@@ -54,6 +55,23 @@ const ROOM: usize = 1536;
 const ROOM_PER_VCPU: usize = 128;
 const ROOM_PER_DEVICE: usize = 1024;
 
+/// A tree as a blob, at a multiple of 4.
+#[derive(Clone, Debug)]
+pub struct Blob {
+    words: Vec<u32>,
+    /// In bytes.
+    size: usize,
+}
+
+impl Deref for Blob {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        let bytes: &[u8] = bytemuck::must_cast_slice(&self.words);
+        bytes.get(..self.size).unwrap_or_default()
+    }
+}
+
 impl GuestTree<'_> {
     /// What the tree of a VM with so many vCPUs and devices takes without its command line.
     #[must_use]
@@ -65,41 +83,55 @@ impl GuestTree<'_> {
     ///
     /// # Errors
     /// [`NulInBootargs`].
-    pub fn write(&self) -> Result<Vec<u8>, NulInBootargs> {
+    pub fn write(&self) -> Result<Blob, NulInBootargs> {
         if self.bootargs.as_bytes().contains(&0) {
             return Err(NulInBootargs);
         }
-        let mut fdt = Writer::new(Self::room(self.vcpus, self.devices.len()) + self.bootargs.len());
-        fdt.begin("");
-        fdt.text(name!("compatible"), "linux,dummy-virt");
-        fdt.text(name!("model"), "linux,dummy-virt");
-        fdt.cells(name!("#address-cells"), &[2]);
-        fdt.cells(name!("#size-cells"), &[2]);
-        fdt.cells(name!("interrupt-parent"), &[GIC]);
+        let mut room = Self::room(self.vcpus, self.devices.len()) + self.bootargs.len();
+        loop {
+            let mut words = vec![0; room.div_ceil(4)];
+            let size = self.write_into(Writer::tree(&mut words));
+            if size <= room {
+                return Ok(Blob { words, size });
+            }
+            room = size;
+        }
+    }
+
+    /// The same, as far as there is room. Gives its size.
+    fn write_into(&self, mut fdt: Writer<'_>) -> usize {
+        fdt.part(part!(head));
         self.chosen(&mut fdt);
         fdt.begin_at("memory", self.ram.start());
-        fdt.text(name!("device_type"), "memory");
+        fdt.part(part!(memory));
         fdt.quads(name!("reg"), &[self.ram.start(), self.ram.size()]);
         fdt.end();
-        self.cpus(&mut fdt);
-        fdt.begin("psci");
-        fdt.text(name!("compatible"), "arm,psci-1.0\0arm,psci-0.2");
-        fdt.text(name!("method"), "hvc");
+        fdt.part(part!(cpus));
+        for index in 0..self.vcpus {
+            let affinity = layout::affinity_of(index);
+            fdt.begin_at("cpu", affinity);
+            fdt.part(part!(cpu));
+            fdt.quads(name!("reg"), &[affinity]);
+            fdt.end();
+        }
         fdt.end();
-        self.gic(&mut fdt);
-        timer(&mut fdt);
-        clock(&mut fdt);
-        uart(&mut fdt);
+        fdt.part(part!(gic));
+        let redistributors = layout::GICR_STRIDE * self.vcpus as u64;
+        fdt.quads(
+            name!("reg"),
+            &[layout::GICD_BASE, layout::GICD_SIZE, layout::GICR_BASE, redistributors],
+        );
+        fdt.end();
+        fdt.part(part!(rest));
         for device in self.devices {
             passed(&mut fdt, device);
         }
         fdt.end();
-        Ok(fdt.finish())
+        fdt.finish()
     }
 
-    fn chosen(&self, fdt: &mut Writer) {
-        fdt.begin("chosen");
-        fdt.path(name!("stdout-path"), "pl011", layout::UART_BASE);
+    fn chosen(&self, fdt: &mut Writer<'_>) {
+        fdt.part(part!(chosen));
         if !self.bootargs.is_empty() {
             fdt.text(name!("bootargs"), self.bootargs);
         }
@@ -115,50 +147,75 @@ impl GuestTree<'_> {
         }
         fdt.end();
     }
+}
 
-    fn cpus(&self, fdt: &mut Writer) {
-        fdt.begin("cpus");
-        fdt.cells(name!("#address-cells"), &[2]);
-        fdt.cells(name!("#size-cells"), &[0]);
-        for index in 0..self.vcpus {
-            let affinity = layout::affinity_of(index);
-            fdt.begin_at("cpu", affinity);
-            fdt.text(name!("device_type"), "cpu");
-            fdt.text(name!("compatible"), "arm,armv8");
-            fdt.text(name!("enable-method"), "psci");
-            fdt.quads(name!("reg"), &[affinity]);
-            fdt.end();
-        }
-        fdt.end();
-    }
+// What is the same in every tree: written while compiling.
 
-    fn gic(&self, fdt: &mut Writer) {
-        fdt.begin_at("intc", layout::GICD_BASE);
-        fdt.text(name!("compatible"), "arm,gic-v3");
-        fdt.cells(name!("#interrupt-cells"), &[3]);
-        fdt.cells(name!("#address-cells"), &[0]);
-        fdt.bytes(name!("interrupt-controller"), &[]);
-        let redistributors = layout::GICR_STRIDE * self.vcpus as u64;
-        fdt.quads(
-            name!("reg"),
-            &[layout::GICD_BASE, layout::GICD_SIZE, layout::GICR_BASE, redistributors],
-        );
-        fdt.cells(name!("phandle"), &[GIC]);
-        fdt.end();
-    }
+/// The root's properties.
+const fn head(fdt: &mut Writer<'_>) {
+    fdt.begin("");
+    fdt.text(name!("compatible"), "linux,dummy-virt");
+    fdt.text(name!("model"), "linux,dummy-virt");
+    fdt.cells(name!("#address-cells"), &[2]);
+    fdt.cells(name!("#size-cells"), &[2]);
+    fdt.cells(name!("interrupt-parent"), &[GIC]);
+}
+
+const fn chosen(fdt: &mut Writer<'_>) {
+    fdt.begin("chosen");
+    fdt.path(name!("stdout-path"), "pl011", layout::UART_BASE);
+}
+
+const fn memory(fdt: &mut Writer<'_>) {
+    fdt.text(name!("device_type"), "memory");
+}
+
+const fn cpus(fdt: &mut Writer<'_>) {
+    fdt.begin("cpus");
+    fdt.cells(name!("#address-cells"), &[2]);
+    fdt.cells(name!("#size-cells"), &[0]);
+}
+
+const fn cpu(fdt: &mut Writer<'_>) {
+    fdt.text(name!("device_type"), "cpu");
+    fdt.text(name!("compatible"), "arm,armv8");
+    fdt.text(name!("enable-method"), "psci");
+}
+
+const fn gic(fdt: &mut Writer<'_>) {
+    fdt.begin_at("intc", layout::GICD_BASE);
+    fdt.text(name!("compatible"), "arm,gic-v3");
+    fdt.cells(name!("#interrupt-cells"), &[3]);
+    fdt.cells(name!("#address-cells"), &[0]);
+    fdt.flag(name!("interrupt-controller"));
+    fdt.cells(name!("phandle"), &[GIC]);
+}
+
+const fn rest(fdt: &mut Writer<'_>) {
+    psci(fdt);
+    timer(fdt);
+    clock(fdt);
+    uart(fdt);
+}
+
+const fn psci(fdt: &mut Writer<'_>) {
+    fdt.begin("psci");
+    fdt.text(name!("compatible"), "arm,psci-1.0\0arm,psci-0.2");
+    fdt.text(name!("method"), "hvc");
+    fdt.end();
 }
 
 /// Secure physical, physical, virtual and EL2 timer, as on `virt`. Umbra's vCPUs have the virtual one.
-fn timer(fdt: &mut Writer) {
+const fn timer(fdt: &mut Writer<'_>) {
     fdt.begin("timer");
     fdt.text(name!("compatible"), "arm,armv8-timer");
     let interrupts = [PPI, 13, LEVEL_HIGH, PPI, 14, LEVEL_HIGH, PPI, 11, LEVEL_HIGH, PPI, 10, LEVEL_HIGH];
     fdt.cells(name!("interrupts"), &interrupts);
-    fdt.bytes(name!("always-on"), &[]);
+    fdt.flag(name!("always-on"));
     fdt.end();
 }
 
-fn clock(fdt: &mut Writer) {
+const fn clock(fdt: &mut Writer<'_>) {
     fdt.begin("apb-pclk");
     fdt.text(name!("compatible"), "fixed-clock");
     fdt.cells(name!("#clock-cells"), &[0]);
@@ -168,7 +225,7 @@ fn clock(fdt: &mut Writer) {
     fdt.end();
 }
 
-fn uart(fdt: &mut Writer) {
+const fn uart(fdt: &mut Writer<'_>) {
     fdt.begin_at("pl011", layout::UART_BASE);
     fdt.text(name!("compatible"), "arm,pl011\0arm,primecell");
     fdt.quads(name!("reg"), &[layout::UART_BASE, layout::UART_SIZE]);
@@ -179,7 +236,7 @@ fn uart(fdt: &mut Writer) {
 }
 
 /// A device of the board, whose clocks, whatever they are, run and are shown as the fixed one.
-fn passed(fdt: &mut Writer, device: &Device) {
+fn passed(fdt: &mut Writer<'_>, device: &Device) {
     fdt.begin(&device.name);
     fdt.bytes(name!("compatible"), &device.compatible);
     let registers = device.registers.iter().flat_map(|range| [range.start(), range.size()]);
@@ -197,4 +254,36 @@ fn passed(fdt: &mut Writer, device: &Device) {
         fdt.bytes(name!("clock-names"), &device.clock_names);
     }
     fdt.end();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tree_for_which_there_is_no_room_is_counted_and_then_whole() {
+        let tree = GuestTree {
+            ram: Range::EMPTY,
+            vcpus: 2,
+            bootargs: "quiet",
+            initrd: None,
+            seed: Some(1),
+            devices: &[Device {
+                name: "x".repeat(4000),
+                compatible: b"x\0".to_vec(),
+                registers: vec![Range::EMPTY],
+                interrupts: vec![PassedSpi { intid: 32, edge: false }],
+                clock_names: b"x\0".to_vec(),
+                clocks: 1,
+            }],
+        };
+        let blob = tree.write().expect("a command line without a NUL");
+        assert!(blob.len() > GuestTree::room(2, 1) + tree.bootargs.len(), "written twice");
+        for room in [0, 100, blob.len() / 4, blob.len() / 4 + 1] {
+            let mut words = vec![0; room];
+            assert_eq!(tree.write_into(Writer::tree(&mut words)), blob.len());
+            let bytes: &[u8] = bytemuck::must_cast_slice(&words);
+            assert_eq!(bytes.get(..blob.len()) == Some(&blob), 4 * room >= blob.len(), "{room}");
+        }
+    }
 }

@@ -1,6 +1,4 @@
-//! A device tree that is written: the flattened format, version 17.
-
-use alloc::{vec, vec::Vec};
+//! A device tree that is written: the flattened format, version 17. What is the same in every tree is written by the compiler.
 
 /// The names of all properties, each with its NUL: the strings block of every tree that is written.
 const NAMES: &[u8] = b"#address-cells\0#clock-cells\0#interrupt-cells\0#size-cells\0always-on\0bootargs\0clock-frequency\0\
@@ -39,182 +37,225 @@ macro_rules! name {
 }
 pub(super) use name;
 
-const HEADER: usize = 40;
-/// The block of memory reservations: the entry of zeroes that ends it.
-const RESERVATIONS: usize = 16;
+/// What a constant function writes, as words: the compiler runs it.
+macro_rules! part {
+    ($write:path) => {{
+        const WORDS: usize = {
+            let mut writer = $crate::fdt::write::Writer::new(&mut []);
+            $write(&mut writer);
+            writer.at() / 4
+        };
+        const PART: [u32; WORDS] = {
+            let mut words = [0; WORDS];
+            $write(&mut $crate::fdt::write::Writer::new(&mut words));
+            words
+        };
+        &PART
+    }};
+}
+pub(super) use part;
 
-/// A tree that is being written.
-pub(super) struct Writer {
+/// The header, and the block of memory reservations: the entry of zeroes that ends it.
+const HEADER: usize = 40;
+const RESERVATIONS: usize = 16;
+const STRUCTURE: usize = HEADER + RESERVATIONS;
+
+/// A tree, or a part of it, that is being written. What there is no room for is only counted.
+pub(super) struct Writer<'w> {
     /// Big-endian, and zeroes from `at` on.
-    words: Vec<u32>,
+    words: &'w mut [u32],
     /// In bytes.
     at: usize,
 }
 
-impl Writer {
-    /// Nothing yet, with room for `size` bytes.
-    pub(super) fn new(size: usize) -> Self {
-        Self {
-            words: vec![0; size.div_ceil(4)],
-            at: HEADER + RESERVATIONS,
-        }
+impl<'w> Writer<'w> {
+    /// For a part of a tree.
+    pub(super) const fn new(words: &'w mut [u32]) -> Self {
+        Self { words, at: 0 }
     }
 
-    #[cold]
-    #[inline(never)]
-    fn grow(&mut self) {
-        self.words.resize(self.at.next_multiple_of(1024) / 4, 0);
+    /// For a tree.
+    pub(super) const fn tree(words: &'w mut [u32]) -> Self {
+        Self { words, at: STRUCTURE }
     }
 
-    /// The next `count` bytes, zeroes as yet.
-    fn next(&mut self, count: usize) -> &mut [u8] {
-        let start = self.at;
-        self.at += count;
-        if self.at > 4 * self.words.len() {
-            self.grow();
-        }
-        let bytes: &mut [u8] = bytemuck::must_cast_slice_mut(&mut self.words);
-        bytes.get_mut(start..self.at).unwrap_or_default()
+    /// How many bytes it took.
+    pub(super) const fn at(&self) -> usize {
+        self.at
     }
 
     /// The next word; `at` is a multiple of 4.
-    #[inline]
-    fn word(&mut self, word: u32) {
-        let start = self.at / 4;
+    const fn word(&mut self, word: u32) {
+        if self.at / 4 < self.words.len() {
+            self.words[self.at / 4] = word.to_be();
+        }
         self.at += 4;
-        if start >= self.words.len() {
-            self.grow();
+    }
+
+    const fn byte(&mut self, byte: u8) {
+        if self.at / 4 < self.words.len() {
+            self.words[self.at / 4] |= ((byte as u32) << (24 - self.at % 4 * 8)).to_be();
         }
-        if let Some(place) = self.words.get_mut(start) {
-            *place = word.to_be();
+        self.at += 1;
+    }
+
+    /// `text`, without a NUL.
+    const fn string(&mut self, text: &str) {
+        let mut bytes = text.as_bytes();
+        while self.at.is_multiple_of(4)
+            && let [a, b, c, d, rest @ ..] = bytes
+        {
+            self.word(u32::from_be_bytes([*a, *b, *c, *d]));
+            bytes = rest;
+        }
+        while let [byte, rest @ ..] = bytes {
+            self.byte(*byte);
+            bytes = rest;
         }
     }
 
-    /// `text` and a NUL.
-    fn string(&mut self, text: &str) {
-        let bytes = self.next(text.len() + 1);
-        bytes.iter_mut().zip(text.as_bytes()).for_each(|(to, from)| *to = *from);
-    }
-
-    /// `name@address` and a NUL.
-    fn string_at(&mut self, name: &str, address: u64) {
+    /// `name@address`, without a NUL.
+    const fn string_at(&mut self, name: &str, address: u64) {
         self.string(name);
-        let digits = (67 - (address | 1).leading_zeros()) / 4;
-        self.at -= 1;
-        let bytes = self.next(digits as usize + 2);
-        if let Some((at, number)) = bytes.split_first_mut() {
-            *at = b'@';
-            for (digit, to) in (0..digits).rev().zip(number) {
-                let value = (address >> (4 * digit) & 0xF) as u8;
-                *to = if value < 10 { b'0' + value } else { b'a' - 10 + value };
-            }
+        self.byte(b'@');
+        let mut digits = digits(address);
+        while digits > 0 {
+            digits -= 1;
+            let value = (address >> (4 * digits) & 0xF) as u8;
+            self.byte(if value < 10 { b'0' + value } else { b'a' - 10 + value });
         }
     }
 
-    fn align(&mut self) {
-        self.at = self.at.next_multiple_of(4);
+    /// A NUL, and up to the next word.
+    const fn terminate(&mut self) {
+        self.at = (self.at + 1).next_multiple_of(4);
     }
 
     /// Begins a node.
-    pub(super) fn begin(&mut self, name: &str) {
+    pub(super) const fn begin(&mut self, name: &str) {
         self.word(1);
         self.string(name);
-        self.align();
+        self.terminate();
     }
 
     /// Begins the node `name` of the unit address `address`.
-    pub(super) fn begin_at(&mut self, name: &str, address: u64) {
+    pub(super) const fn begin_at(&mut self, name: &str, address: u64) {
         self.word(1);
         self.string_at(name, address);
-        self.align();
+        self.terminate();
     }
 
     /// Ends the node that was begun last.
-    pub(super) fn end(&mut self) {
+    pub(super) const fn end(&mut self) {
         self.word(2);
     }
 
     /// Begins a property whose value has `length` bytes.
-    fn open(&mut self, name: Name, length: usize) {
-        let start = self.at / 4;
-        self.at += 12;
-        if self.at > 4 * self.words.len() {
-            self.grow();
-        }
-        if let Some([token, size, at]) = self.words.get_mut(start..).and_then(<[u32]>::first_chunk_mut) {
-            (*token, *size, *at) = (3u32.to_be(), (length as u32).to_be(), name.0.to_be());
-        }
+    const fn open(&mut self, name: Name, length: usize) {
+        self.word(3);
+        self.word(length as u32);
+        self.word(name.0);
+    }
+
+    /// A property without a value.
+    pub(super) const fn flag(&mut self, name: Name) {
+        self.open(name, 0);
     }
 
     /// A property of bytes.
     pub(super) fn bytes(&mut self, name: Name, value: &[u8]) {
         self.open(name, value.len());
-        self.next(value.len()).copy_from_slice(value);
-        self.align();
+        let bytes: &mut [u8] = bytemuck::must_cast_slice_mut(self.words);
+        if let Some(room) = bytes.get_mut(self.at..self.at + value.len()) {
+            room.copy_from_slice(value);
+        }
+        self.at = (self.at + value.len()).next_multiple_of(4);
     }
 
     /// A property of strings: `text` with a NUL at its end, and one after each string before.
-    pub(super) fn text(&mut self, name: Name, text: &str) {
+    pub(super) const fn text(&mut self, name: Name, text: &str) {
         self.open(name, text.len() + 1);
         self.string(text);
-        self.align();
+        self.terminate();
     }
 
     /// A property that is the path of a node below the root: `/node@address`.
-    pub(super) fn path(&mut self, name: Name, node: &str, address: u64) {
-        let length = self.at / 4 + 1;
-        self.open(name, 0);
-        let start = self.at;
-        self.next(1).fill(b'/');
+    pub(super) const fn path(&mut self, name: Name, node: &str, address: u64) {
+        let text = "/@".len() + node.len() + digits(address) as usize;
+        self.open(name, text + 1);
+        self.byte(b'/');
         self.string_at(node, address);
-        if let Some(place) = self.words.get_mut(length) {
-            *place = ((self.at - start) as u32).to_be();
-        }
-        self.align();
+        self.terminate();
     }
 
     /// A property of cells.
-    pub(super) fn cells(&mut self, name: Name, cells: &[u32]) {
+    pub(super) const fn cells(&mut self, name: Name, mut cells: &[u32]) {
         self.open(name, 4 * cells.len());
-        for cell in cells {
+        while let [cell, rest @ ..] = cells {
             self.word(*cell);
+            cells = rest;
         }
     }
 
     /// A property of numbers of two cells each.
-    pub(super) fn quads(&mut self, name: Name, quads: &[u64]) {
+    pub(super) const fn quads(&mut self, name: Name, mut quads: &[u64]) {
         self.open(name, 8 * quads.len());
-        for quad in quads {
-            self.word((quad >> 32) as u32);
+        while let [quad, rest @ ..] = quads {
+            self.word((*quad >> 32) as u32);
             self.word(*quad as u32);
+            quads = rest;
         }
     }
 
-    /// The tree as a blob. Every node must have been ended.
-    pub(super) fn finish(mut self) -> Vec<u8> {
+    /// What [`part`] made.
+    pub(super) fn part(&mut self, part: &[u32]) {
+        let start = self.at / 4;
+        if let Some(room) = self.words.get_mut(start..start + part.len()) {
+            room.copy_from_slice(part);
+        }
+        self.at += 4 * part.len();
+    }
+
+    /// Ends the tree, every node of which must have been ended. Gives its size in bytes.
+    pub(super) fn finish(mut self) -> usize {
         self.word(9);
         let strings = self.at;
-        self.next(NAMES.len()).copy_from_slice(NAMES);
-        let structure = HEADER + RESERVATIONS;
-        let (size, version, compatible, boot_cpu) = (self.at, 17, 16, 0);
+        self.part(&NAME_WORDS);
+        let (size, version, compatible, boot_cpu) = (strings + NAMES.len(), 17, 16, 0);
         self.at = 0;
         let header = [
             0xd00d_feed,
             size,
-            structure,
+            STRUCTURE,
             strings,
             HEADER,
             version,
             compatible,
             boot_cpu,
             NAMES.len(),
-            strings - structure,
+            strings - STRUCTURE,
         ];
         header.into_iter().for_each(|word| self.word(word as u32));
-        let bytes: &[u8] = bytemuck::must_cast_slice(&self.words);
-        bytes.get(..size).unwrap_or_default().to_vec()
+        size
     }
 }
+
+/// How many hexadecimal digits a unit address has.
+const fn digits(address: u64) -> u32 {
+    (67 - (address | 1).leading_zeros()) / 4
+}
+
+/// [`NAMES`] in words.
+const NAME_WORDS: [u32; NAMES.len().div_ceil(4)] = {
+    let mut words = [0; NAMES.len().div_ceil(4)];
+    let mut writer = Writer::new(&mut words);
+    let mut names = NAMES;
+    while let [byte, rest @ ..] = names {
+        writer.byte(*byte);
+        names = rest;
+    }
+    words
+};
 
 #[cfg(test)]
 mod tests {
@@ -232,11 +273,11 @@ mod tests {
     #[test]
     fn unit_addresses_are_hexadecimal_without_leading_zeroes() {
         for address in [0, 1, 0xf, 0x10, 0x0901_0000, u64::MAX] {
-            let mut tree = Writer::new(0);
-            tree.begin_at("x", address);
+            let mut words = [0; 8];
+            Writer::new(&mut words).begin_at("x", address);
             let text = format!("x@{address:x}\0");
-            let bytes: &[u8] = bytemuck::must_cast_slice(&tree.words);
-            assert!(bytes[60..].starts_with(text.as_bytes()), "{text}");
+            let bytes: &[u8] = bytemuck::must_cast_slice(&words);
+            assert!(bytes[4..].starts_with(text.as_bytes()), "{text}");
         }
     }
 }
