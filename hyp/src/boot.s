@@ -109,15 +109,15 @@ primary_entry:
 7:  wfi
     b       7b
 
-// Invalidates [x0, x1) to the point of coherency, by lines of x2 bytes, eight at a time as far as that goes.
+// Invalidates [x0, x1) to the point of coherency, by lines of x2 bytes, sixteen at a time as far as that goes.
 invalidate:
     sub     x3, x2, #1
     bic     x0, x0, x3
-    lsl     x3, x2, #3
+    lsl     x3, x2, #4
 1:  sub     x4, x1, x0
     cmp     x4, x3
     b.lo    2f
-    .rept   8
+    .rept   16
     dc      ivac, x0
     add     x0, x0, x2
     .endr

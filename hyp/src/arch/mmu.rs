@@ -70,6 +70,7 @@ impl Map {
     }
 
     /// Maps `range` to itself, rounded out to pages.
+    #[inline(never)]
     pub(crate) fn identity(&self, range: Range, access: Access) -> Result<(), Range> {
         self.0.identity(&mut FromHeap, range, access).map_err(|MapFailed| range)
     }

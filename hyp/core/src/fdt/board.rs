@@ -309,7 +309,8 @@ fn add_reserved(tree: &Tree<'_>, reserved: &mut RangeSet<MAX_RESERVED>) -> Resul
         })
     };
     tree.reservations().try_for_each(&mut add)?;
-    let nodes = tree.at("/reserved-memory").into_iter().flat_map(|parent| parent.children());
+    let parent = tree.root().child("reserved-memory");
+    let nodes = parent.into_iter().flat_map(|parent| parent.children());
     for node in nodes.filter(Node::available) {
         for range in node.reg() {
             // Without `ranges` the addresses are meant as they stand: reserving too much does no harm.
@@ -330,7 +331,7 @@ pub fn cpus(tree: &Tree<'_>) -> Result<ArrayVec<Cpu, MAX_CPUS>, BoardError> {
 }
 
 fn add_cpus(tree: &Tree<'_>, cpus: &mut ArrayVec<Cpu, MAX_CPUS>) -> Result<(), BoardError> {
-    let Some(parent) = tree.at("/cpus") else { return Ok(()) };
+    let Some(parent) = tree.root().child("cpus") else { return Ok(()) };
     let (cells, _) = parent.cell_counts();
     for node in parent.children().filter(|node| is_cpu(node) && node.available()) {
         let reg = Cells(node.property("reg").unwrap_or_default()).take(cells);

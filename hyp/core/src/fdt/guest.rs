@@ -1,6 +1,6 @@
 //! The device tree that a guest is given: a subset of QEMU's `virt`, at the same addresses.
 
-use alloc::{vec, vec::Vec};
+use alloc::{boxed::Box, vec, vec::Vec};
 use core::ops::Deref;
 
 use hyp_abi::layout;
@@ -51,14 +51,14 @@ fn splitmix(state: &mut u64) -> u64 {
 }
 
 /// What a tree takes without its command line, and what each vCPU and each device adds, with room to spare.
-const ROOM: usize = 1536;
-const ROOM_PER_VCPU: usize = 128;
+const ROOM: usize = 1440;
+const ROOM_PER_VCPU: usize = 96;
 const ROOM_PER_DEVICE: usize = 1024;
 
 /// A tree as a blob, at a multiple of 4.
 #[derive(Clone, Debug)]
 pub struct Blob {
-    words: Vec<u32>,
+    words: Box<[u32]>,
     /// In bytes.
     size: usize,
 }
@@ -89,7 +89,7 @@ impl GuestTree<'_> {
         }
         let mut room = Self::room(self.vcpus, self.devices.len()) + self.bootargs.len();
         loop {
-            let mut words = vec![0; room.div_ceil(4)];
+            let mut words = vec![0; room.div_ceil(4)].into_boxed_slice();
             let size = self.write_into(Writer::tree(&mut words));
             if size <= room {
                 return Ok(Blob { words, size });
@@ -259,6 +259,23 @@ fn passed(fdt: &mut Writer<'_>, device: &Device) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn trees_without_devices_have_room() {
+        for vcpus in 1..=layout::MAX_VCPUS {
+            let tree = GuestTree {
+                ram: Range::new(1 << (layout::IPA_BITS - 1), 1 << 21).expect("a range"),
+                vcpus,
+                bootargs: "quiet",
+                initrd: Some(Range::EMPTY),
+                seed: Some(1),
+                devices: &[],
+            };
+            let size = tree.write_into(Writer::tree(&mut []));
+            let room = GuestTree::room(vcpus, 0) + tree.bootargs.len();
+            assert!(size <= room && size + 64 > room, "{vcpus} vCPUs: {size} in {room}");
+        }
+    }
 
     #[test]
     fn a_tree_for_which_there_is_no_room_is_counted_and_then_whole() {

@@ -529,6 +529,7 @@ pub(crate) struct Cells<'a>(pub(crate) &'a [u8]);
 impl Cells<'_> {
     /// The next `count` cells as one number; `None` when it has more than 64 bits or the value is too short. It always
     /// advances: past the number, or to the end.
+    #[inline(never)]
     pub(crate) fn take(&mut self, count: u32) -> Option<u64> {
         let (mut value, mut fits) = (0u64, true);
         for _ in 0..count {

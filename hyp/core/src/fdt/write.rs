@@ -208,6 +208,7 @@ impl<'w> Writer<'w> {
     }
 
     /// What [`part`] made.
+    #[inline(never)]
     pub(super) fn part(&mut self, part: &[u32]) {
         let start = self.at / 4;
         if let Some(room) = self.words.get_mut(start..start + part.len()) {
