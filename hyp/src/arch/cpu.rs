@@ -149,30 +149,20 @@ pub(crate) fn mmfr0() -> u64 {
 }
 
 macro_rules! id_registers {
-    ($(($crm:literal, $op2:literal)),* $(,)?) => {
-        /// The hardware's value of an ID register (op0 3, op1 0, CRn 0, `crm`, `op2`); 0 for encodings outside the space.
+    ($($crm:literal)+) => {
+        /// The hardware's value of an ID register (op0 3, op1 0, CRn 0, `crm`, `op2`), allocated or reserved (RAZ); 0 for encodings
+        /// outside the space.
+        #[inline(never)]
         pub(crate) fn id_register(crm: u64, op2: u64) -> u64 {
-            let value: u64;
-            match (crm, op2) {
-                $(($crm, $op2) => {
-                    // SAFETY: Reading an ID register, allocated or reserved (RAZ), has no side effect.
-                    unsafe {
-                        core::arch::asm!(concat!("mrs {}, S3_0_C0_C", $crm, "_", $op2), out(reg) value, options(nomem, nostack, preserves_flags));
-                    }
-                })*
-                _ => value = 0,
+            match crm {
+                1..=7 => mrs_indexed!((8 * crm + op2) as usize, $(
+                    "S3_0_C0_C" $crm "_0", "S3_0_C0_C" $crm "_1", "S3_0_C0_C" $crm "_2", "S3_0_C0_C" $crm "_3",
+                    "S3_0_C0_C" $crm "_4", "S3_0_C0_C" $crm "_5", "S3_0_C0_C" $crm "_6", "S3_0_C0_C" $crm "_7"
+                ),+),
+                _ => 0,
             }
-            value
         }
     };
 }
 
-id_registers! {
-    (1, 0), (1, 1), (1, 2), (1, 3), (1, 4), (1, 5), (1, 6), (1, 7),
-    (2, 0), (2, 1), (2, 2), (2, 3), (2, 4), (2, 5), (2, 6), (2, 7),
-    (3, 0), (3, 1), (3, 2), (3, 3), (3, 4), (3, 5), (3, 6), (3, 7),
-    (4, 0), (4, 1), (4, 2), (4, 3), (4, 4), (4, 5), (4, 6), (4, 7),
-    (5, 0), (5, 1), (5, 2), (5, 3), (5, 4), (5, 5), (5, 6), (5, 7),
-    (6, 0), (6, 1), (6, 2), (6, 3), (6, 4), (6, 5), (6, 6), (6, 7),
-    (7, 0), (7, 1), (7, 2), (7, 3), (7, 4), (7, 5), (7, 6), (7, 7),
-}
+id_registers!(0 1 2 3 4 5 6 7);

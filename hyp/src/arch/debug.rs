@@ -6,10 +6,14 @@
 //! `OSECCR_EL1` trap for ever and read as [`hyp_core::idreg`] says; elsewhere `OSECCR_EL1` cannot be written, because a guest's OS
 //! lock is never locked, and the claim tags, which some emulated machines do not have, are the pCPU's.
 
+use core::arch::asm;
+
 use hyp_core::policy::MDCR_TDA;
 
 /// The most breakpoints, and the most watchpoints, that a PE has.
 const MOST: usize = 16;
+/// Bytes of the three instructions that move one pair.
+const PAIR: usize = 12;
 
 /// The debug registers of one vCPU but `MDSCR_EL1`.
 pub(crate) struct Debug {
@@ -29,34 +33,46 @@ fn counts() -> (usize, usize) {
     ((dfr0 >> 12 & 0xF) as usize + 1, (dfr0 >> 20 & 0xF) as usize + 1)
 }
 
-/// A pair of registers, by the number in their names. It is there: `ID_AA64DFR0_EL1` says so.
+/// The first `count` pairs of registers, by the number in their names: a branch into a row of accesses that ends with number 0.
+/// `ID_AA64DFR0_EL1` says that they are there.
 macro_rules! pairs {
     ($read:ident, $write:ident, $value:literal, $control:literal: $($n:literal)*) => {
+        #[inline(never)]
         fn $read(count: usize, pairs: &mut [[u64; 2]; MOST]) {
-            for (n, pair) in pairs.iter_mut().enumerate().take(count) {
-                match n {
-                    $($n => *pair = [mrs!($value $n "_el1"), mrs!($control $n "_el1")],)*
-                    _ => {}
-                }
+            // SAFETY: Reading debug registers has no side effect, and they go to their places in `pairs`.
+            unsafe {
+                asm!(
+                    "adr {to}, 2f", "add {to}, {to}, {others}", "br {to}", "2:",
+                    $(
+                        concat!("mrs {value}, ", $value, $n, "_el1"), concat!("mrs {control}, ", $control, $n, "_el1"),
+                        concat!("stp {value}, {control}, [{pairs}, #16 * ", $n, "]"),
+                    )*
+                    others = in(reg) (MOST - count.min(MOST)) * PAIR, pairs = in(reg) pairs, to = out(reg) _, value = out(reg) _, control = out(reg) _,
+                    options(nostack, preserves_flags)
+                );
             }
         }
 
+        #[inline(never)]
         fn $write(count: usize, pairs: &[[u64; 2]; MOST]) {
-            for (n, [value, control]) in pairs.iter().enumerate().take(count) {
-                match n {
-                    $($n => {
-                        msr!($value $n "_el1", *value);
-                        msr!($control $n "_el1", *control);
-                    })*
-                    _ => {}
-                }
+            // SAFETY: They are the guest's own, whose places in `pairs` are read; EL2 takes no debug exception.
+            unsafe {
+                asm!(
+                    "adr {to}, 2f", "add {to}, {to}, {others}", "br {to}", "2:",
+                    $(
+                        concat!("ldp {value}, {control}, [{pairs}, #16 * ", $n, "]"),
+                        concat!("msr ", $value, $n, "_el1, {value}"), concat!("msr ", $control, $n, "_el1, {control}"),
+                    )*
+                    others = in(reg) (MOST - count.min(MOST)) * PAIR, pairs = in(reg) pairs, to = out(reg) _, value = out(reg) _, control = out(reg) _,
+                    options(nostack, preserves_flags)
+                );
             }
         }
     };
 }
 
-pairs!(read_breakpoints, write_breakpoints, "dbgbvr", "dbgbcr": 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
-pairs!(read_watchpoints, write_watchpoints, "dbgwvr", "dbgwcr": 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+pairs!(read_breakpoints, write_breakpoints, "dbgbvr", "dbgbcr": 15 14 13 12 11 10 9 8 7 6 5 4 3 2 1 0);
+pairs!(read_watchpoints, write_watchpoints, "dbgwvr", "dbgwcr": 15 14 13 12 11 10 9 8 7 6 5 4 3 2 1 0);
 
 impl Debug {
     /// As a vCPU finds them at its first instruction: none is enabled.

@@ -327,30 +327,23 @@ impl Interface {
     }
 }
 
-macro_rules! lr_access {
-    ($($index:literal => $reg:literal),* $(,)?) => {
+macro_rules! list_registers {
+    ($($reg:literal),+ $(,)?) => {
         fn read_lr(index: usize) -> u64 {
-            match index {
-                $($index => mrs!($reg),)*
-                _ => 0,
-            }
+            mrs_indexed!(index, $($reg),+)
         }
 
-        #[inline(always)]
         fn write_lr(index: usize, value: u64) {
-            match index {
-                $($index => msr!($reg, value),)*
-                _ => {}
-            }
+            msr_indexed!(index, value, $($reg),+);
         }
     };
 }
 
-lr_access! {
-    0 => "S3_4_C12_C12_0", 1 => "S3_4_C12_C12_1", 2 => "S3_4_C12_C12_2", 3 => "S3_4_C12_C12_3",
-    4 => "S3_4_C12_C12_4", 5 => "S3_4_C12_C12_5", 6 => "S3_4_C12_C12_6", 7 => "S3_4_C12_C12_7",
-    8 => "S3_4_C12_C13_0", 9 => "S3_4_C12_C13_1", 10 => "S3_4_C12_C13_2", 11 => "S3_4_C12_C13_3",
-    12 => "S3_4_C12_C13_4", 13 => "S3_4_C12_C13_5", 14 => "S3_4_C12_C13_6", 15 => "S3_4_C12_C13_7",
+list_registers! {
+    "S3_4_C12_C12_0", "S3_4_C12_C12_1", "S3_4_C12_C12_2", "S3_4_C12_C12_3",
+    "S3_4_C12_C12_4", "S3_4_C12_C12_5", "S3_4_C12_C12_6", "S3_4_C12_C12_7",
+    "S3_4_C12_C13_0", "S3_4_C12_C13_1", "S3_4_C12_C13_2", "S3_4_C12_C13_3",
+    "S3_4_C12_C13_4", "S3_4_C12_C13_5", "S3_4_C12_C13_6", "S3_4_C12_C13_7"
 }
 
 impl Ich for Interface {

@@ -21,6 +21,44 @@ macro_rules! msr {
     }};
 }
 
+/// Reads the register at place `$index` of the list, by a branch to its MRS. Their number is a power of two, and the index is taken
+/// modulo it.
+macro_rules! mrs_indexed {
+    ($index:expr, $($($reg:literal)+),+) => {{
+        const COUNT: usize = [$(concat!($($reg),+)),+].len();
+        const _: () = assert!(COUNT.is_power_of_two());
+        let value: u64;
+        // SAFETY: As for `mrs!`; the index is less than the number of reads.
+        unsafe {
+            core::arch::asm!(
+                "adr {to}, 2f", "add {to}, {to}, {index}, lsl #3", "br {to}", "2:",
+                $(concat!("mrs {value}, ", $($reg),+), "b 3f",)+
+                "3:",
+                index = in(reg) $index & (COUNT - 1), to = out(reg) _, value = lateout(reg) value, options(nostack, preserves_flags)
+            );
+        }
+        value
+    }};
+}
+
+/// Writes the register at place `$index` of the list, as [`mrs_indexed`] reads it.
+macro_rules! msr_indexed {
+    ($index:expr, $value:expr, $($reg:literal),+) => {{
+        const COUNT: usize = [$($reg),+].len();
+        const _: () = assert!(COUNT.is_power_of_two());
+        let value: u64 = $value;
+        // SAFETY: As for `msr!`; the index is less than the number of writes.
+        unsafe {
+            core::arch::asm!(
+                "adr {to}, 2f", "add {to}, {to}, {index}, lsl #3", "br {to}", "2:",
+                $(concat!("msr ", $reg, ", {value}"), "b 3f",)+
+                "3:",
+                index = in(reg) $index & (COUNT - 1), to = out(reg) _, value = in(reg) value, options(nostack, preserves_flags)
+            );
+        }
+    }};
+}
+
 pub(crate) mod barrier;
 pub(crate) mod context;
 pub(crate) mod cpu;
