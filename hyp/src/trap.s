@@ -124,6 +124,7 @@ guest_serror:
     b       guest_serror
     .balign 128
 
+.section .text.trap, "ax"
 // The ways through Rust: x0 = frame, x1 = ESR_EL2. A call can name x0 to x17 only. What is common is tried first, and puts nothing
 // into a callee-saved register of the guest's; if it is something else, nothing has happened yet.
 sync_abort:
