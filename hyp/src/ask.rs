@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use hyp_abi::{call::Counter, errno::Errno};
 use hyp_core::{
     kick::{self, Withdrawn},
-    vgic::{Ich, attr::Register, cpuif::CpuIf, dist::SpiAsk},
+    vgic::{Ich, MAX_LRS, attr::Register, cpuif::CpuIf, dist::SpiAsk},
 };
 
 use crate::{
@@ -57,22 +57,29 @@ impl Ask {
 
     fn from_words([kind, a, b]: [u64; 3]) -> Result<Self, Errno> {
         let size = kind >> 8;
-        let register = || Register::from_id(a as u32);
         Ok(match kind & 0xFF {
-            GET => Self::Get(register()?),
-            SET => Self::Set(register()?, b),
             READ => Self::Read(a, size),
+            WRITE => Self::Write(a, size, b),
             SPIS => Self::Spis(SpiAsk::from_word(a)),
-            _ => Self::Write(a, size, b),
+            get_or_set => {
+                let register = Register::from_id(a as u32)?;
+                if get_or_set == GET {
+                    Self::Get(register)
+                } else {
+                    Self::Set(register, b)
+                }
+            }
         })
     }
 
     /// Does it, with the vCPU's state in hand. `interface` is the hardware's if the vCPU is `resident`.
     fn perform<H: Ich>(self, vcpu: &Vcpu, vm: &Vm, state: &mut VcpuState, interface: &mut H, resident: bool) -> Result<u64, Errno> {
         match self {
-            Self::Get(register) => register.get(&cpuif(state, interface, resident)),
-            Self::Set(register, value) => {
+            Self::Get(register) | Self::Set(register, _) => {
                 let mut wanted = cpuif(state, interface, resident);
+                let Self::Set(_, value) = self else {
+                    return register.get(&wanted);
+                };
                 register.set(&mut wanted, value)?;
                 if resident {
                     gic::set_vmcr(wanted.vmcr.get());
@@ -148,12 +155,23 @@ fn asked(flag: &AtomicBool) -> bool {
 
 /// Prints the vCPU's list registers, for the monitor. One that is not resident has none.
 fn show<H: Ich>(vcpu: &Vcpu, vm: &Vm, interface: &H) {
+    let mut lrs = [0; MAX_LRS];
+    let mut count = 0;
+    for (index, lr) in lrs.iter_mut().enumerate().take(interface.count()) {
+        *lr = interface.lr(index);
+        count += 1;
+    }
+    print_lrs(vcpu, vm, lrs.get(..count).unwrap_or_default());
+}
+
+#[cold]
+fn print_lrs(vcpu: &Vcpu, vm: &Vm, lrs: &[u64]) {
     console::page(|out| {
         write!(out, "VM {} vCPU {}:", vm.id, vcpu.index)?;
-        for index in 0..interface.count().min(16) {
-            write!(out, " LR{index}={:#x}", interface.lr(index))?;
+        for (index, lr) in lrs.iter().enumerate() {
+            write!(out, " LR{index}={lr:#x}")?;
         }
-        writeln!(out, "{}", if interface.count() == 0 { " not resident" } else { "" })
+        out.write_str(if lrs.is_empty() { " not resident\n" } else { "\n" })
     });
 }
 
