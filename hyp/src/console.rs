@@ -86,13 +86,14 @@ pub(crate) fn name(vm: usize, name: &'static str) {
 }
 
 fn with<R>(action: impl FnOnce(&mut Console) -> R) -> R {
-    if LOCKABLE.load(Ordering::Acquire) {
-        action(&mut CONSOLE.lock())
-    } else {
+    let mut guard = LOCKABLE.load(Ordering::Acquire).then(|| CONSOLE.lock());
+    let console = match &mut guard {
+        Some(guard) => guard,
         // SAFETY: Before `lockable` only the boot CPU runs, and it does not come back here from inside `action`, which
         // does nothing but formatting and device writes.
-        unsafe { action(&mut *CONSOLE.as_mut_ptr()) }
-    }
+        None => unsafe { &mut *CONSOLE.as_mut_ptr() },
+    };
+    action(console)
 }
 
 impl Console {
@@ -183,16 +184,16 @@ pub(crate) fn last_words(print: impl FnOnce(&mut dyn Write) -> fmt::Result) {
 
 /// One byte that a VM wrote to its PL011.
 pub(crate) fn guest_byte(vm: usize, byte: u8) {
-    with(|console| {
-        console.switch(UMBRA + 1 + vm as u8);
-        if !console.mux && console.fresh_line {
-            let name = console.names.get(vm).copied().unwrap_or("");
-            console.text("[");
-            console.text(name);
-            console.text("] ");
-        }
-        console.byte(byte);
-    });
+    // Whoever has a guest has the MMU on.
+    let console = &mut *CONSOLE.lock();
+    console.switch(UMBRA + 1 + vm as u8);
+    if !console.mux && console.fresh_line {
+        let name = console.names.get(vm).copied().unwrap_or("");
+        console.text("[");
+        console.text(name);
+        console.text("] ");
+    }
+    console.byte(byte);
 }
 
 /// Prints a line of Umbra's at level info.
