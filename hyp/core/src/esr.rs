@@ -553,18 +553,19 @@ impl Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::AddressSize { level } => write!(f, "address size fault, level {level}"),
-            Self::Translation { level } => write!(f, "translation fault, level {level}"),
-            Self::AccessFlag { level } => write!(f, "access flag fault, level {level}"),
-            Self::Permission { level } => write!(f, "permission fault, level {level}"),
-            Self::External => f.write_str("synchronous external abort"),
-            Self::ExternalOnWalk { level } => write!(f, "synchronous external abort on a walk, level {level}"),
-            Self::Alignment => f.write_str("alignment fault"),
-            Self::TlbConflict => f.write_str("TLB conflict"),
-            Self::UnsupportedExclusive => f.write_str("unsupported exclusive or atomic access"),
-            Self::Other { code } => write!(f, "fault status {code:#04x}"),
-        }
+        let (what, level) = match *self {
+            Self::AddressSize { level } => ("address size fault", level),
+            Self::Translation { level } => ("translation fault", level),
+            Self::AccessFlag { level } => ("access flag fault", level),
+            Self::Permission { level } => ("permission fault", level),
+            Self::ExternalOnWalk { level } => ("synchronous external abort on a walk", level),
+            Self::External => return f.write_str("synchronous external abort"),
+            Self::Alignment => return f.write_str("alignment fault"),
+            Self::TlbConflict => return f.write_str("TLB conflict"),
+            Self::UnsupportedExclusive => return f.write_str("unsupported exclusive or atomic access"),
+            Self::Other { code } => return write!(f, "fault status {:#04x}", u64::from(code)),
+        };
+        write!(f, "{what}, level {}", i64::from(level))
     }
 }
 
@@ -604,9 +605,9 @@ pub const fn ec_name(ec: u8) -> &'static str {
 impl fmt::Display for Esr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (ec, iss) = (self.ec(), self.iss());
-        write!(f, "EC {ec:#04x} {}", ec_name(ec))?;
+        write!(f, "EC {:#04x} {}", u64::from(ec), ec_name(ec))?;
         match ec {
-            ec::HVC | ec::SMC | ec::SVC | ec::BRK => write!(f, ", immediate {:#x}", iss & 0xffff),
+            ec::HVC | ec::SMC | ec::SVC | ec::BRK => write!(f, ", immediate {:#x}", u64::from(iss & 0xffff)),
             ec::WFX => write!(f, ", {:?}", Wfx::decode(iss)),
             ec::SYSREG => {
                 let access = SysRegAccess::decode(iss);
@@ -615,7 +616,7 @@ impl fmt::Display for Esr {
                     ", {} of {}, x{}",
                     if access.read { "read" } else { "write" },
                     access.register,
-                    access.rt
+                    u64::from(access.rt)
                 )
             }
             ec::INST_ABORT_LOWER | ec::INST_ABORT_SAME => {
@@ -628,7 +629,7 @@ impl fmt::Display for Esr {
                 )
             }
             ec::DATA_ABORT_LOWER | ec::DATA_ABORT_SAME => data_abort(Abort { iss }, f),
-            _ => write!(f, ", ISS {iss:#x}"),
+            _ => write!(f, ", ISS {:#x}", u64::from(iss)),
         }
     }
 }
@@ -643,8 +644,8 @@ fn data_abort(abort: Abort, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     }
     match abort.access() {
         Some(a) => {
-            let (width, sign) = (if a.sixty_four { 'x' } else { 'w' }, if a.sign_extend { ", signed" } else { "" });
-            write!(f, ", {} bytes, {width}{}{sign}", a.size, a.rt)
+            let (width, sign) = (if a.sixty_four { "x" } else { "w" }, if a.sign_extend { ", signed" } else { "" });
+            write!(f, ", {} bytes, {width}{}{sign}", u64::from(a.size), u64::from(a.rt))
         }
         None => f.write_str(", no instruction syndrome (ISV=0)"),
     }
