@@ -188,7 +188,9 @@ pub(crate) fn ask(exit: &mut Exit<'_>, target: &'static Vcpu, reason: Counter, w
     if let Some(state) = exit.neighbours.state_of(target) {
         return what.perform(target, vm, state, &mut vm.absent(), false);
     }
-    if let Some(mut state) = target.state.try_lock() {
+    if let Some(mut state) = target.state.try_lock()
+        && !state.in_place
+    {
         return what.perform(target, vm, &mut state, &mut vm.absent(), false);
     }
     let mut claim = None;

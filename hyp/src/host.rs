@@ -17,8 +17,9 @@ use crate::{
     ask::{self, Ask},
     run::Phase,
     system,
-    trap::{self, Exit, Leave},
+    trap::{Exit, Leave},
     vm::{self, Vm},
+    wait::{self, Waited},
 };
 
 /// What a call gives: `x1`, and `x2` where one has it.
@@ -81,45 +82,50 @@ fn running(vm: &'static Vm) -> Result<&'static Vm, Errno> {
 /// The first wait starts every guest that the host has not started itself.
 fn wait_exit(exit: &mut Exit<'_>) -> Leave {
     vm::start_guests();
-    let waited = if exit.shared {
-        next_exit().map(Some)
+    let waited = if !exit.shared {
+        wait::in_place(exit, |exit| next_exit(&mut exit.frame.x))
+    } else if next_exit(&mut exit.frame.x) {
+        Waited::Done
     } else {
-        trap::wait_in_place(exit, next_exit)
+        Waited::Leaves
     };
     match waited {
-        Some(Some(values)) => {
-            for (x, value) in exit.frame.x.iter_mut().zip(values) {
-                *x = value;
-            }
-            Leave::Stay
-        }
-        Some(None) => {
+        Waited::Done => Leave::Stay,
+        Waited::Woken => {
             exit.frame.x[0] = Errno::Interrupted.to_ret();
             Leave::Stay
         }
-        None => {
+        Waited::Leaves => {
             exit.phase = Phase::HostWaits;
             Leave::Go
         }
     }
 }
 
-/// What the host is to be told next: its `x0` to `x6`.
-pub(crate) fn next_exit() -> Option<[u64; 7]> {
-    vm::all().iter().filter(|vm| vm.id != 0 && vm.exits.any()).find_map(|vm| {
-        let pending = vm.exits.deliver()?;
-        let kind = pending.kind();
-        Some(match pending {
-            Pending::Call {
-                cookie,
-                vcpu,
-                regs: [a, b, c, d],
-                ..
-            } => [0, cookie.get(), call::exit_info(kind, vm.id as u16, vcpu as u16), a, b, c, d],
-            Pending::Ended { crashed } => [0, 0, call::exit_info(ExitKind::Ended, vm.id as u16, 0), u64::from(crashed), 0, 0, 0],
-            Pending::Reset => [0, 0, call::exit_info(ExitKind::Reset, vm.id as u16, 0), 0, 0, 0, 0],
-        })
-    })
+/// Puts what the host is to be told next into its `x0` to `x6`. False: there is nothing.
+pub(crate) fn next_exit(x: &mut [u64]) -> bool {
+    let Some((vm, pending)) = vm::all()
+        .iter()
+        .filter(|vm| vm.id != 0 && vm.exits.any())
+        .find_map(|vm| Some((vm, vm.exits.deliver()?)))
+    else {
+        return false;
+    };
+    let kind = pending.kind();
+    let Some([x0, x1, x2, x3, x4, x5, x6]) = x.first_chunk_mut() else {
+        return false;
+    };
+    [*x0, *x1, *x2, *x3, *x4, *x5, *x6] = match pending {
+        Pending::Call {
+            cookie,
+            vcpu,
+            regs: [a, b, c, d],
+            ..
+        } => [0, cookie.get(), call::exit_info(kind, vm.id as u16, vcpu as u16), a, b, c, d],
+        Pending::Ended { crashed } => [0, 0, call::exit_info(ExitKind::Ended, vm.id as u16, 0), u64::from(crashed), 0, 0, 0],
+        Pending::Reset => [0, 0, call::exit_info(ExitKind::Reset, vm.id as u16, 0), 0, 0, 0, 0],
+    };
+    true
 }
 
 fn complete_exit(exit: &Exit<'_>, cookie: u64, verdict: u64) -> Result1 {

@@ -41,3 +41,4 @@ mod trigger;
 mod vcpu;
 #[allow(unsafe_code, reason = "VM memory, stage-2 tables")]
 mod vm;
+mod wait;

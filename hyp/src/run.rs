@@ -32,7 +32,7 @@ use crate::{
     },
     ask, console, host, input, passed, percpu, system,
     trap::Frame,
-    vcpu::{Vcpu, VcpuState},
+    vcpu::{GIVEN, Vcpu, VcpuState},
     vm::{self, View, Vm},
 };
 
@@ -517,6 +517,10 @@ impl Place {
                 state.publish(vcpu, false);
             }
         }
+        if matches!(self.phase, Phase::Forwarded { .. }) {
+            // It has waited in place until now.
+            self.guard = None;
+        }
         if let Phase::Forwards {
             waiting,
             conduit,
@@ -831,7 +835,8 @@ impl Place {
         let Some(state) = self.guard.as_mut() else {
             return Step::Wait(None);
         };
-        if let Some(values) = host::next_exit() {
+        let mut values = [0; GIVEN];
+        if host::next_exit(&mut values) {
             state.give(&values);
         } else if wakes {
             state.give(&[Errno::Interrupted.to_ret()]);

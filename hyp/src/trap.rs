@@ -11,10 +11,9 @@ use hyp_abi::{
 use hyp_core::{
     crash::GuestCrash,
     esr::{self, Abort, Esr, MemAccess, SysRegAccess, Trap, ec},
-    forward::Waiting,
     idreg::{self, IccRegister, SysRegAction},
     inject::{self, CrashReason, Injected, Interrupted, Target},
-    psci::{self, CpuOn, Forwarded, Outcome},
+    psci::{self, CpuOn, Outcome},
     sched::earlier,
     timer::Register,
     types::Ipa,
@@ -39,6 +38,7 @@ use crate::{
     run::{self, Machine, Neighbours, Phase, Resident},
     short,
     vm::{self, Vm},
+    wait,
 };
 
 global_asm!(
@@ -177,13 +177,13 @@ extern "C" fn guest_irq(frame: &mut Frame, intid: u32) -> Leave {
 }
 
 /// Handles physical interrupt `intid` on the resident vCPU's pCPU.
-fn interrupt(exit: &mut Exit<'_>, intid: u32) -> Leave {
+pub(crate) fn interrupt(exit: &mut Exit<'_>, intid: u32) -> Leave {
     match intid {
         KICK_SGI => {
             gic::drop_and_deactivate(intid);
             #[cfg(feature = "test-triggers")]
             crate::trigger::check();
-            kicked(exit);
+            exit.serve();
             if exit.shared {
                 // It may have been for another vCPU of this pCPU.
                 exit.phase = Phase::Ready;
@@ -210,34 +210,6 @@ fn interrupt(exit: &mut Exit<'_>, intid: u32) -> Leave {
     }
     exit.attend();
     exit.may_stay()
-}
-
-/// The resident vCPU, which is alone on its pCPU, waits in a call of its own until `done` gives something or an interrupt is there for
-/// it: `Some(None)`. It stays in the registers. `None`: it is to leave.
-pub(crate) fn wait_in_place<T>(exit: &mut Exit<'_>, mut done: impl FnMut() -> Option<T>) -> Option<Option<T>> {
-    loop {
-        if let Some(result) = done() {
-            return Some(Some(result));
-        }
-        let (_, vm, state, interface) = exit.parts();
-        state.gic.receive_spis(interface, &vm.dist);
-        if woken(exit) {
-            return Some(None);
-        }
-        barrier::wfi();
-        let intid = gic::acknowledge() & 0xFF_FFFF;
-        if interrupt(exit, intid) == Leave::Go {
-            return None;
-        }
-    }
-}
-
-/// Whether an interrupt would wake the resident vCPU from WFI.
-fn woken(exit: &Exit<'_>) -> bool {
-    let cpuif = &exit.state.cpuif;
-    let (group0, group1) = gic::active_priorities(cpuif.view.apr_count());
-    let running = running_priority(&cpuif.view, &group0, &group1);
-    exit.state.gic.wakes(&exit.interface, &exit.vm.dist, cpuif.vmcr, running) || !exit.vcpu.inbox.is_empty()
 }
 
 /// A device's interrupt, or the maintenance interrupt.
@@ -302,7 +274,7 @@ fn ordinary(frame: &mut Frame, act: impl FnOnce(&mut Exit<'_>) -> Leave) -> Leav
 impl Exit<'_> {
     /// Withdraws what the guest's hardware-backed interrupts no longer assert.
     #[inline]
-    fn attend(&mut self) {
+    pub(crate) fn attend(&mut self) {
         if self.state.gic.needs_attention() {
             self.withdraw();
         }
@@ -326,8 +298,29 @@ impl Exit<'_> {
         }
     }
 
+    /// EL2's timer rang for a deadline, or did not, and rings for what it rang for before.
+    pub(crate) fn end_of_deadline(&mut self) {
+        if self.alarm.is_none() && self.state.timer.is_off() {
+            timer::disarm();
+        } else {
+            self.sample_timer();
+        }
+    }
+
+    /// Somebody asks something of this vCPU, or has an interrupt for it, or its VM is ending or held.
+    pub(crate) fn serve(&mut self) {
+        let (vcpu, vm, state, interface) = self.parts();
+        ask::serve(vcpu, vm, state, interface, true);
+    }
+
+    /// A call gives these values, in `x0` and after.
+    pub(crate) fn give(&mut self, values: &[u64; 4]) {
+        let [x0, x1, x2, x3] = *values;
+        [self.frame.x[0], self.frame.x[1], self.frame.x[2], self.frame.x[3]] = [x0, x1, x2, x3];
+    }
+
     /// The vCPU goes on unless its VM is ending or held.
-    fn may_stay(&self) -> Leave {
+    pub(crate) fn may_stay(&self) -> Leave {
         if self.vm.ending() || self.vm.held() {
             Leave::Go
         } else {
@@ -358,7 +351,7 @@ impl Exit<'_> {
 fn wait_for_interrupt(exit: &mut Exit<'_>) -> Leave {
     exit.vcpu.count(Counter::Waits);
     step_over();
-    if woken(exit) {
+    if wait::woken(exit) {
         return Leave::Stay;
     }
     exit.phase = Phase::Sleeps;
@@ -373,12 +366,6 @@ fn step_over() {
     if after != pstate {
         cpu::set_spsr(after);
     }
-}
-
-/// Somebody asks something of this vCPU, or has an interrupt for it, or its VM is ending or held.
-fn kicked(exit: &mut Exit<'_>) {
-    let (vcpu, vm, state, interface) = exit.parts();
-    ask::serve(vcpu, vm, state, interface, true);
 }
 
 /// HVC or SMC: an SMCCC call.
@@ -398,9 +385,7 @@ fn call(exit: &mut Exit<'_>, conduit: Conduit) -> Leave {
             Leave::Stay
         }
         Outcome::Values(values) => {
-            for (x, value) in exit.frame.x.iter_mut().zip(values) {
-                *x = value;
-            }
+            exit.give(&values);
             Leave::Stay
         }
         Outcome::CpuOn(on) => cpu_on(exit, on),
@@ -412,7 +397,7 @@ fn call(exit: &mut Exit<'_>, conduit: Conduit) -> Leave {
             exit.phase = Phase::Suspended { start };
             Leave::Go
         }
-        Outcome::Forward(forwarded) => forward(exit, forwarded, conduit),
+        Outcome::Forward(forwarded) => wait::forward(exit, forwarded, conduit),
         Outcome::NotMine => {
             exit.frame.x[0] = NOT_SUPPORTED;
             Leave::Stay
@@ -434,7 +419,7 @@ fn cpu_on(exit: &mut Exit<'_>, on: CpuOn) -> Leave {
     Leave::Stay
 }
 
-fn cpu_off(exit: &mut Exit<'_>) -> Leave {
+pub(crate) fn cpu_off(exit: &mut Exit<'_>) -> Leave {
     if exit.vcpu.power().is_some_and(psci::Power::begin_off) {
         exit.phase = Phase::Off;
         return Leave::Go;
@@ -447,35 +432,15 @@ fn cpu_off(exit: &mut Exit<'_>) -> Leave {
 /// CPU_SUSPEND).
 fn suspend(exit: &mut Exit<'_>) -> Leave {
     exit.frame.x[0] = 0;
-    if !woken(exit) {
+    if !wait::woken(exit) {
         barrier::wfi();
     }
     Leave::Stay
 }
 
-fn end(exit: &Exit<'_>, how: VmState) -> Leave {
+pub(crate) fn end(exit: &Exit<'_>, how: VmState) -> Leave {
     exit.vm.end(how);
     Leave::Go
-}
-
-/// The host decides. The target of a `CPU_ON` is claimed before the host hears of it; the calling vCPU alone waits.
-fn forward(exit: &mut Exit<'_>, forwarded: Forwarded, conduit: Conduit) -> Leave {
-    match Waiting::begin(forwarded, exit.vm.power) {
-        Err(refused) => {
-            exit.frame.x[0] = refused.to_ret(exit.vm.desc.on_pending);
-            Leave::Stay
-        }
-        Ok(waiting) => {
-            let deadline = timer::now() + timer::ticks(u64::from(exit.vm.desc.forward_deadline_ms));
-            exit.phase = Phase::Forwards {
-                waiting: Some(waiting),
-                conduit,
-                deadline,
-            };
-            exit.vcpu.count(Counter::Forwards);
-            Leave::Go
-        }
-    }
 }
 
 /// A trapped system register.

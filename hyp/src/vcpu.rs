@@ -35,7 +35,7 @@ use crate::{
 const HARDWARE_BACKED: u32 = 1 << layout::VTIMER_INTID;
 
 /// The most registers that a call gives a vCPU that waited for its end.
-const GIVEN: usize = 7;
+pub(crate) const GIVEN: usize = 7;
 
 /// What each exit is counted as: one of these.
 const EXITS: [Counter; 6] = [
@@ -98,6 +98,8 @@ pub(crate) struct VcpuState {
     pub(crate) template: CpuIf,
     /// Its private interrupts.
     pub(crate) gic: VcpuGic,
+    /// It waits in its pCPU's registers with its lock free: who takes that can read `cpuif`, and has to ask for everything else.
+    pub(crate) in_place: bool,
     /// The one writer of its shadow.
     writer: ShadowWriter,
     /// The abort it was last given.
@@ -136,6 +138,7 @@ impl Vcpu {
                 cpuif: template,
                 template,
                 gic: VcpuGic::new(identity, HARDWARE_BACKED),
+                in_place: false,
                 writer: ShadowWriter::new(),
                 aborts: AbortHistory::new(),
                 timer: PhysicalTimer::new(),
@@ -431,10 +434,25 @@ impl VcpuState {
     }
 
     /// The vCPU is about to run guest code.
+    #[inline]
     pub(crate) fn enter(&mut self, vcpu: &Vcpu) {
         if let Some(slot) = vcpu.slot() {
             self.writer.enter(slot);
         }
+    }
+
+    /// Resident, it is about to wait with its lock free: its registers hold what was last published, and so does `cpuif`.
+    pub(crate) fn begin_wait(&mut self, vcpu: &Vcpu) {
+        (self.cpuif.ap0r, self.cpuif.ap1r) = gic::active_priorities(self.cpuif.view.apr_count());
+        self.in_place = true;
+        if let Some(slot) = vcpu.slot() {
+            self.writer.rest(slot);
+        }
+    }
+
+    /// The wait of [`begin_wait`](Self::begin_wait) is over, and its lock held again.
+    pub(crate) fn end_wait(&mut self) {
+        self.in_place = false;
     }
 
     /// An ordinary exit: if the guest changed its CPU interface's registers, the shadow follows; and once group 1 is enabled

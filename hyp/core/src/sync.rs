@@ -24,7 +24,7 @@ pub mod order {
     pub const WRITE_SEQ_EVEN: Ordering = Ordering::Release;
     /// Shadow: the word. Who sees it sees the record of its generation, and the template.
     pub const WRITE_WORD: Ordering = Ordering::Release;
-    /// Shadow: the word on the way into the guest, for the same reason: it carries the same generation.
+    /// Shadow: the word on the way into the guest, and of one that waits, for the same reason: it carries the same generation.
     pub const WRITE_WORD_ENTER: Ordering = Ordering::Release;
     /// Shadow: the template.
     pub const WRITE_TEMPLATE: Ordering = Ordering::Release;

@@ -30,6 +30,12 @@ impl PhysicalTimer {
         Self { ctl: 0, cval: 0 }
     }
 
+    /// Whether it is off: it will not interrupt.
+    #[must_use]
+    pub const fn is_off(&self) -> bool {
+        self.ctl & ENABLE == 0
+    }
+
     /// What a read gives at time `now`. DDI 0487 CNTP_TVAL_EL0: 32 bits of what is left.
     #[must_use]
     pub const fn read(&self, register: Register, now: u64) -> u64 {
@@ -75,6 +81,7 @@ mod tests {
     fn a_timer_that_is_off_says_nothing() {
         let mut timer = PhysicalTimer::new();
         timer.write(Register::Cval, 10, 0);
+        assert!(timer.is_off());
         assert_eq!((timer.line(20), timer.due(0), timer.read(Register::Ctl, 20)), (false, None, 0));
     }
 
@@ -85,6 +92,7 @@ mod tests {
         timer.write(Register::Ctl, 0xFF, 0);
         assert_eq!(timer.read(Register::Ctl, 0), ENABLE | IMASK, "the status is not to be written");
         timer.write(Register::Ctl, ENABLE, 0);
+        assert!(!timer.is_off());
         assert_eq!((timer.line(99), timer.due(99)), (false, Some(100)));
         assert_eq!((timer.line(100), timer.due(100)), (true, None));
         assert_eq!(timer.read(Register::Ctl, 100), ENABLE | ISTATUS);

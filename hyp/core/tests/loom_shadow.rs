@@ -222,6 +222,8 @@ const WORDS: &[(u64, bool, Option<u64>)] = &[
 fn a_record_is_as_new_as_the_word_read_before_it() {
     exactly(&production::model::words(WORDS), WORDS);
     exactly(&unchanged::model::words(WORDS), WORDS);
+    exactly(&production::model::rests(WORDS), WORDS);
+    exactly(&unchanged::model::rests(WORDS), WORDS);
 }
 
 variant! {
@@ -230,7 +232,7 @@ variant! {
     pub const WRITE_WORD: Ordering = Ordering::Relaxed;
 }
 variant! {
-    /// The word on the way into the guest may be seen before its record.
+    /// The word on the way into the guest, or of one that waits, may be seen before its record.
     relaxed_enter:
     pub const WRITE_WORD_ENTER: Ordering = Ordering::Relaxed;
 }
@@ -250,6 +252,12 @@ fn a_relaxed_word_store_outruns_its_record() {
 #[should_panic(expected = "a bad outcome")]
 fn a_relaxed_enter_outruns_its_record() {
     relaxed_enter::model::words(WORDS);
+}
+
+#[test]
+#[should_panic(expected = "a bad outcome")]
+fn a_relaxed_word_of_one_that_waits_outruns_its_record() {
+    relaxed_enter::model::rests(WORDS);
 }
 
 #[test]

@@ -91,6 +91,13 @@ impl ShadowWriter {
         self.publish(slot, sample, Flags { in_guest: false, trapped });
     }
 
+    /// The vCPU has left the guest, and its registers hold what was last published: that is exact until [`Self::enter`].
+    #[inline]
+    pub fn rest(&mut self, slot: &ShadowSlot) {
+        self.word = Word::new(self.word.ctlr(), self.word.flags() & !Word::IN_GUEST, self.generation);
+        slot.word.store(self.word.bits(), order::WRITE_WORD_ENTER);
+    }
+
     /// The vCPU is reset, or its reset state is edited before it first runs: stores the template and publishes `template` as what
     /// the registers hold. Keep the vCPU out of the guest.
     pub fn set_template(&mut self, slot: &ShadowSlot, template: &Sample) {
@@ -267,6 +274,29 @@ mod tests {
             writer.leave(&slot, &sample(n));
             assert!(!slot.word().in_guest() && slot.word().exact());
         }
+    }
+
+    #[test]
+    fn the_word_at_rest_is_exact_and_of_the_same_generation() {
+        let (slot, mut writer) = (ShadowSlot::new(), ShadowWriter::new());
+        writer.set_template(&slot, &sample(0));
+        writer.mark_ready(&slot);
+        writer.publish(
+            &slot,
+            &sample(5),
+            Flags {
+                in_guest: true,
+                trapped: false,
+            },
+        );
+        let (before, record) = (slot.word(), slot.try_read());
+        writer.rest(&slot);
+        let word = slot.word();
+        assert!(!before.exact() && word.exact() && word.ready() && !word.is_template());
+        assert_eq!((word.ctlr(), word.generation()), (before.ctlr(), before.generation()));
+        assert_eq!((word, slot.try_read()), (writer.word(), record));
+        writer.enter(&slot);
+        assert_eq!(slot.word(), before);
     }
 
     #[test]

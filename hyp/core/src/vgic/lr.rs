@@ -426,6 +426,14 @@ impl VcpuGic {
         wakes
     }
 
+    /// Whether no interrupt is there at all: then none [wakes](Self::wakes) the vCPU, whatever its CPU interface says. Physical lines
+    /// are not looked at: a vCPU that is loaded is told of them.
+    #[must_use]
+    #[inline]
+    pub fn is_quiet(&self, dist: &Dist) -> bool {
+        self.in_lr | self.words.pending() == 0 && !dist.has_spis(self.id.index)
+    }
+
     /// The interrupts whose group the guest has enabled at its CPU interface.
     fn groups_on(&self, vmcr: Vmcr) -> u64 {
         let zero = if vmcr.igrpen0() != 0 { !self.words.group } else { 0 };

@@ -329,6 +329,13 @@ impl Machine {
             }
         }
         assert_eq!(live.pending, self.model.word(|i| self.model.pending(i)), "pending");
+        if self.gic.is_quiet(&self.dist) {
+            assert_eq!(
+                live.pending & !(u32::from(self.h.line) << TIMER),
+                0,
+                "all is quiet, but for what is on its way"
+            );
+        }
         assert_eq!(live.active, self.model.word(|i| self.model.irq[i as usize].active), "active");
         let timer = self.model.pending(TIMER) || self.model.irq[TIMER as usize].active;
         assert_eq!(

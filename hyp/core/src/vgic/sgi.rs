@@ -137,6 +137,20 @@ impl Inbox {
         self.0.load(Ordering::Relaxed) as u32 == 0
     }
 
+    /// Whether there are neither SGIs nor the word to look: who finds it so after a kick has nothing to look at.
+    #[must_use]
+    #[inline(always)]
+    pub fn is_untouched(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == 0
+    }
+
+    /// Whether the word to look is there.
+    #[must_use]
+    #[inline(always)]
+    pub fn is_to_look(&self) -> bool {
+        self.0.load(Ordering::Relaxed) & LOOK != 0
+    }
+
     /// Takes the SGIs; the owner looks at everything else next.
     #[must_use]
     pub fn drain(&self) -> u32 {
@@ -244,12 +258,15 @@ mod tests {
         assert_eq!(inbox.only_sgi(), None);
         assert!(inbox.post(4));
         assert_eq!(inbox.only_sgi(), Some(4));
+        assert!(!inbox.is_untouched() && !inbox.is_to_look());
         inbox.look();
+        assert!(!inbox.is_untouched() && inbox.is_to_look());
         assert_eq!((inbox.only_sgi(), inbox.take_only(4)), (None, false));
         assert_eq!((inbox.drain_sgis(), inbox.is_empty()), (4, true));
         assert!(inbox.post(8), "whoever posts the first SGI kicks, whatever else is there");
         assert_eq!(inbox.only_sgi(), None);
         assert_eq!(inbox.drain(), 8);
+        assert!(inbox.is_untouched() && !inbox.is_to_look());
         assert!(inbox.post(2) && inbox.only_sgi() == Some(2) && inbox.take_only(2) && inbox.is_empty());
     }
 

@@ -681,6 +681,10 @@ impl Machine {
             let vcpu = &self.cpu[cpu];
             let vmcr = vcpu.h.vmcr;
             let must = self.model.must_take(cpu, vmcr);
+            assert!(
+                !must || !vcpu.on || !vcpu.gic.is_quiet(&self.dist),
+                "vCPU {cpu} has something to take"
+            );
             if vcpu.loaded {
                 vcpu.h.assert_sane();
                 match vcpu.h.signalled_intid() {

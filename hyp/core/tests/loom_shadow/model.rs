@@ -85,6 +85,32 @@ pub(crate) fn words(good: &'static [(u64, bool, Option<u64>)]) -> Outcomes<(u64,
     })
 }
 
+/// One publication of a vCPU that goes on, and then waits; the word is read, then the record.
+pub(crate) fn rests(good: &'static [(u64, bool, Option<u64>)]) -> Outcomes<(u64, bool, Option<u64>)> {
+    explore(good, None, || {
+        let slot = Arc::new(ShadowSlot::new());
+        let reader = thread::spawn({
+            let slot = Arc::clone(&slot);
+            move || {
+                let word = slot.word();
+                (
+                    word.generation(),
+                    word.in_guest(),
+                    slot.try_read().map(|record| record.generation()),
+                )
+            }
+        });
+        let mut writer = ShadowWriter::new();
+        let flags = Flags {
+            in_guest: true,
+            trapped: false,
+        };
+        writer.publish(&slot, &sample(1), flags);
+        writer.rest(&slot);
+        reader.join().expect("the reader")
+    })
+}
+
 /// The VM's ready flag guards the template and the word.
 pub(crate) fn ready(good: &'static [Option<[u64; 2]>]) -> Outcomes<Option<[u64; 2]>> {
     explore(good, None, || {

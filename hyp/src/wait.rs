@@ -1,0 +1,208 @@
+//! What a vCPU that has its pCPU to itself waits for without leaving it: the host's verdict on a call of its own, or, the host
+//! partition's, an exit to serve. Its registers stay where they are.
+
+use core::mem;
+
+use hyp_abi::{
+    call::{Counter, VmState},
+    smccc::{Conduit, NOT_SUPPORTED},
+};
+use hyp_core::{
+    filter::Action,
+    forward::{Cut, End, Resolution, Waiting},
+    psci::{self, Forwarded, Outcome},
+    vgic::cpuif::running_priority,
+};
+
+use crate::{
+    arch::{
+        barrier,
+        gic::{self, KICK_SGI},
+        timer,
+    },
+    run::Phase,
+    system,
+    trap::{self, Exit, Leave},
+    vcpu::Vcpu,
+    vm::{View, Vm},
+};
+
+/// How a wait in place ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waited {
+    /// What was waited for is there.
+    Done,
+    /// An interrupt is there for the vCPU.
+    Woken,
+    /// The vCPU is to leave its pCPU.
+    Leaves,
+}
+
+/// The resident vCPU, which is alone on its pCPU, waits in a call of its own until `done` says so or an interrupt is there for it.
+pub(crate) fn in_place(exit: &mut Exit<'_>, mut done: impl FnMut(&mut Exit<'_>) -> bool) -> Waited {
+    loop {
+        if done(exit) {
+            return Waited::Done;
+        }
+        if woken(exit) {
+            return Waited::Woken;
+        }
+        barrier::wfi();
+        let intid = gic::acknowledge();
+        if intid == KICK_SGI && exit.vcpu.inbox.is_untouched() {
+            // It was only to look at what is waited for.
+            gic::drop_and_deactivate(intid);
+            check_trigger();
+        } else if trap::interrupt(exit, intid) == Leave::Go {
+            return Waited::Leaves;
+        }
+    }
+}
+
+/// Whether an interrupt would wake the resident vCPU from WFI. One that a physical interrupt brings wakes its pCPU first.
+pub(crate) fn woken(exit: &mut Exit<'_>) -> bool {
+    let (vcpu, vm, state, interface) = exit.parts();
+    if vcpu.inbox.is_empty() && state.gic.is_quiet(&vm.dist) {
+        return false;
+    }
+    state.gic.receive_spis(interface, &vm.dist);
+    vm.kick_spis(state.gic.take_kicks());
+    let cpuif = &state.cpuif;
+    let (group0, group1) = gic::active_priorities(cpuif.view.apr_count());
+    let running = running_priority(&cpuif.view, &group0, &group1);
+    state.gic.wakes(interface, &vm.dist, cpuif.vmcr, running) || !vcpu.inbox.is_empty()
+}
+
+/// On purpose, in test images.
+fn check_trigger() {
+    #[cfg(feature = "test-triggers")]
+    crate::trigger::check();
+}
+
+/// What a vCPU that waits for a verdict was woken by.
+enum News {
+    /// Its wait is over.
+    End(End),
+    /// This physical interrupt, acknowledged.
+    Interrupt(u32),
+}
+
+/// The host decides. The target of a `CPU_ON` is claimed before the host hears of it; the calling vCPU alone waits.
+pub(crate) fn forward(exit: &mut Exit<'_>, forwarded: Forwarded, conduit: Conduit) -> Leave {
+    let (vcpu, vm) = (exit.vcpu, exit.vm);
+    let waiting = match Waiting::begin(forwarded, vm.power) {
+        Ok(waiting) => waiting,
+        Err(refused) => {
+            exit.frame.x[0] = refused.to_ret(vm.desc.on_pending);
+            return Leave::Stay;
+        }
+    };
+    let deadline = timer::now() + timer::ticks(u64::from(vm.desc.forward_deadline_ms));
+    vcpu.count(Counter::Forwards);
+    if exit.shared {
+        exit.phase = Phase::Forwards {
+            waiting: Some(waiting),
+            conduit,
+            deadline,
+        };
+        return Leave::Go;
+    }
+    let [x0, x1, x2, x3, ..] = exit.frame.x;
+    let mut posted = false;
+    let end = loop {
+        exit.state.begin_wait(vcpu);
+        timer::arm(deadline);
+        let news = barrier::lend(&vcpu.state, &mut exit.state, || {
+            if !mem::replace(&mut posted, true) {
+                // Now that the lock is free: who hears of the call can look at the caller at once.
+                vm.exits.post(vcpu.index, conduit, &[x0, x1, x2, x3]);
+                system::wake_host();
+            }
+            await_verdict(vcpu, vm)
+        });
+        exit.state.end_wait();
+        let intid = match news {
+            News::End(end) => break end,
+            News::Interrupt(intid) => intid,
+        };
+        if trap::interrupt(exit, intid) == Leave::Go {
+            exit.phase = Phase::Forwarded {
+                waiting: Some(waiting),
+                deadline,
+            };
+            return Leave::Go;
+        }
+        let late = timer::now() >= deadline;
+        if let Some(end) = vm.exits.poll(vcpu.index, late.then_some(Cut::Deadline)) {
+            break end;
+        }
+    };
+    if end == End::Deadline {
+        vcpu.count(Counter::Expired);
+    }
+    exit.end_of_deadline();
+    match resolve(exit, waiting.end(&end, vm.power)) {
+        Leave::Go => Leave::Go,
+        Leave::Stay => {
+            exit.state.enter(vcpu);
+            if vcpu.inbox.is_untouched() {
+                return Leave::Stay;
+            }
+            // The kick that it came with was taken above.
+            exit.serve();
+            exit.attend();
+            exit.may_stay()
+        }
+    }
+}
+
+/// Waits, with the vCPU's lock free, until its wait is over or something else is to be done. What SGIs come wait in the inbox.
+fn await_verdict(vcpu: &Vcpu, vm: &Vm) -> News {
+    loop {
+        barrier::wfi();
+        let intid = gic::acknowledge();
+        if intid != KICK_SGI {
+            return News::Interrupt(intid);
+        }
+        if let Some(end) = vm.exits.poll(vcpu.index, None) {
+            gic::drop_and_deactivate(intid);
+            check_trigger();
+            return News::End(end);
+        }
+        if vcpu.inbox.is_to_look() {
+            return News::Interrupt(intid);
+        }
+        gic::drop_and_deactivate(intid);
+    }
+}
+
+/// A forwarded call has its answer, or its deadline.
+fn resolve(exit: &mut Exit<'_>, resolution: Resolution) -> Leave {
+    match resolution {
+        Resolution::Return(x0) => exit.frame.x[0] = x0,
+        Resolution::Values(values) => exit.give(&values),
+        Resolution::Started(target) => {
+            exit.frame.x[0] = 0;
+            exit.vm.wake_started(target);
+        }
+        Resolution::CpuOff => return trap::cpu_off(exit),
+        Resolution::SystemOff => return trap::end(exit, VmState::Off),
+        Resolution::SystemReset => return trap::end(exit, VmState::Resetting),
+        Resolution::SystemSuspend(start) => {
+            exit.phase = Phase::Suspended { start };
+            return Leave::Go;
+        }
+        Resolution::Handle => {
+            let [x0, x1, x2, x3, ..] = exit.frame.x;
+            let vm = exit.vm;
+            match psci::decode(x0 as u32, [x1, x2, x3], &View { vm }, |id| vm.filter().lookup(id) == Action::Deny) {
+                Outcome::Return(value) => exit.frame.x[0] = value,
+                Outcome::Values(values) => exit.give(&values),
+                Outcome::Suspend => exit.frame.x[0] = 0,
+                _ => exit.frame.x[0] = NOT_SUPPORTED,
+            }
+        }
+        Resolution::Dropped => {}
+    }
+    Leave::Stay
+}
