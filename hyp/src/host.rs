@@ -26,11 +26,22 @@ use crate::{
 type Result1 = Result<u64, Errno>;
 
 /// Serves a call of the host partition's. `None`: there is no such call.
+#[inline]
 pub(crate) fn call(exit: &mut Exit<'_>, function: u32) -> Option<Leave> {
+    match function {
+        call::WAIT_EXIT => Some(wait_exit(exit)),
+        call::COMPLETE_EXIT => {
+            exit.frame.x[0] = complete_exit(exit);
+            Some(Leave::Stay)
+        }
+        _ => other_call(exit, function),
+    }
+}
+
+#[inline(never)]
+fn other_call(exit: &mut Exit<'_>, function: u32) -> Option<Leave> {
     let [_, x1, x2, x3, x4, ..] = exit.frame.x;
     let result = match function {
-        call::WAIT_EXIT => return Some(wait_exit(exit)),
-        call::COMPLETE_EXIT => complete_exit(exit, x1, x2),
         call::ATTR_GET => with_vm(x1, |vm| attr_get(exit, vm, x2, x3)),
         call::ATTR_SET => with_vm(x1, |vm| attr_set(exit, vm, x2, x3, x4)),
         call::ATTR_HAS => with_vm(x1, |vm| attr::has(x2, x3, vm.vcpus.len()).map(|()| 0)),
@@ -103,54 +114,57 @@ fn wait_exit(exit: &mut Exit<'_>) -> Leave {
 }
 
 /// Puts what the host is to be told next into its `x0` to `x6`. False: there is nothing.
+#[inline]
 pub(crate) fn next_exit(x: &mut [u64]) -> bool {
-    let Some((vm, pending)) = vm::all()
-        .iter()
-        .filter(|vm| vm.id != 0 && vm.exits.any())
-        .find_map(|vm| Some((vm, vm.exits.deliver()?)))
-    else {
+    vm::all().iter().any(|vm| vm.exits.any() && tell(vm, x))
+}
+
+/// [`next_exit`] of one VM. The host partition's own exits are nobody's to be told.
+#[inline(never)]
+fn tell(vm: &Vm, x: &mut [u64]) -> bool {
+    if vm.id == 0 {
+        return false;
+    }
+    let (Some(pending), Some([x0, x1, x2, x3, x4, x5, x6])) = (vm.exits.deliver(), x.first_chunk_mut()) else {
         return false;
     };
-    let kind = pending.kind();
-    let Some([x0, x1, x2, x3, x4, x5, x6]) = x.first_chunk_mut() else {
-        return false;
-    };
-    [*x0, *x1, *x2, *x3, *x4, *x5, *x6] = match pending {
-        Pending::Call {
-            cookie,
-            vcpu,
-            regs: [a, b, c, d],
-            ..
-        } => [0, cookie.get(), call::exit_info(kind, vm.id as u16, vcpu as u16), a, b, c, d],
-        Pending::Ended { crashed } => [0, 0, call::exit_info(ExitKind::Ended, vm.id as u16, 0), u64::from(crashed), 0, 0, 0],
-        Pending::Reset => [0, 0, call::exit_info(ExitKind::Reset, vm.id as u16, 0), 0, 0, 0, 0],
+    *x0 = 0;
+    let info = |kind, vcpu| call::exit_info(kind, vm.id as u16, vcpu);
+    (*x1, *x2, [*x3, *x4, *x5, *x6]) = match pending {
+        Pending::Call { cookie, vcpu, regs, .. } => (cookie.get(), info(pending.kind(), vcpu as u16), regs),
+        Pending::Ended { crashed } => (0, info(ExitKind::Ended, 0), [u64::from(crashed), 0, 0, 0]),
+        Pending::Reset => (0, info(ExitKind::Reset, 0), [0; 4]),
     };
     true
 }
 
-fn complete_exit(exit: &Exit<'_>, cookie: u64, verdict: u64) -> Result1 {
-    let cookie = Cookie::new(cookie);
-    let verdict = Verdict::from_u64(verdict).ok_or(Errno::Invalid)?;
-    let [_, _, _, a, b, c, d, ..] = exit.frame.x;
-    let vm = vm::find(cookie.vm() as u64).filter(|vm| vm.id != 0).ok_or(Errno::NoDevice)?;
-    match vm.exits.answer(
-        cookie,
-        &Answer {
-            verdict,
-            values: [a, b, c, d],
-        },
-    ) {
+/// Gives a waiting vCPU the host's answer. Returns the host's `x0`.
+#[inline(never)]
+fn complete_exit(exit: &mut Exit<'_>) -> u64 {
+    let [_, x1, x2, a, b, c, d, ..] = exit.frame.x;
+    let cookie = Cookie::new(x1);
+    let Some(verdict) = Verdict::from_u64(x2) else {
+        return Errno::Invalid.to_ret();
+    };
+    let Some(vm) = vm::find(cookie.vm() as u64).filter(|vm| vm.id != 0) else {
+        return Errno::NoDevice.to_ret();
+    };
+    let answer = Answer {
+        verdict,
+        values: [a, b, c, d],
+    };
+    match vm.exits.answer(cookie, &answer) {
         Ok(index) => {
             if let Some(vcpu) = vm.vcpus.get(index) {
-                vcpu.wake();
+                vcpu.kick_plainly();
             }
-            Ok(0)
+            0
         }
         Err(errno) => {
             if let Some(vcpu) = vm.vcpus.get(cookie.vcpu()).or(vm.vcpus.first()) {
                 vcpu.count_remote(Counter::Dropped);
             }
-            Err(errno)
+            errno.to_ret()
         }
     }
 }

@@ -216,7 +216,7 @@ fn sgi1r(value: u64) -> Option<()> {
         }
         let target = vm.vcpus.get(targets.trailing_zeros() as usize)?;
         if target.inbox.post(sgi::word(intid, Group::One)) {
-            target.kick_for_sgi();
+            target.kick_plainly();
         }
     }
     vcpu.count(Counter::Sysregs);

@@ -93,8 +93,8 @@ fn guests_ended() -> bool {
 
 /// Has the host partition look for exits.
 pub(crate) fn wake_host() {
-    if let Some(vcpu) = vm::find(0).and_then(|host| host.vcpus.first()) {
-        vcpu.wake();
+    if let Some(vcpu) = vm::all().first().filter(|host| host.id == 0).and_then(|host| host.vcpus.first()) {
+        vcpu.kick_plainly();
     }
 }
 

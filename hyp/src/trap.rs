@@ -130,15 +130,16 @@ impl core::ops::DerefMut for Exit<'_> {
 extern "C" fn guest_call(frame: &mut Frame, syndrome: u64) -> Leave {
     ordinary(frame, |exit| {
         exit.attend();
-        match Trap::decode(syndrome) {
-            Trap::Hvc { imm: 0 } => call(exit, Conduit::Hvc),
-            _ => {
-                exit.vcpu.count(Counter::Calls);
-                undefined(exit, cpu::elr().wrapping_sub(4))
-            }
+        if syndrome & HVC_IMM == 0 {
+            return call(exit, Conduit::Hvc);
         }
+        exit.vcpu.count(Counter::Calls);
+        undefined(exit, cpu::elr().wrapping_sub(4))
     })
 }
+
+/// An HVC's immediate, in `ESR_EL2`.
+const HVC_IMM: u64 = 0xFFFF;
 
 /// Any other synchronous exception from a guest, and what [`short`] has not done.
 extern "C" fn guest_sync(frame: &mut Frame) -> Leave {
@@ -528,7 +529,7 @@ fn send_sgi(exit: &mut Exit<'_>, register: SgiRegister, value: u64) {
         if let Some(target) = vm.vcpus.get(targets.trailing_zeros() as usize)
             && target.inbox.post(request.word)
         {
-            target.kick_for_sgi();
+            target.kick_plainly();
         }
         targets &= targets - 1;
     }

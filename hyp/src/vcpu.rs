@@ -207,9 +207,10 @@ impl Vcpu {
         self.wake();
     }
 
-    /// Kicks it for the first SGI in its inbox, and for nothing else. It counts that itself, when it drains the inbox.
+    /// Kicks it for the first SGI in its inbox, which it counts itself when it drains that; or for what it waits for and looks at with
+    /// each kick: an answer, an exit to serve.
     #[inline]
-    pub(crate) fn kick_for_sgi(&self) {
+    pub(crate) fn kick_plainly(&self) {
         gic::send_kick(self.kick_sgi);
     }
 
@@ -442,8 +443,10 @@ impl VcpuState {
     }
 
     /// Resident, it is about to wait with its lock free: its registers hold what was last published, and so does `cpuif`.
+    #[inline]
     pub(crate) fn begin_wait(&mut self, vcpu: &Vcpu) {
-        (self.cpuif.ap0r, self.cpuif.ap1r) = gic::active_priorities(self.cpuif.view.apr_count());
+        let count = self.cpuif.view.apr_count();
+        gic::save_active_priorities(count, &mut self.cpuif.ap0r, &mut self.cpuif.ap1r);
         self.in_place = true;
         if let Some(slot) = vcpu.slot() {
             self.writer.rest(slot);

@@ -77,6 +77,8 @@ pub(crate) struct Vm {
     pub(crate) power: &'static [Power],
     /// What the host is to be told.
     pub(crate) exits: Exits,
+    /// How long it has for a verdict, in ticks.
+    pub(crate) verdict_ticks: u64,
     /// Its distributor.
     pub(crate) dist: Dist,
     /// The interrupts of the devices that it is given.
@@ -406,6 +408,7 @@ fn make(
         vcpus: Box::leak(vcpus.into_boxed_slice()),
         power: Box::leak(power.into_boxed_slice()),
         exits: Exits::new(id as u8),
+        verdict_ticks: timer::ticks(u64::from(desc.forward_deadline_ms)),
         dist,
         passed,
         uart: Mutex::new(Pl011::new()),

@@ -79,14 +79,6 @@ fn check_trigger() {
     crate::trigger::check();
 }
 
-/// What a vCPU that waits for a verdict was woken by.
-enum News {
-    /// Its wait is over.
-    End(End),
-    /// This physical interrupt, acknowledged.
-    Interrupt(u32),
-}
-
 /// The host decides. The target of a `CPU_ON` is claimed before the host hears of it; the calling vCPU alone waits.
 pub(crate) fn forward(exit: &mut Exit<'_>, forwarded: Forwarded, conduit: Conduit) -> Leave {
     let (vcpu, vm) = (exit.vcpu, exit.vm);
@@ -97,7 +89,7 @@ pub(crate) fn forward(exit: &mut Exit<'_>, forwarded: Forwarded, conduit: Condui
             return Leave::Stay;
         }
     };
-    let deadline = timer::now() + timer::ticks(u64::from(vm.desc.forward_deadline_ms));
+    let deadline = timer::now().saturating_add(vm.verdict_ticks);
     vcpu.count(Counter::Forwards);
     if exit.shared {
         exit.phase = Phase::Forwards {
@@ -107,12 +99,12 @@ pub(crate) fn forward(exit: &mut Exit<'_>, forwarded: Forwarded, conduit: Condui
         };
         return Leave::Go;
     }
-    let [x0, x1, x2, x3, ..] = exit.frame.x;
     let mut posted = false;
-    let end = loop {
+    loop {
+        let [x0, x1, x2, x3, ..] = exit.frame.x;
         exit.state.begin_wait(vcpu);
         timer::arm(deadline);
-        let news = barrier::lend(&vcpu.state, &mut exit.state, || {
+        let interrupted = barrier::lend(&vcpu.state, &mut exit.state, || {
             if !mem::replace(&mut posted, true) {
                 // Now that the lock is free: who hears of the call can look at the caller at once.
                 vm.exits.post(vcpu.index, conduit, &[x0, x1, x2, x3]);
@@ -121,62 +113,64 @@ pub(crate) fn forward(exit: &mut Exit<'_>, forwarded: Forwarded, conduit: Condui
             await_verdict(vcpu, vm)
         });
         exit.state.end_wait();
-        let intid = match news {
-            News::End(end) => break end,
-            News::Interrupt(intid) => intid,
-        };
-        if trap::interrupt(exit, intid) == Leave::Go {
+        if let Some(intid) = interrupted
+            && trap::interrupt(exit, intid) == Leave::Go
+        {
             exit.phase = Phase::Forwarded {
                 waiting: Some(waiting),
                 deadline,
             };
             return Leave::Go;
         }
-        let late = timer::now() >= deadline;
+        let late = interrupted.is_some() && timer::now() >= deadline;
         if let Some(end) = vm.exits.poll(vcpu.index, late.then_some(Cut::Deadline)) {
-            break end;
-        }
-    };
-    if end == End::Deadline {
-        vcpu.count(Counter::Expired);
-    }
-    exit.end_of_deadline();
-    match resolve(exit, waiting.end(&end, vm.power)) {
-        Leave::Go => Leave::Go,
-        Leave::Stay => {
-            exit.state.enter(vcpu);
-            if vcpu.inbox.is_untouched() {
-                return Leave::Stay;
-            }
-            // The kick that it came with was taken above.
-            exit.serve();
-            exit.attend();
-            exit.may_stay()
+            return finish(exit, waiting, &end);
         }
     }
 }
 
-/// Waits, with the vCPU's lock free, until its wait is over or something else is to be done. What SGIs come wait in the inbox.
-fn await_verdict(vcpu: &Vcpu, vm: &Vm) -> News {
+/// Waits, with the vCPU's lock free, until its wait is over. `Some`: this physical interrupt, acknowledged, comes first. What SGIs come
+/// wait in the inbox.
+#[inline]
+fn await_verdict(vcpu: &Vcpu, vm: &Vm) -> Option<u32> {
     loop {
         barrier::wfi();
         let intid = gic::acknowledge();
-        if intid != KICK_SGI {
-            return News::Interrupt(intid);
-        }
-        if let Some(end) = vm.exits.poll(vcpu.index, None) {
-            gic::drop_and_deactivate(intid);
-            check_trigger();
-            return News::End(end);
-        }
-        if vcpu.inbox.is_to_look() {
-            return News::Interrupt(intid);
+        let over = vm.exits.is_over(vcpu.index);
+        if intid != KICK_SGI || !over && vcpu.inbox.is_to_look() {
+            return Some(intid);
         }
         gic::drop_and_deactivate(intid);
+        check_trigger();
+        if over {
+            return None;
+        }
     }
 }
 
+/// The wait for the verdict is over.
+#[inline]
+fn finish(exit: &mut Exit<'_>, waiting: Waiting, end: &End) -> Leave {
+    let (vcpu, vm) = (exit.vcpu, exit.vm);
+    if *end == End::Deadline {
+        vcpu.count(Counter::Expired);
+    }
+    exit.end_of_deadline();
+    if resolve(exit, waiting.end(end, vm.power)) == Leave::Go {
+        return Leave::Go;
+    }
+    exit.state.enter(vcpu);
+    if vcpu.inbox.is_untouched() {
+        return Leave::Stay;
+    }
+    // The kick that it came with was taken above.
+    exit.serve();
+    exit.attend();
+    exit.may_stay()
+}
+
 /// A forwarded call has its answer, or its deadline.
+#[inline]
 fn resolve(exit: &mut Exit<'_>, resolution: Resolution) -> Leave {
     match resolution {
         Resolution::Return(x0) => exit.frame.x[0] = x0,

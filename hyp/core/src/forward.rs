@@ -19,7 +19,7 @@
 pub mod exits;
 mod steps;
 
-use crate::psci::{Claim, CpuOn, Forwarded, How, Power, Refused, Start};
+use crate::psci::{Claim, Forwarded, How, Power, Refused, Start};
 pub use exits::{Answer, Cookie, Cut, End, Exit, Exits};
 use hyp_abi::call::Verdict;
 use hyp_abi::psci::PsciError;
@@ -27,7 +27,7 @@ use hyp_abi::smccc::NOT_SUPPORTED;
 
 /// What the end of a wait means for the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decision {
+enum Decision {
     /// Do it.
     Do,
     /// Do not; the value is for `x0`.
@@ -39,28 +39,28 @@ pub enum Decision {
 }
 
 /// Decides a forwarded call: the table above.
-#[must_use]
-pub fn decide(call: &Forwarded, end: &End) -> Decision {
+#[inline]
+fn decide(call: &Asked, end: &End) -> Decision {
     const DENIED: Decision = Decision::Refuse(PsciError::Denied.to_ret());
     const FAILED: Decision = Decision::Refuse(PsciError::InternalFailure.to_ret());
     let answer = match end {
         End::Cancelled => return Decision::Drop,
         End::Deadline => {
             return match call {
-                Forwarded::CpuOn(_) | Forwarded::SystemSuspend(_) => FAILED,
-                Forwarded::CpuOff | Forwarded::SystemOff | Forwarded::SystemReset => Decision::Do,
-                Forwarded::Other => Decision::Refuse(NOT_SUPPORTED),
+                Asked::CpuOn { .. } | Asked::Nobody | Asked::SystemSuspend(_) => FAILED,
+                Asked::CpuOff | Asked::SystemOff | Asked::SystemReset => Decision::Do,
+                Asked::Other => Decision::Refuse(NOT_SUPPORTED),
             };
         }
         End::Answered(answer) => answer,
     };
     match (answer.verdict, call) {
-        (Verdict::Values, Forwarded::Other) => Decision::Values(answer.values),
+        (Verdict::Allow, _) => Decision::Do,
+        (Verdict::Values, Asked::Other) => Decision::Values(answer.values),
         (Verdict::Values, _) if answer.values[0] == 0 => Decision::Do,
         (Verdict::Values, _) => Decision::Values(answer.values),
-        (Verdict::Allow, _) => Decision::Do,
-        (Verdict::Deny | Verdict::Fail, Forwarded::Other) => Decision::Refuse(NOT_SUPPORTED),
-        (Verdict::Deny, _) | (Verdict::Fail, Forwarded::CpuOff) => DENIED,
+        (Verdict::Deny | Verdict::Fail, Asked::Other) => Decision::Refuse(NOT_SUPPORTED),
+        (Verdict::Deny, _) | (Verdict::Fail, Asked::CpuOff) => DENIED,
         (Verdict::Fail, _) => FAILED,
     }
 }
@@ -91,9 +91,26 @@ pub enum Resolution {
 /// A call that the host has been asked to decide, and what it holds meanwhile.
 #[derive(Debug)]
 #[must_use = "the target of a CPU_ON stays claimed until the wait is ended"]
-pub struct Waiting {
-    call: Forwarded,
-    claim: Option<Claim>,
+pub struct Waiting(Asked);
+
+/// A [`Forwarded`] call, and what was claimed for it.
+#[derive(Debug)]
+#[repr(u64)]
+enum Asked {
+    /// `CPU_ON` of a vCPU that knows its entry and context already.
+    CpuOn {
+        /// That vCPU.
+        target: usize,
+        /// The right to start it.
+        claim: Claim,
+    },
+    /// `CPU_ON` of a vCPU that there is not.
+    Nobody,
+    CpuOff,
+    SystemOff,
+    SystemReset,
+    SystemSuspend(Start),
+    Other,
 }
 
 impl Waiting {
@@ -101,43 +118,51 @@ impl Waiting {
     ///
     /// # Errors
     /// The target of a `CPU_ON` is not to be had.
+    #[inline]
     pub fn begin(call: Forwarded, power: &[Power]) -> Result<Self, Refused> {
-        let claim = match &call {
+        Ok(Self(match call {
             Forwarded::CpuOn(on) => match power.get(on.target) {
-                Some(target) => Some(target.claim(How::Forwarded)?),
-                None => None,
+                Some(target) => Asked::CpuOn {
+                    target: on.target,
+                    claim: target.claim(How::Forwarded, on.start)?,
+                },
+                None => Asked::Nobody,
             },
-            Forwarded::CpuOff | Forwarded::SystemOff | Forwarded::SystemReset | Forwarded::SystemSuspend(_) | Forwarded::Other => None,
-        };
-        Ok(Self { call, claim })
+            Forwarded::CpuOff => Asked::CpuOff,
+            Forwarded::SystemOff => Asked::SystemOff,
+            Forwarded::SystemReset => Asked::SystemReset,
+            Forwarded::SystemSuspend(start) => Asked::SystemSuspend(start),
+            Forwarded::Other => Asked::Other,
+        }))
     }
 
     /// Ends the wait: starts or rolls back what was claimed, and says what is left to do.
+    #[inline]
     pub fn end(self, end: &End, power: &[Power]) -> Resolution {
-        let decision = decide(&self.call, end);
-        if let Forwarded::CpuOn(on) = &self.call {
-            return end_cpu_on(on, self.claim, decision, power);
-        }
-        match (decision, self.call) {
+        let decision = decide(&self.0, end);
+        match (decision, self.0) {
+            (decision, Asked::CpuOn { target, claim }) => end_cpu_on(target, claim, decision, power),
+            (_, Asked::Nobody) => Resolution::Return(PsciError::InternalFailure.to_ret()),
             (Decision::Refuse(x0), _) => Resolution::Return(x0),
             (Decision::Values(values), _) => Resolution::Values(values),
-            (Decision::Do, Forwarded::CpuOff) => Resolution::CpuOff,
-            (Decision::Do, Forwarded::SystemOff) => Resolution::SystemOff,
-            (Decision::Do, Forwarded::SystemReset) => Resolution::SystemReset,
-            (Decision::Do, Forwarded::SystemSuspend(start)) => Resolution::SystemSuspend(start),
-            (Decision::Do, Forwarded::Other) => Resolution::Handle,
-            (Decision::Do, Forwarded::CpuOn(_)) | (Decision::Drop, _) => Resolution::Dropped,
+            (Decision::Drop, _) => Resolution::Dropped,
+            (Decision::Do, Asked::CpuOff) => Resolution::CpuOff,
+            (Decision::Do, Asked::SystemOff) => Resolution::SystemOff,
+            (Decision::Do, Asked::SystemReset) => Resolution::SystemReset,
+            (Decision::Do, Asked::SystemSuspend(start)) => Resolution::SystemSuspend(start),
+            (Decision::Do, Asked::Other) => Resolution::Handle,
         }
     }
 }
 
-fn end_cpu_on(on: &CpuOn, claim: Option<Claim>, decision: Decision, power: &[Power]) -> Resolution {
-    let (Some(target), Some(claim)) = (power.get(on.target), claim) else {
+#[inline]
+fn end_cpu_on(index: usize, claim: Claim, decision: Decision, power: &[Power]) -> Resolution {
+    let Some(target) = power.get(index) else {
         return Resolution::Return(PsciError::InternalFailure.to_ret());
     };
     if decision == Decision::Do {
-        return if target.start(claim, on.start) {
-            Resolution::Started(on.target)
+        return if target.start(claim) {
+            Resolution::Started(index)
         } else {
             Resolution::Dropped
         };

@@ -95,13 +95,16 @@ const fn refuse(error: PsciError) -> Outcome {
 #[must_use]
 pub fn smccc(x: &[u64; 4], filter: &Filter, vm: &impl VmView) -> Outcome {
     let [x0, x1, x2, x3] = *x;
-    let (fid, args) = (x0 as u32, [x1, x2, x3]);
-    let decoded = || decode(fid, args, vm, |asked| filter.lookup(asked) == Action::Deny);
-    match filter.lookup(fid) {
-        Action::Handle => decoded(),
-        Action::Deny => Outcome::Return(arch::NOT_SUPPORTED),
-        Action::Forward if is_power_call(fid) => forward(decoded()),
-        Action::Forward => Outcome::Forward(Forwarded::Other),
+    let fid = x0 as u32;
+    let action = filter.lookup(fid);
+    if action == Action::Deny {
+        return Outcome::Return(arch::NOT_SUPPORTED);
+    }
+    let decoded = decode(fid, [x1, x2, x3], vm, |asked| filter.lookup(asked) == Action::Deny);
+    if action == Action::Forward {
+        forward(fid, decoded)
+    } else {
+        decoded
     }
 }
 
@@ -123,15 +126,16 @@ const fn is_power_call(fid: u32) -> bool {
     )
 }
 
-/// Leaves to the host what passed the checks; a bad call is answered at once.
-const fn forward(decoded: Outcome) -> Outcome {
+/// Leaves to the host what passed the checks; a bad power call is answered at once.
+const fn forward(fid: u32, decoded: Outcome) -> Outcome {
     match decoded {
         Outcome::CpuOn(call) => Outcome::Forward(Forwarded::CpuOn(call)),
         Outcome::CpuOff => Outcome::Forward(Forwarded::CpuOff),
         Outcome::SystemOff => Outcome::Forward(Forwarded::SystemOff),
         Outcome::SystemReset => Outcome::Forward(Forwarded::SystemReset),
         Outcome::SystemSuspend(start) => Outcome::Forward(Forwarded::SystemSuspend(start)),
-        answered => answered,
+        answered if is_power_call(fid) => answered,
+        _ => Outcome::Forward(Forwarded::Other),
     }
 }
 

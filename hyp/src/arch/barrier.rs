@@ -53,14 +53,17 @@ pub(crate) type Once<T> = spin::once::Once<T, Yield>;
 
 /// Frees the lock of `mutex`, which `guard` holds, for as long as `meanwhile` takes, and takes it again. The guard of another lock
 /// stays as it is.
+#[inline(always)]
 pub(crate) fn lend<T, R>(mutex: &Mutex<T>, guard: &mut Guard<'_, T>, meanwhile: impl FnOnce() -> R) -> R {
-    if !core::ptr::eq(core::ptr::from_ref(&**guard), mutex.as_mut_ptr()) {
-        return meanwhile();
+    let held = core::ptr::eq(core::ptr::from_ref(&**guard), mutex.as_mut_ptr());
+    if held {
+        // SAFETY: `guard` guards what is in `mutex`, so its lock is held; and it is borrowed until that is so again, so nobody
+        // reaches the data through it meanwhile.
+        unsafe { mutex.force_unlock() };
     }
-    // SAFETY: `guard` guards what is in `mutex`, so its lock is held; and it is borrowed until that is so again, so nobody reaches
-    // the data through it meanwhile.
-    unsafe { mutex.force_unlock() };
     let result = meanwhile();
-    core::mem::forget(mutex.lock());
+    if held {
+        core::mem::forget(mutex.lock());
+    }
     result
 }

@@ -413,8 +413,16 @@ impl Ich for Interface {
 
 /// Reads `ICH_AP0R<n>_EL2` and `ICH_AP1R<n>_EL2`, as many as `count` (1, 2 or 4; the others do not exist).
 pub(crate) fn active_priorities(count: usize) -> ([u32; 4], [u32; 4]) {
-    let mut group0 = [mrs!("S3_4_C12_C8_0") as u32, 0, 0, 0];
-    let mut group1 = [mrs!("S3_4_C12_C9_0") as u32, 0, 0, 0];
+    let (mut group0, mut group1) = ([0; 4], [0; 4]);
+    save_active_priorities(count, &mut group0, &mut group1);
+    (group0, group1)
+}
+
+/// [`active_priorities`] into words of which those that do not exist are 0.
+#[inline]
+pub(crate) fn save_active_priorities(count: usize, group0: &mut [u32; 4], group1: &mut [u32; 4]) {
+    group0[0] = mrs!("S3_4_C12_C8_0") as u32;
+    group1[0] = mrs!("S3_4_C12_C9_0") as u32;
     if count > 1 {
         group0[1] = mrs!("S3_4_C12_C8_1") as u32;
         group1[1] = mrs!("S3_4_C12_C9_1") as u32;
@@ -425,7 +433,6 @@ pub(crate) fn active_priorities(count: usize) -> ([u32; 4], [u32; 4]) {
         group1[2] = mrs!("S3_4_C12_C9_2") as u32;
         group1[3] = mrs!("S3_4_C12_C9_3") as u32;
     }
-    (group0, group1)
 }
 
 /// Writes what [`active_priorities`] reads.

@@ -155,16 +155,30 @@ impl Slot {
         }
     }
 
-    fn write(&self, values: &[u64; 4]) {
-        for (reg, value) in self.regs.iter().zip(values) {
-            reg.store(*value, Ordering::Relaxed);
-        }
+    // Not loops: they would cost more than their bodies.
+
+    #[inline]
+    fn write(&self, &[x0, x1, x2, x3]: &[u64; 4]) {
+        let [a, b, c, d] = &self.regs;
+        a.store(x0, Ordering::Relaxed);
+        b.store(x1, Ordering::Relaxed);
+        c.store(x2, Ordering::Relaxed);
+        d.store(x3, Ordering::Relaxed);
     }
 
+    #[inline]
     fn read(&self) -> [u64; 4] {
-        self.regs.each_ref().map(|reg| reg.load(Ordering::Relaxed))
+        let [a, b, c, d] = &self.regs;
+        let read = |reg: &AtomicU64| reg.load(Ordering::Relaxed);
+        [read(a), read(b), read(c), read(d)]
     }
 
+    #[inline]
+    fn is_over(&self) -> bool {
+        !matches!(steps::peek(&self.word) & STATE, POSTED | DELIVERED | ANSWERING)
+    }
+
+    #[inline]
     fn post(&self, epoch: u32, conduit: Conduit, regs: &[u64; 4]) -> Option<u64> {
         let word = self.word.load(Ordering::Relaxed);
         if word & STATE != FREE {
@@ -178,6 +192,7 @@ impl Slot {
         Some(tag)
     }
 
+    #[inline]
     fn deliver(&self) -> Option<(u64, Conduit, [u64; 4])> {
         let posted = steps::peek(&self.word);
         if posted & STATE != POSTED {
@@ -189,6 +204,7 @@ impl Slot {
         steps::deliver(&self.word, posted, tag | DELIVERED).then_some((tag, conduit, regs))
     }
 
+    #[inline]
     fn answer(&self, tag: u64, answer: &Answer) -> bool {
         if !steps::answer(&self.word, tag | DELIVERED, tag | ANSWERING) {
             return false;
@@ -198,6 +214,7 @@ impl Slot {
         true
     }
 
+    #[inline]
     fn poll(&self, cut: Option<Cut>) -> Option<End> {
         let word = steps::peek(&self.word);
         let free = word & TAG | FREE;
@@ -277,6 +294,7 @@ impl Exits {
 
     /// For vCPU `vcpu`'s own pCPU: posts its call, whose `x0` to `x3` are `regs`. The caller wakes the host, and then
     /// waits by [`Exits::poll`]. `None`: there is no such vCPU, or it is waiting already.
+    #[inline]
     pub fn post(&self, vcpu: usize, conduit: Conduit, regs: &[u64; 4]) -> Option<Cookie> {
         let tag = self.slots.get(vcpu)?.post(self.epoch() & 0xFFFF, conduit, regs)?;
         steps::raise(&self.waiting, 1 << vcpu);
@@ -285,11 +303,19 @@ impl Exits {
 
     /// For vCPU `vcpu`'s own pCPU: whether its wait has ended, by an answer or for the reason given. `None`: it goes on
     /// (with a reason given, only for the few instructions that the host's pCPU needs to finish an answer: ask again).
+    #[inline]
     pub fn poll(&self, vcpu: usize, cut: Option<Cut>) -> Option<End> {
         match self.slots.get(vcpu) {
             Some(slot) => slot.poll(cut),
             None => Some(End::Cancelled),
         }
+    }
+
+    /// For vCPU `vcpu`'s own pCPU: whether its wait has ended without a reason of its own, so that [`Exits::poll`] says how.
+    #[must_use]
+    #[inline]
+    pub fn is_over(&self, vcpu: usize) -> bool {
+        self.slots.get(vcpu).is_none_or(Slot::is_over)
     }
 
     /// The VM was reset: cookies given out before are void, and the host is told. Only while each vCPU of the VM is held;
@@ -312,6 +338,7 @@ impl Exits {
 
     /// Takes the next exit for the host: a reset first, then calls, each vCPU in its turn, then the end. Each exit is
     /// given once. `None`: there was nothing when this began; whoever adds something later wakes the host again.
+    #[inline]
     pub fn deliver(&self) -> Option<Exit> {
         let waiting = self.waiting.load(Ordering::Acquire);
         if waiting & RESET != 0 && steps::lower(&self.waiting, RESET) != 0 {
@@ -320,6 +347,7 @@ impl Exits {
         self.next_call(waiting).or_else(|| self.next_end(waiting))
     }
 
+    #[inline]
     fn next_call(&self, waiting: u64) -> Option<Exit> {
         let mut calls = waiting & ((1 << SLOTS) - 1);
         while calls != 0 {
@@ -359,6 +387,7 @@ impl Exits {
     ///
     /// # Errors
     /// `ENXIO`: the cookie names no call that the host was told of and that is still unanswered and in time.
+    #[inline]
     pub fn answer(&self, cookie: Cookie, answer: &Answer) -> Result<usize, Errno> {
         let here = cookie.vm() == usize::from(self.vm) && cookie.epoch() == self.epoch() & 0xFFFF;
         let slot = self.slots.get(cookie.vcpu()).filter(|_| here);

@@ -2,7 +2,7 @@
 
 use super::exits::SLOTS;
 use super::*;
-use crate::psci::{Start, State};
+use crate::psci::{CpuOn, Start, State};
 use hyp_abi::errno::Errno;
 use hyp_abi::smccc::Conduit;
 
@@ -179,7 +179,9 @@ fn an_exit_tells_the_call_and_its_conduit() {
         );
         assert_eq!(exit.kind(), kind);
         assert_eq!(exits.poll(3, None), None);
+        assert!(!exits.is_over(3));
         assert_eq!(exits.answer(Cookie::new(cookie.get()), &allow()), Ok(3));
+        assert!(exits.is_over(3));
         assert_eq!(
             exits.poll(3, Some(Cut::Deadline)),
             Some(End::Answered(allow())),

@@ -1,7 +1,7 @@
 //! One vCPU's power state, and the start that a `CPU_ON` leaves for it.
 //!
 //! One atomic word holds the state, whether a start is waiting to be taken, and the epoch of the VM. `CPU_ON` *claims* its
-//! target by one compare-and-swap from OFF; whoever holds the [`Claim`] is alone in writing entry and context, and the
+//! target by one compare-and-swap from OFF; whoever gets the [`Claim`] is alone in writing entry and context, and the
 //! target takes them only when the word says that they are there. A claim from before a reset finds another epoch in the
 //! word and does nothing.
 
@@ -74,6 +74,7 @@ pub struct Claim {
 const STATE: u64 = 0b11;
 /// Entry and context are written, and the target has not taken them yet.
 const START: u64 = 1 << 2;
+/// The endianness of whoever claimed it: there from the claim on, with a meaning while [`START`] is.
 const BIG_ENDIAN: u64 = 1 << 3;
 const EPOCH_SHIFT: u32 = 8;
 const EPOCH: u64 = !0 << EPOCH_SHIFT;
@@ -145,19 +146,26 @@ impl Power {
         state_of(steps::peek(&self.word))
     }
 
-    /// Tries to take the vCPU from OFF, by one compare-and-swap.
+    /// Tries to take the vCPU from OFF, by one compare-and-swap, and writes what it is to start with: nobody else does until the claim
+    /// is started or rolled back, and the target reads it only once it is started.
     ///
     /// # Errors
     /// Why it is not to be had.
-    pub fn claim(&self, how: How) -> Result<Claim, Refused> {
+    #[inline]
+    pub fn claim(&self, how: How, start: Start) -> Result<Claim, Refused> {
         // Within one epoch there is one word that means OFF, so whatever the swap meets instead is the true state.
         let off = in_state(self.word.load(Ordering::Relaxed), State::Off);
-        let next = match how {
-            How::Handled => in_state(off, State::On),
-            How::Forwarded => in_state(off, State::OnPending),
+        let state = match how {
+            How::Handled => State::On,
+            How::Forwarded => State::OnPending,
         };
+        let next = in_state(off, state) | if start.big_endian { BIG_ENDIAN } else { 0 };
         match steps::claim(&self.word, off, next) {
-            Ok(()) => Ok(Claim { word: next }),
+            Ok(()) => {
+                self.entry.store(start.entry, Ordering::Relaxed);
+                self.context.store(start.context, Ordering::Relaxed);
+                Ok(Claim { word: next })
+            }
             Err(found) => Err(match state_of(found) {
                 State::OnPending => Refused::OnPending,
                 // OFF here means that a reset came between: the caller's VM is gone, and it never sees this answer.
@@ -166,15 +174,11 @@ impl Power {
         }
     }
 
-    /// Writes entry and context, then lets the target see them: from here on it is ON and [`Power::take_start`] gives
-    /// them. The caller wakes its pCPU afterwards. False, and nothing changes, if the VM was reset since the claim.
-    pub fn start(&self, claim: Claim, start: Start) -> bool {
-        if self.word.load(Ordering::Relaxed) != claim.word {
-            return false;
-        }
-        self.entry.store(start.entry, Ordering::Relaxed);
-        self.context.store(start.context, Ordering::Relaxed);
-        let endian = if start.big_endian { BIG_ENDIAN } else { 0 };
+    /// Lets the target see what it was claimed for: from here on it is ON and [`Power::take_start`] gives that. The caller wakes its
+    /// pCPU afterwards. False, and nothing changes, if the VM was reset since the claim.
+    #[inline]
+    pub fn start(&self, claim: Claim) -> bool {
+        let endian = claim.word & BIG_ENDIAN;
         steps::settle(&self.word, claim.word, in_state(claim.word, State::On) | START | endian)
     }
 
@@ -188,8 +192,8 @@ impl Power {
     /// # Errors
     /// Why it is not to be had.
     pub fn turn_on(&self, start: Start) -> Result<(), Refused> {
-        let claim = self.claim(How::Handled)?;
-        self.start(claim, start);
+        let claim = self.claim(How::Handled, start)?;
+        self.start(claim);
         Ok(())
     }
 

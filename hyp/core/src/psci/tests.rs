@@ -144,9 +144,9 @@ fn affinity_info_tells_each_state() {
     let vm = Vm::<4>::new();
     let info = |target| vm.call(psci::AFFINITY_INFO_64, [target, 0, 0]);
     assert_eq!(info(1), Outcome::Return(AFFINITY_OFF));
-    let claim = vm.power[1].claim(How::Forwarded).unwrap();
+    let claim = vm.power[1].claim(How::Forwarded, Start::default()).unwrap();
     assert_eq!(info(1), Outcome::Return(AFFINITY_ON_PENDING));
-    assert!(vm.power[1].start(claim, Start::default()));
+    assert!(vm.power[1].start(claim));
     assert_eq!(info(1), Outcome::Return(AFFINITY_ON));
     assert!(vm.power[1].take_start().is_some() && vm.power[1].begin_off());
     assert_eq!(info(1), Outcome::Return(AFFINITY_ON), "it has not left its pCPU yet");
@@ -165,7 +165,7 @@ fn affinity_info_of_a_level_is_on_then_pending_then_off() {
     for level in 0..4 {
         assert_eq!(info(0, level), Outcome::Return(AFFINITY_OFF));
     }
-    let claim = vm.power[3].claim(How::Forwarded).unwrap();
+    let claim = vm.power[3].claim(How::Forwarded, Start::default()).unwrap();
     assert_eq!(
         info(0x1FF, 1),
         Outcome::Return(AFFINITY_ON_PENDING),
@@ -284,9 +284,9 @@ fn system_suspend_is_for_the_last_vcpu_that_is_on() {
     for fid in [psci::SYSTEM_SUSPEND_32, psci::SYSTEM_SUSPEND_64] {
         let suspend = || vm.call(fid, [RAM, 7, 0]);
         assert_eq!(suspend(), asleep, "the caller alone is on");
-        let claim = vm.power[2].claim(How::Forwarded).unwrap();
+        let claim = vm.power[2].claim(How::Forwarded, Start::default()).unwrap();
         assert_eq!(suspend(), refuse(PsciError::Denied), "another is pending");
-        assert!(vm.power[2].start(claim, Start::default()));
+        assert!(vm.power[2].start(claim));
         assert_eq!(suspend(), refuse(PsciError::Denied), "another is on");
         assert!(vm.power[2].take_start().is_some() && vm.power[2].begin_off());
         assert_eq!(suspend(), refuse(PsciError::Denied), "another has not left its pCPU yet");
@@ -414,7 +414,16 @@ fn without_on_pending_a_loser_sees_already_on() {
 #[test]
 fn a_reset_voids_claims_and_starts_from_before() {
     let cell = Power::new();
-    let claim = cell.claim(How::Forwarded).unwrap();
+    let claim = cell
+        .claim(
+            How::Forwarded,
+            Start {
+                entry: 4,
+                context: 4,
+                big_endian: true,
+            },
+        )
+        .unwrap();
     cell.reset();
     assert_eq!(cell.state(), State::Off);
     assert_eq!(
@@ -425,14 +434,7 @@ fn a_reset_voids_claims_and_starts_from_before() {
         }),
         Ok(())
     );
-    assert!(!cell.start(
-        claim,
-        Start {
-            entry: 4,
-            context: 4,
-            big_endian: true
-        }
-    ));
+    assert!(!cell.start(claim));
     assert_eq!(
         cell.take_start(),
         Some(Start {
@@ -443,9 +445,9 @@ fn a_reset_voids_claims_and_starts_from_before() {
     );
     assert_eq!(cell.take_start(), None, "once");
     cell.reset();
-    let stale = cell.claim(How::Forwarded).unwrap();
+    let stale = cell.claim(How::Forwarded, Start::default()).unwrap();
     cell.reset();
-    let fresh = cell.claim(How::Forwarded).unwrap();
+    let fresh = cell.claim(How::Forwarded, Start::default()).unwrap();
     assert!(!cell.rollback(stale), "the vCPU is claimed by another now");
     assert!(cell.rollback(fresh));
     assert_eq!((cell.state(), cell.take_start()), (State::Off, None));
@@ -487,7 +489,7 @@ fn a_second_cpu_on_neither_succeeds_nor_changes_the_first_ones_entry() {
         }),
         Err(Refused::AlreadyOn)
     );
-    assert_eq!(cell.claim(How::Forwarded), Err(Refused::AlreadyOn));
+    assert_eq!(cell.claim(How::Forwarded, Start::default()), Err(Refused::AlreadyOn));
     assert_eq!(cell.take_start().map(|start| (start.entry, start.context)), Some((RAM, 1)));
 }
 

@@ -89,7 +89,7 @@ pub const fn accepted(word: u32, igroupr: u32) -> u32 {
 ///
 /// The word is for an owner that is kicked: if all it was kicked for is SGIs it need not look anywhere else. Who wants anything else
 /// of it says so ([`look`](Self::look)) before the kick, and what is posted stays posted until the owner begins to look at everything
-/// ([`drain`](Self::drain)).
+/// ([`drain`](Self::drain)). Only what an owner waits for, and looks at with each kick while it does, needs no word.
 #[derive(Debug)]
 pub struct Inbox(AtomicU64);
 

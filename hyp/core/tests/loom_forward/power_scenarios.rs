@@ -16,9 +16,9 @@ fn claims(how: How) -> Seen<(usize, usize, usize)> {
         let target = Arc::new(Power::new());
         let callers = [(); 2].map(|()| {
             let target = Arc::clone(&target);
-            thread::spawn(move || target.claim(how).map(|_claim| ()))
+            thread::spawn(move || target.claim(how, start(1)).map(|_claim| ()))
         });
-        let third = target.claim(how).map(|_claim| ());
+        let third = target.claim(how, start(1)).map(|_claim| ());
         let results = callers.map(|caller| caller.join().expect("a caller")).into_iter().chain([third]);
         results.fold((0, 0, 0), |(won, pending, on), result| match result {
             Ok(()) => (won + 1, pending, on),
@@ -106,13 +106,13 @@ pub(crate) fn off_and_on() -> Seen<(Result<(), Refused>, Taken)> {
 pub(crate) fn second_caller(allowed: bool) -> Seen<Result<(), Refused>> {
     explore(Threads::Two, move || {
         let target = Arc::new(Power::new());
-        let claim = target.claim(How::Forwarded).expect("it was off");
+        let claim = target.claim(How::Forwarded, start(1)).expect("it was off");
         let caller = thread::spawn({
             let target = Arc::clone(&target);
-            move || target.claim(How::Forwarded).map(|_claim| ())
+            move || target.claim(How::Forwarded, start(1)).map(|_claim| ())
         });
         if allowed {
-            target.start(claim, start(1));
+            target.start(claim);
         } else {
             target.rollback(claim);
         }
@@ -124,9 +124,9 @@ pub(crate) fn second_caller(allowed: bool) -> Seen<Result<(), Refused>> {
 pub(crate) fn stale_rollback() -> Seen<State> {
     explore(Threads::Two, || {
         let target = Power::new();
-        let stale = target.claim(How::Forwarded).expect("it was off");
+        let stale = target.claim(How::Forwarded, start(1)).expect("it was off");
         target.reset();
-        let _fresh = target.claim(How::Forwarded).expect("the reset turned it off");
+        let _fresh = target.claim(How::Forwarded, start(1)).expect("the reset turned it off");
         target.rollback(stale);
         target.state()
     })
