@@ -30,6 +30,8 @@ const DEADLINE: u64 = 2_000_000;
 /// | `verdicts` | `psci test=verdicts` |
 /// | `badcalls`, `contended` | `contended` |
 /// | `staleness` | `staleness` |
+/// | `waiting` | `waiting test=alone`, one vCPU, `forward_deadline_ms = 300` |
+/// | `waiting_among` | `waiting test=among` |
 /// | `neighbours` | `share test=neighbours` |
 /// | `filter` | `psci test=filtered`, a VM without filter entries |
 /// | `ready` | `vgic test=template,narrowed` |
@@ -56,6 +58,8 @@ fn main() {
         on_demand("badcalls", badcalls),
         on_demand("contended", contended),
         on_demand("staleness", staleness),
+        on_demand("waiting", waiting),
+        on_demand("waiting_among", waiting_among),
         on_demand("neighbours", neighbours),
         on_demand("filter", filter),
         on_demand("ready", ready),
@@ -567,6 +571,103 @@ fn staleness(check: &mut Check) {
         );
         check.eq("ATTR_GET", host::attr_get(VM, CPU_SYSREGS, attribute), Ok(expected));
     });
+}
+
+/// What can be had of the guest's only vCPU while it waits for a verdict, without a kick: everything that is only read.
+fn waiting(check: &mut Check) {
+    let of = |register| cpu_sysreg(affinity_of(0), register);
+    let expired = counted(Counter::Expired);
+    let mut steps = 0;
+    while let Some(exit) = host::next_exit() {
+        if !exit.wants_answer() {
+            continue;
+        }
+        steps += 1;
+        check.eq("the step", exit.x[1], steps);
+        let (ctlr, pmr, active) = (exit.x[2], exit.x[3] & 0xFF, exit.x[3] >> 8);
+        let kicks = || counted(Counter::KicksExact) + counted(Counter::KicksRequest);
+        let before = kicks();
+        let reads = |check: &mut Check, pmr: u64| {
+            let all = [(ICC_CTLR, ctlr), (ICC_PMR, pmr), (attr::ICC_AP1R0, active)];
+            for (register, expected) in all {
+                check.eq("a contended read", host::contended_read(VM, of(register)), Ok(expected));
+                check.eq("an exact read", host::exact_read(VM, of(register), DEADLINE), Ok(expected));
+                check.eq("ATTR_GET", host::attr_get(VM, CPU_SYSREGS, of(register)), Ok(expected));
+            }
+            let slot = host::shadow(VM).slot(0);
+            let word = slot.map(|slot| slot.word());
+            check.eq(
+                "the word",
+                word.map(|word| (word.ctlr(), word.exact(), word.in_guest())),
+                Some((ctlr, true, false)),
+            );
+            let record = slot.and_then(|slot| slot.read(&mut 0, 10_000));
+            check.eq("the record", record.map(|record| (record.ctlr(), record.pmr())), Some((ctlr, pmr)));
+        };
+        let mut answer = Some(Answer::value(0));
+        match steps {
+            1 => {
+                reads(check, pmr);
+                check.eq("kicks for all that", kicks() - before, 0);
+            }
+            2 => {
+                check.eq("ATTR_SET", host::attr_set(VM, CPU_SYSREGS, of(ICC_PMR), 0xD0), Ok(()));
+                // It has answered that, and is about to wait again.
+                let waits = || host::contended_read(VM, of(ICC_CTLR)) != Err(Errno::Busy);
+                check.that(guest::cpu::wait_until(10, waits), "it waits again");
+                reads(check, 0xD0);
+            }
+            3 | 4 => {
+                check.eq("VM_STOP of one that is not in the guest", host::vm_stop(VM), Ok(0));
+                check.eq("the state", host::vm_info(VM).map(|info| info.state), Ok(Some(VmState::Stopped)));
+                reads(check, pmr);
+                if steps == 4 {
+                    let answered = host::complete_exit(exit.cookie, Answer::value(0));
+                    check.eq("an answer while it is stopped", answered, Ok(()));
+                    answer = None;
+                }
+                check.eq("VM_RESUME", host::vm_resume(VM), Ok(()));
+            }
+            5 => {
+                check.that(guest::cpu::wait_until(10, || counted(Counter::Expired) != expired), "the deadline");
+                check.eq(
+                    "an answer after it",
+                    host::complete_exit(exit.cookie, Answer::value(0)),
+                    Err(Errno::NoDevice),
+                );
+                answer = None;
+            }
+            6 => timer::delay(timer::micros(200_000)),
+            _ => {}
+        }
+        if let Some(answer) = answer {
+            check.eq("the answer", host::complete_exit(exit.cookie, answer), Ok(()));
+        }
+    }
+    check.eq("steps", steps, 7);
+    check.eq("calls that expired", counted(Counter::Expired) - expired, 1);
+    check.eq("stops", counted(Counter::Stops), 0);
+}
+
+/// Answers two vCPUs when both wait, the first one first.
+fn waiting_among(check: &mut Check) {
+    let mut first = None;
+    host::serve(|exit| {
+        if exit.function() == oem::STEP && exit.x[1] == 1 {
+            first = Some(exit.cookie);
+            return None;
+        }
+        if exit.function() == oem::STEP {
+            let answered = first.map(|cookie| host::complete_exit(cookie, Answer::value(0)));
+            check.eq("the first one's answer", answered, Some(Ok(())));
+        }
+        Some(if exit.function() == oem::STEP {
+            Answer::value(0)
+        } else {
+            Answer::ALLOW
+        })
+    });
+    check.that(first.is_some(), "the first one came");
 }
 
 /// The filter's ranges and errors before the VM's first run, EBUSY after it.

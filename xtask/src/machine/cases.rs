@@ -306,6 +306,22 @@ pub(super) fn all() -> Vec<Case> {
         with_host("host-makes-bad-calls", four("contended", ""), "test=badcalls"),
         with_host("contended-mode", four("contended", ""), "test=contended"),
         with_host("staleness", four("staleness", ""), "test=staleness"),
+        with_host(
+            "read-while-it-waits-for-a-verdict",
+            Guest::new("waiting", "test=alone").forward_deadline(300),
+            "test=waiting",
+        ),
+        with_host(
+            "read-while-it-waits-on-a-shared-pcpu",
+            Guest::new("waiting", "test=alone").pcpus(&[0]).forward_deadline(300),
+            "test=waiting",
+        )
+        .smp(1),
+        with_host(
+            "asked-while-it-waits-for-a-verdict",
+            Guest::new("waiting", "test=among").vcpus(2),
+            "test=waiting_among",
+        ),
         Case::new("filter-set-by-the-host", four("psci", "test=filtered")).host("hosttest", "test=filter"),
         with_host("ready-and-reset-template", four("vgic", "test=template,narrowed"), "test=ready"),
         with_host("reset-finds-pristine-copies", four("reset", ""), "test=serve"),
