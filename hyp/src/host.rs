@@ -27,14 +27,14 @@ type Result1 = Result<u64, Errno>;
 
 /// Serves a call of the host partition's. `None`: there is no such call.
 #[inline]
-pub(crate) fn call(exit: &mut Exit<'_>, function: u32) -> Option<Leave> {
-    match function {
+pub(crate) fn call(exit: &mut Exit<'_>) -> Option<Leave> {
+    match exit.frame.x[0] as u32 {
         call::WAIT_EXIT => Some(wait_exit(exit)),
         call::COMPLETE_EXIT => {
             exit.frame.x[0] = complete_exit(exit);
             Some(Leave::Stay)
         }
-        _ => other_call(exit, function),
+        function => other_call(exit, function),
     }
 }
 
@@ -91,6 +91,7 @@ fn running(vm: &'static Vm) -> Result<&'static Vm, Errno> {
 }
 
 /// The first wait starts every guest that the host has not started itself.
+#[inline(never)]
 fn wait_exit(exit: &mut Exit<'_>) -> Leave {
     vm::start_guests();
     let waited = if !exit.shared {

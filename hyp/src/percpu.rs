@@ -66,7 +66,7 @@ pub(crate) const EMERGENCY: usize = offset_of!(PerCpu, emergency);
 pub(crate) const SHORT_CALLS: usize = offset_of!(PerCpu, short) + offset_of!(Short, calls);
 /// [`SHORT_CALLS`] for the power states, behind which their number is.
 pub(crate) const SHORT_POWER: usize = offset_of!(PerCpu, short) + offset_of!(Short, power);
-/// [`SHORT_CALLS`] for whether `CPU_ON` is one of them.
+/// [`SHORT_CALLS`] for what becomes of `CPU_ON`: 0, [`HANDLES`] or [`FORWARDS`].
 pub(crate) const SHORT_STARTS: usize = offset_of!(PerCpu, short) + offset_of!(Short, starts);
 /// [`SHORT_CALLS`] for the interrupts, behind which the counters are.
 pub(crate) const SHORT_GIC: usize = offset_of!(PerCpu, short) + offset_of!(Short, gic);
@@ -85,9 +85,14 @@ pub(crate) struct Short {
     gic: AtomicUsize,
     /// Its counters.
     counters: AtomicUsize,
-    /// Not 0 if nobody filters its `CPU_ON`.
+    /// What becomes of its `CPU_ON`.
     starts: AtomicUsize,
 }
+
+/// Nobody filters `CPU_ON` in its 64-bit form: it is done at once.
+pub(crate) const HANDLES: usize = 1;
+/// It is the host's to decide.
+pub(crate) const FORWARDS: usize = 2;
 
 impl Short {
     const fn new() -> Self {
@@ -109,7 +114,7 @@ impl Short {
         self.vcpus.store(vm.power.len(), Ordering::Relaxed);
         self.gic.store(&raw const state.gic as usize, Ordering::Relaxed);
         self.counters.store(counters, Ordering::Relaxed);
-        self.starts.store(vm.starts_are_short().into(), Ordering::Relaxed);
+        self.starts.store(vm.starts(), Ordering::Relaxed);
     }
 }
 

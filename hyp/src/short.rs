@@ -81,7 +81,8 @@ pub(crate) extern "C" fn guest_sysreg(frame: &mut Frame, syndrome: u64) -> Done 
     sgi1r(value).into()
 }
 
-/// A `CPU_ON` that nobody filters ([`Vm::starts_are_short`](crate::vm::Vm::starts_are_short)) and that succeeds. As other calls that are short, it leaves the caller's shadow and interrupts alone.
+/// A `CPU_ON` that nobody filters ([`percpu::HANDLES`]) and that succeeds. As other calls that are short, it leaves the caller's shadow and
+/// interrupts alone.
 #[inline(always)]
 fn cpu_on(frame: &mut Frame, syndrome: u64) -> Option<()> {
     // SAFETY: The outermost function of this exit, which asks once; the reference is gone when another does.

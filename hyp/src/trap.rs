@@ -13,7 +13,7 @@ use hyp_core::{
     esr::{self, Abort, Esr, MemAccess, SysRegAccess, Trap, ec},
     idreg::{self, IccRegister, SysRegAction},
     inject::{self, CrashReason, Injected, Interrupted, Target},
-    psci::{self, CpuOn, Outcome},
+    psci::{self, CpuOn, Forwarded, Outcome},
     sched::earlier,
     timer::Register,
     types::Ipa,
@@ -45,6 +45,8 @@ global_asm!(
     include_str!("trap.s"),
     call = sym guest_call,
     on = sym short::guest_on,
+    forwarded = sym guest_forwarded_on,
+    forwards = const percpu::FORWARDS.trailing_zeros(),
     load = sym short::guest_load,
     store = sym short::guest_store,
     id = sym short::guest_id,
@@ -130,11 +132,30 @@ impl core::ops::DerefMut for Exit<'_> {
 extern "C" fn guest_call(frame: &mut Frame, syndrome: u64) -> Leave {
     ordinary(frame, |exit| {
         exit.attend();
-        if syndrome & HVC_IMM == 0 {
-            return call(exit, Conduit::Hvc);
-        }
         exit.vcpu.count(Counter::Calls);
-        undefined(exit, cpu::elr().wrapping_sub(4))
+        if syndrome & HVC_IMM != 0 {
+            return undefined(exit, cpu::elr().wrapping_sub(4));
+        }
+        call(exit, Conduit::Hvc)
+    })
+}
+
+/// [`guest_call`] of a `CPU_ON`, in its 64-bit form, that the host is to decide.
+extern "C" fn guest_forwarded_on(frame: &mut Frame, syndrome: u64) -> Leave {
+    ordinary(frame, |exit| {
+        exit.attend();
+        exit.vcpu.count(Counter::Calls);
+        if syndrome & HVC_IMM != 0 {
+            return undefined(exit, cpu::elr().wrapping_sub(4));
+        }
+        let [_, mpidr, entry, context, ..] = exit.frame.x;
+        match psci::cpu_on(mpidr, entry, context, &vm::View { vm: exit.vm }) {
+            Ok(on) => wait::forward(exit, Forwarded::CpuOn(on), Conduit::Hvc),
+            Err(refused) => {
+                exit.frame.x[0] = refused.to_ret();
+                Leave::Stay
+            }
+        }
     })
 }
 
@@ -152,6 +173,7 @@ fn synchronous(exit: &mut Exit<'_>, syndrome: u64) -> Leave {
     match Trap::decode(syndrome) {
         Trap::Smc { imm: 0 } => {
             step_over();
+            exit.vcpu.count(Counter::Calls);
             call(exit, Conduit::Smc)
         }
         Trap::SysReg(access) => sysreg(exit, access),
@@ -255,7 +277,7 @@ fn unexpected(exit: &mut Exit<'_>, reason: CrashReason) -> Leave {
 #[inline(always)]
 fn ordinary(frame: &mut Frame, act: impl FnOnce(&mut Exit<'_>) -> Leave) -> Leave {
     // SAFETY: The outermost function of this exit.
-    let (Some(resident), Some(local)) = (unsafe { (percpu::here(), percpu::local()) }) else {
+    let Some((local, resident)) = (unsafe { percpu::both() }) else {
         return Leave::Go;
     };
     let (neighbours, machine) = local.run.besides();
@@ -273,6 +295,12 @@ fn ordinary(frame: &mut Frame, act: impl FnOnce(&mut Exit<'_>) -> Leave) -> Leav
 }
 
 impl Exit<'_> {
+    /// The vCPU and its registers, each to be used beside the other.
+    #[inline]
+    pub(crate) fn both(&mut self) -> (&mut Resident, &Frame) {
+        (self.resident, self.frame)
+    }
+
     /// Withdraws what the guest's hardware-backed interrupts no longer assert.
     #[inline]
     pub(crate) fn attend(&mut self) {
@@ -370,15 +398,20 @@ fn step_over() {
 }
 
 /// HVC or SMC: an SMCCC call.
+#[inline]
 fn call(exit: &mut Exit<'_>, conduit: Conduit) -> Leave {
-    exit.vcpu.count(Counter::Calls);
-    let [x0, x1, x2, x3, ..] = exit.frame.x;
     if exit.vm.id == 0
-        && let Some(leave) = host::call(exit, x0 as u32)
+        && let Some(leave) = host::call(exit)
     {
         // Of a service that no filter can be about: the host partition has none.
         return leave;
     }
+    other_call(exit, conduit)
+}
+
+#[inline(never)]
+fn other_call(exit: &mut Exit<'_>, conduit: Conduit) -> Leave {
+    let [x0, x1, x2, x3, ..] = exit.frame.x;
     let view = vm::View { vm: exit.vm };
     match psci::smccc(&[x0, x1, x2, x3], exit.vm.filter(), &view) {
         Outcome::Return(value) => {

@@ -159,11 +159,12 @@ sync_call:
     mrs     x2, tpidr_el2
     ldr     x2, [x2, #{short_starts}]
     cbz     x2, 3f
-    ldr     w2, [sp]
-    mov     w3, #({cpu_on} & 0xFFFF)
-    movk    w3, #({cpu_on} >> 16), lsl #16
-    cmp     w2, w3
+    ldr     w3, [sp]
+    mov     w4, #({cpu_on} & 0xFFFF)
+    movk    w4, #({cpu_on} >> 16), lsl #16
+    cmp     w3, w4
     b.ne    3f
+    tbnz    w2, #{forwards}, 4f
     bl      {on}
     cbz     w0, resume
     mov     x0, sp
@@ -185,6 +186,9 @@ resume:
     eret
     dsb     nsh                     // no speculation past ERET
     isb
+4:  bl      {forwarded}
+    cbz     w0, resume
+    b       leave
 
 // A call that only reads, by HVC #0 or SMC #0, of a guest whose filter leaves such calls alone: answered as psci::smccc does. x1
 // and x2 are saved, x0 is the guest's, x1 is ESR_EL2. Anything else goes on as if nothing had been.

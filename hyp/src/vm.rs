@@ -50,7 +50,7 @@ use crate::{
     boot,
     console::{self, error, found, info, record, warning},
     passed::Passed,
-    percpu::BootCell,
+    percpu::{self, BootCell},
     run, system,
     vcpu::Vcpu,
 };
@@ -497,9 +497,13 @@ impl Vm {
         self.short_calls.load(Ordering::Relaxed)
     }
 
-    /// Whether its `CPU_ON`, in the 64-bit form, is nobody else's to decide.
-    pub(crate) fn starts_are_short(&self) -> bool {
-        self.id != 0 && self.filter().lookup(CPU_ON_64) == Action::Handle
+    /// What becomes of its `CPU_ON`, in the 64-bit form, where the vectors can tell: see [`percpu::FORWARDS`].
+    pub(crate) fn starts(&self) -> usize {
+        match self.filter().lookup(CPU_ON_64) {
+            Action::Handle if self.id != 0 => percpu::HANDLES,
+            Action::Forward => percpu::FORWARDS,
+            Action::Handle | Action::Deny => 0,
+        }
     }
 
     /// Adds a range to the filter, before the VM first ran.

@@ -22,7 +22,7 @@ use crate::{
     },
     run::Phase,
     system,
-    trap::{self, Exit, Leave},
+    trap::{self, Exit, Frame, Leave},
     vcpu::Vcpu,
     vm::{View, Vm},
 };
@@ -60,11 +60,15 @@ pub(crate) fn in_place(exit: &mut Exit<'_>, mut done: impl FnMut(&mut Exit<'_>) 
 }
 
 /// Whether an interrupt would wake the resident vCPU from WFI. One that a physical interrupt brings wakes its pCPU first.
+#[inline]
 pub(crate) fn woken(exit: &mut Exit<'_>) -> bool {
+    let quiet = exit.vcpu.inbox.is_empty() && exit.state.gic.is_quiet(&exit.vm.dist);
+    !quiet && would_wake(exit)
+}
+
+#[inline(never)]
+fn would_wake(exit: &mut Exit<'_>) -> bool {
     let (vcpu, vm, state, interface) = exit.parts();
-    if vcpu.inbox.is_empty() && state.gic.is_quiet(&vm.dist) {
-        return false;
-    }
     state.gic.receive_spis(interface, &vm.dist);
     vm.kick_spis(state.gic.take_kicks());
     let cpuif = &state.cpuif;
@@ -80,15 +84,20 @@ fn check_trigger() {
 }
 
 /// The host decides. The target of a `CPU_ON` is claimed before the host hears of it; the calling vCPU alone waits.
+#[inline(always)]
 pub(crate) fn forward(exit: &mut Exit<'_>, forwarded: Forwarded, conduit: Conduit) -> Leave {
-    let (vcpu, vm) = (exit.vcpu, exit.vm);
-    let waiting = match Waiting::begin(forwarded, vm.power) {
-        Ok(waiting) => waiting,
+    match Waiting::begin(forwarded, exit.vm.power) {
+        Ok(waiting) => for_verdict(exit, waiting, conduit),
         Err(refused) => {
-            exit.frame.x[0] = refused.to_ret(vm.desc.on_pending);
-            return Leave::Stay;
+            exit.frame.x[0] = refused.to_ret(exit.vm.desc.on_pending);
+            Leave::Stay
         }
-    };
+    }
+}
+
+#[inline(never)]
+fn for_verdict(exit: &mut Exit<'_>, waiting: Waiting, conduit: Conduit) -> Leave {
+    let (vcpu, vm) = (exit.vcpu, exit.vm);
     let deadline = timer::now().saturating_add(vm.verdict_ticks);
     vcpu.count(Counter::Forwards);
     if exit.shared {
@@ -99,19 +108,13 @@ pub(crate) fn forward(exit: &mut Exit<'_>, forwarded: Forwarded, conduit: Condui
         };
         return Leave::Go;
     }
-    let mut posted = false;
+    let mut call = Some(conduit);
     loop {
-        let [x0, x1, x2, x3, ..] = exit.frame.x;
         exit.state.begin_wait(vcpu);
         timer::arm(deadline);
-        let interrupted = barrier::lend(&vcpu.state, &mut exit.state, || {
-            if !mem::replace(&mut posted, true) {
-                // Now that the lock is free: who hears of the call can look at the caller at once.
-                vm.exits.post(vcpu.index, conduit, &[x0, x1, x2, x3]);
-                system::wake_host();
-            }
-            await_verdict(vcpu, vm)
-        });
+        let call = mem::take(&mut call);
+        let (resident, frame) = exit.both();
+        let interrupted = barrier::lend(&vcpu.state, &mut resident.state, await_verdict, (vcpu, vm, call, frame));
         exit.state.end_wait();
         if let Some(intid) = interrupted
             && trap::interrupt(exit, intid) == Leave::Go
@@ -129,10 +132,16 @@ pub(crate) fn forward(exit: &mut Exit<'_>, forwarded: Forwarded, conduit: Condui
     }
 }
 
-/// Waits, with the vCPU's lock free, until its wait is over. `Some`: this physical interrupt, acknowledged, comes first. What SGIs come
-/// wait in the inbox.
-#[inline]
-fn await_verdict(vcpu: &Vcpu, vm: &Vm) -> Option<u32> {
+/// With the vCPU's lock free, posts its call if it is one to post, and waits until the wait is over. `Some`: this physical interrupt,
+/// acknowledged, comes first. What SGIs come wait in the inbox.
+#[inline(always)]
+fn await_verdict((vcpu, vm, call, frame): (&Vcpu, &Vm, Option<Conduit>, &Frame)) -> Option<u32> {
+    if let Some(conduit) = call {
+        let [x0, x1, x2, x3, ..] = frame.x;
+        // Now that the lock is free: who hears of the call can look at the caller at once.
+        vm.exits.post(vcpu.index, conduit, &[x0, x1, x2, x3]);
+        system::wake_host();
+    }
     loop {
         barrier::wfi();
         let intid = gic::acknowledge();

@@ -51,17 +51,17 @@ pub(crate) type Guard<'a, T> = spin::mutex::SpinMutexGuard<'a, T, Yield>;
 /// What is made once, at boot, and read without a lock ever after.
 pub(crate) type Once<T> = spin::once::Once<T, Yield>;
 
-/// Frees the lock of `mutex`, which `guard` holds, for as long as `meanwhile` takes, and takes it again. The guard of another lock
-/// stays as it is.
+/// Frees the lock of `mutex`, which `guard` holds, for as long as `meanwhile` takes `with` what it is given, and takes it again. The guard
+/// of another lock stays as it is.
 #[inline(always)]
-pub(crate) fn lend<T, R>(mutex: &Mutex<T>, guard: &mut Guard<'_, T>, meanwhile: impl FnOnce() -> R) -> R {
+pub(crate) fn lend<T, A, R>(mutex: &Mutex<T>, guard: &mut Guard<'_, T>, meanwhile: impl FnOnce(A) -> R, with: A) -> R {
     let held = core::ptr::eq(core::ptr::from_ref(&**guard), mutex.as_mut_ptr());
     if held {
         // SAFETY: `guard` guards what is in `mutex`, so its lock is held; and it is borrowed until that is so again, so nobody
         // reaches the data through it meanwhile.
         unsafe { mutex.force_unlock() };
     }
-    let result = meanwhile();
+    let result = meanwhile(with);
     if held {
         core::mem::forget(mutex.lock());
     }
