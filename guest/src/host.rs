@@ -91,7 +91,11 @@ impl Answer {
 /// # Errors
 /// `EINTR`: the host has a pending interrupt. `EINVAL`: hyp gave a kind this runtime does not know.
 pub fn wait_exit() -> Result<Exit, Errno> {
-    let [x0, cookie, info, a, b, c, d] = raw(call::WAIT_EXIT, [0; 6]);
+    told(raw(call::WAIT_EXIT, [0; 6]))
+}
+
+#[inline]
+fn told([x0, cookie, info, a, b, c, d]: [u64; 7]) -> Result<Exit, Errno> {
     Errno::from_ret(x0)?;
     let (kind, vm, vcpu) = exit_parts(info);
     Ok(Exit {
@@ -101,6 +105,16 @@ pub fn wait_exit() -> Result<Exit, Errno> {
         vcpu,
         x: [a, b, c, d],
     })
+}
+
+/// `COMPLETE_AND_WAIT`: answers an exit and waits for the next.
+///
+/// # Errors
+/// `ENXIO`: no such exit is outstanding, and nothing was waited for. `EINTR`: it was answered, and the host has a pending interrupt.
+/// `EINVAL`: hyp gave a kind this runtime does not know.
+pub fn complete_and_wait(cookie: u64, answer: Answer) -> Result<Exit, Errno> {
+    let [a, b, c, d] = answer.x;
+    told(raw(call::COMPLETE_AND_WAIT, [cookie, answer.verdict as u64, a, b, c, d]))
 }
 
 /// `COMPLETE_EXIT`: answers an exit.
@@ -249,36 +263,45 @@ pub fn shadow(vm: u64) -> &'static ShadowPage {
     unsafe { &*((SHADOW_BASE + vm * SHADOW_STRIDE) as *const ShadowPage) }
 }
 
+/// One VM has not ended, as far as its exits tell.
+static SOME_LEFT: AtomicBool = AtomicBool::new(false);
+
 /// The next exit; `None` when every VM has ended.
 #[must_use]
 pub fn next_exit() -> Option<Exit> {
-    /// One has not ended, as far as its exits tell.
-    static SOME_LEFT: AtomicBool = AtomicBool::new(false);
     while SOME_LEFT.load(Ordering::Relaxed) || vms().any(|vm| !has_ended(vm)) {
         SOME_LEFT.store(true, Ordering::Relaxed);
-        if let Ok(exit) = wait_exit() {
-            if exit.kind == ExitKind::Ended {
-                SOME_LEFT.store(false, Ordering::Relaxed);
-                if vms().all(has_ended) {
-                    continue;
-                }
-            }
+        if let Ok(exit) = wait_exit()
+            && !is_last(&exit)
+        {
             return Some(exit);
         }
     }
     None
 }
 
+/// Whether `exit` is the end of the last VM.
+fn is_last(exit: &Exit) -> bool {
+    if exit.kind != ExitKind::Ended {
+        return false;
+    }
+    SOME_LEFT.store(false, Ordering::Relaxed);
+    vms().all(has_ended)
+}
+
 /// Serves exits until every VM has ended. `decide` sees each exit and gives the answer to those that want one; `None`
 /// leaves an exit unanswered.
 pub fn serve(mut decide: impl FnMut(&Exit) -> Option<Answer>) {
-    while let Some(exit) = next_exit() {
-        if let Some(answer) = decide(&exit)
-            && exit.wants_answer()
-        {
-            // ENXIO means that the deadline was faster: hyp counts it, and there is nothing left to do.
-            let _late = complete_exit(exit.cookie, answer);
-        }
+    let mut next = next_exit();
+    while let Some(exit) = next {
+        next = match decide(&exit) {
+            Some(answer) if exit.wants_answer() => match complete_and_wait(exit.cookie, answer) {
+                Ok(exit) if !is_last(&exit) => Some(exit),
+                // ENXIO means that the deadline was faster: hyp counts it, and there is nothing left to do.
+                _ => next_exit(),
+            },
+            _ => next_exit(),
+        };
     }
 }
 

@@ -34,6 +34,13 @@ pub(crate) fn call(exit: &mut Exit<'_>) -> Option<Leave> {
             exit.frame.x[0] = complete_exit(exit);
             Some(Leave::Stay)
         }
+        call::COMPLETE_AND_WAIT => match complete_exit(exit) {
+            0 => Some(wait_exit(exit)),
+            errno => {
+                exit.frame.x[0] = errno;
+                Some(Leave::Stay)
+            }
+        },
         function => other_call(exit, function),
     }
 }

@@ -277,7 +277,7 @@ fn badcalls(check: &mut Check) {
         let good = host::exact_read(VM, ctlr, DEADLINE).unwrap_or(0);
         check.that(good & 0x700 != 0, "a good exact read");
         use Errno::{Busy, Exists, Invalid, NoDevice, NoEntry};
-        let cases: [(&str, u32, [u64; 4], Option<Errno>); 48] = [
+        let cases: [(&str, u32, [u64; 4], Option<Errno>); 50] = [
             ("COMPLETE_EXIT of nothing", call::COMPLETE_EXIT, [0, 0, 0, 0], Some(NoDevice)),
             (
                 "COMPLETE_EXIT of everything",
@@ -290,6 +290,18 @@ fn badcalls(check: &mut Check) {
                 "COMPLETE_EXIT with a wide verdict",
                 call::COMPLETE_EXIT,
                 [own, 1 << 32, 0, 0],
+                Some(Invalid),
+            ),
+            (
+                "COMPLETE_AND_WAIT of nothing",
+                call::COMPLETE_AND_WAIT,
+                [0, 0, 0, 0],
+                Some(NoDevice),
+            ),
+            (
+                "COMPLETE_AND_WAIT with no verdict",
+                call::COMPLETE_AND_WAIT,
+                [own, 4, 0, 0],
                 Some(Invalid),
             ),
             ("ATTR_GET of no VM", call::ATTR_GET, [NO_VM, CPU_SYSREGS, ctlr, 0], Some(NoEntry)),

@@ -177,7 +177,7 @@ fn unknown_functions(check: &mut Check) {
 
 fn host_calls_are_not_for_guests(check: &mut Check) {
     use hyp_abi::call;
-    for function in call::WAIT_EXIT..=call::VM_INFO {
+    for function in call::WAIT_EXIT..=call::COMPLETE_AND_WAIT {
         let [found, ..] = smccc::hvc(function, 1, 0, 0);
         if found != u64::MAX {
             check.fail(format_args!("{function:#x} gave {found:#x}"));

@@ -36,6 +36,9 @@ pub const MARK: u32 = 0xC600_000D;
 /// Describes a VM. `x1` VM. `x1` returns vCPUs in bits 15:0, a [`VmState`] in bits 23:16; `x2` its epoch. `ENOENT`: no
 /// such VM.
 pub const VM_INFO: u32 = 0xC600_000E;
+/// [`COMPLETE_EXIT`], and, once the answer is taken, [`WAIT_EXIT`]: the arguments of the one, the results of the other. Where
+/// [`COMPLETE_EXIT`] fails nothing is waited for.
+pub const COMPLETE_AND_WAIT: u32 = 0xC600_000F;
 /// Test images only (feature `test-triggers`). `x1` a [`Trigger`], `x2` a pCPU index.
 pub const TRIGGER: u32 = 0xC600_00F0;
 
