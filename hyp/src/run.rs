@@ -10,12 +10,11 @@ use hyp_abi::{
 };
 use hyp_core::{
     esr,
-    filter::Action,
     forward::{Cut, End, Resolution, Waiting},
     idreg::{HostId, IdTable, Shown},
     inject::PstateFeatures,
     policy::{self, Options},
-    psci::{self, Outcome, Start},
+    psci::{self, Start},
     regs::cpu::SysReg,
     sched::{self, Says, Turn, earlier},
     types::Pa,
@@ -33,7 +32,8 @@ use crate::{
     ask, console, host, input, passed, percpu, system,
     trap::Frame,
     vcpu::{GIVEN, Vcpu, VcpuState},
-    vm::{self, View, Vm},
+    vm::{self, Vm},
+    wait,
 };
 
 /// The running priority of a CPU interface on which nothing is active.
@@ -761,13 +761,8 @@ impl Place {
             }
             Resolution::Handle => {
                 let [x0, x1, x2, x3] = [state.x[0], state.x[1], state.x[2], state.x[3]];
-                let view = View { vm };
-                match psci::decode(x0 as u32, [x1, x2, x3], &view, |id| vm.filter().lookup(id) == Action::Deny) {
-                    Outcome::Return(value) => state.give(&[value]),
-                    Outcome::Values(values) => state.give(&values),
-                    Outcome::Suspend => state.give(&[0]),
-                    _ => state.give(&[hyp_abi::smccc::NOT_SUPPORTED]),
-                }
+                let (values, count) = wait::handle(vm, [x0, x1, x2, x3]);
+                state.give(values.get(..count).unwrap_or(&[]));
             }
             Resolution::Dropped => {}
         }

@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use hyp_abi::call::Counter;
 
 use crate::{
-    arch::{barrier, timer},
+    arch::{barrier, gic, timer},
     console, power,
     vm::{self, Vm},
 };
@@ -18,6 +18,8 @@ static OFF: AtomicU32 = AtomicU32::new(0);
 static CRASHED: AtomicU32 = AtomicU32::new(0);
 static REFUSED: AtomicU32 = AtomicU32::new(0);
 static HAS_HOST: AtomicBool = AtomicBool::new(false);
+/// What kicks the host partition's pCPU; 0 without one.
+static HOST_KICK: AtomicU64 = AtomicU64::new(0);
 static HOST_ENDED: AtomicBool = AtomicBool::new(false);
 static FINISHING: AtomicBool = AtomicBool::new(false);
 /// When the grace ends; 0 while guests run.
@@ -46,10 +48,13 @@ fn note_grace() {
     }
 }
 
-/// So many guests were built.
-pub(crate) fn built(guests: usize, host: bool) {
+/// So many guests were built, and this host partition.
+pub(crate) fn built(guests: usize, host: Option<&Vm>) {
     GUESTS.store(guests as u32, Ordering::Relaxed);
-    HAS_HOST.store(host, Ordering::Relaxed);
+    HAS_HOST.store(host.is_some(), Ordering::Relaxed);
+    if let Some(vcpu) = host.and_then(|host| host.vcpus.first()) {
+        HOST_KICK.store(vcpu.kick_sgi(), Ordering::Relaxed);
+    }
     note_grace();
 }
 
@@ -92,9 +97,11 @@ fn guests_ended() -> bool {
 }
 
 /// Has the host partition look for exits.
+#[inline]
 pub(crate) fn wake_host() {
-    if let Some(vcpu) = vm::all().first().filter(|host| host.id == 0).and_then(|host| host.vcpus.first()) {
-        vcpu.kick_plainly();
+    let sgi = HOST_KICK.load(Ordering::Relaxed);
+    if sgi != 0 {
+        gic::send_kick(sgi);
     }
 }
 

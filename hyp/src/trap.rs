@@ -171,11 +171,7 @@ extern "C" fn guest_sync(frame: &mut Frame) -> Leave {
 fn synchronous(exit: &mut Exit<'_>, syndrome: u64) -> Leave {
     exit.attend();
     match Trap::decode(syndrome) {
-        Trap::Smc { imm: 0 } => {
-            step_over();
-            exit.vcpu.count(Counter::Calls);
-            call(exit, Conduit::Smc)
-        }
+        Trap::Smc { imm: 0 } => smc(exit),
         Trap::SysReg(access) => sysreg(exit, access),
         Trap::DataAbort(abort) => data_abort(exit, abort),
         Trap::InstAbort(abort) => inst_abort(exit, abort),
@@ -380,7 +376,7 @@ impl Exit<'_> {
 fn wait_for_interrupt(exit: &mut Exit<'_>) -> Leave {
     exit.vcpu.count(Counter::Waits);
     step_over();
-    if wait::woken(exit) {
+    if wait::would_wake(exit) {
         return Leave::Stay;
     }
     exit.phase = Phase::Sleeps;
@@ -395,6 +391,13 @@ fn step_over() {
     if after != pstate {
         cpu::set_spsr(after);
     }
+}
+
+#[inline(never)]
+fn smc(exit: &mut Exit<'_>) -> Leave {
+    step_over();
+    exit.vcpu.count(Counter::Calls);
+    call(exit, Conduit::Smc)
 }
 
 /// HVC or SMC: an SMCCC call.
@@ -466,7 +469,7 @@ pub(crate) fn cpu_off(exit: &mut Exit<'_>) -> Leave {
 /// CPU_SUSPEND).
 fn suspend(exit: &mut Exit<'_>) -> Leave {
     exit.frame.x[0] = 0;
-    if !wait::woken(exit) {
+    if !wait::would_wake(exit) {
         barrier::wfi();
     }
     Leave::Stay

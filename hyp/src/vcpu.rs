@@ -162,6 +162,11 @@ impl Vcpu {
         self.pcpu_affinity
     }
 
+    /// What kicks that pCPU.
+    pub(crate) const fn kick_sgi(&self) -> u64 {
+        self.kick_sgi
+    }
+
     /// Tells it which VM it belongs to.
     pub(crate) fn adopt(&self, vm: &'static Vm) {
         self.vm.call_once(|| vm);
@@ -208,7 +213,7 @@ impl Vcpu {
     }
 
     /// Kicks it for the first SGI in its inbox, which it counts itself when it drains that; or for what it waits for and looks at with
-    /// each kick: an answer, an exit to serve.
+    /// each kick: an answer, an exit to serve, a start while it is off.
     #[inline]
     pub(crate) fn kick_plainly(&self) {
         gic::send_kick(self.kick_sgi);
@@ -442,20 +447,25 @@ impl VcpuState {
         }
     }
 
-    /// Resident, it is about to wait with its lock free: its registers hold what was last published, and so does `cpuif`.
+    /// Resident, it is about to wait with its lock free: its registers hold what was last published in `slot`, and so does `cpuif`.
     #[inline]
-    pub(crate) fn begin_wait(&mut self, vcpu: &Vcpu) {
+    pub(crate) fn begin_wait(&mut self, slot: &ShadowSlot) {
         let count = self.cpuif.view.apr_count();
         gic::save_active_priorities(count, &mut self.cpuif.ap0r, &mut self.cpuif.ap1r);
         self.in_place = true;
-        if let Some(slot) = vcpu.slot() {
-            self.writer.rest(slot);
-        }
+        self.writer.rest(slot);
     }
 
     /// The wait of [`begin_wait`](Self::begin_wait) is over, and its lock held again.
+    #[inline]
     pub(crate) fn end_wait(&mut self) {
         self.in_place = false;
+    }
+
+    /// After its wait it goes on in the guest.
+    #[inline]
+    pub(crate) fn go_on(&mut self, slot: &ShadowSlot) {
+        self.writer.enter(slot);
     }
 
     /// An ordinary exit: if the guest changed its CPU interface's registers, the shadow follows; and once group 1 is enabled

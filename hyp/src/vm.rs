@@ -252,9 +252,14 @@ pub(crate) fn all() -> &'static [Vm] {
     VMS.get().copied().unwrap_or(&[])
 }
 
-/// The VM with this number.
+/// The VM with this number: at its place among them, if none was refused.
+#[inline]
 pub(crate) fn find(id: u64) -> Option<&'static Vm> {
-    all().iter().find(|vm| vm.id as u64 == id)
+    let vms = all();
+    match vms.get(usize::try_from(id).ok()?) {
+        Some(vm) if vm.id as u64 == id => Some(vm),
+        _ => vms.iter().find(|vm| vm.id as u64 == id),
+    }
 }
 
 /// Builds every VM of the plan: memory, tables, vCPUs, first contents. A VM that cannot be built is refused; the others
@@ -305,7 +310,8 @@ pub(crate) fn build(board: &'static Board, plan: Vec<Planned>, memory: &mut phys
         warning!("no VM to run: describe one below /chosen (docs/devicetree.md)");
     }
     VMS.call_once(|| vms);
-    system::built(vms.iter().filter(|vm| vm.id != 0).count(), vms.iter().any(|vm| vm.id == 0));
+    let host = vms.iter().find(|vm| vm.id == 0);
+    system::built(vms.iter().filter(|vm| vm.id != 0).count(), host);
 }
 
 /// What every VM is made with.
@@ -815,7 +821,7 @@ impl Vm {
     pub(crate) fn wake_started(&self, index: usize) {
         if let Some(vcpu) = self.vcpus.get(index) {
             vcpu.count_remote(Counter::Starts);
-            vcpu.wake();
+            vcpu.kick_plainly();
         }
     }
 

@@ -5,10 +5,10 @@ use core::mem;
 
 use hyp_abi::{
     call::{Counter, VmState},
+    shadow::ShadowSlot,
     smccc::{Conduit, NOT_SUPPORTED},
 };
 use hyp_core::{
-    filter::Action,
     forward::{Cut, End, Resolution, Waiting},
     psci::{self, Forwarded, Outcome},
     vgic::cpuif::running_priority,
@@ -59,22 +59,25 @@ pub(crate) fn in_place(exit: &mut Exit<'_>, mut done: impl FnMut(&mut Exit<'_>) 
     }
 }
 
-/// Whether an interrupt would wake the resident vCPU from WFI. One that a physical interrupt brings wakes its pCPU first.
+/// [`would_wake`], of one that has just been woken or has nothing there: an interrupt that a physical one brings wakes its pCPU first.
 #[inline]
-pub(crate) fn woken(exit: &mut Exit<'_>) -> bool {
-    let quiet = exit.vcpu.inbox.is_empty() && exit.state.gic.is_quiet(&exit.vm.dist);
-    !quiet && would_wake(exit)
-}
-
-#[inline(never)]
-fn would_wake(exit: &mut Exit<'_>) -> bool {
-    let (vcpu, vm, state, interface) = exit.parts();
+fn woken(exit: &mut Exit<'_>) -> bool {
+    if exit.vcpu.inbox.is_empty() && exit.state.gic.is_quiet(&exit.vm.dist) {
+        return false;
+    }
+    let (_, vm, state, interface) = exit.parts();
     state.gic.receive_spis(interface, &vm.dist);
     vm.kick_spis(state.gic.take_kicks());
-    let cpuif = &state.cpuif;
+    would_wake(exit)
+}
+
+/// Whether an interrupt would wake the resident vCPU from WFI.
+#[inline(never)]
+pub(crate) fn would_wake(exit: &Exit<'_>) -> bool {
+    let cpuif = &exit.state.cpuif;
     let (group0, group1) = gic::active_priorities(cpuif.view.apr_count());
     let running = running_priority(&cpuif.view, &group0, &group1);
-    state.gic.wakes(interface, &vm.dist, cpuif.vmcr, running) || !vcpu.inbox.is_empty()
+    exit.state.gic.wakes(&exit.interface, &exit.vm.dist, cpuif.vmcr, running) || !exit.vcpu.inbox.is_empty()
 }
 
 /// On purpose, in test images.
@@ -100,17 +103,18 @@ fn for_verdict(exit: &mut Exit<'_>, waiting: Waiting, conduit: Conduit) -> Leave
     let (vcpu, vm) = (exit.vcpu, exit.vm);
     let deadline = timer::now().saturating_add(vm.verdict_ticks);
     vcpu.count(Counter::Forwards);
-    if exit.shared {
+    let slot = vm.shadow.slot(vcpu.index).filter(|_| !exit.shared);
+    let Some(slot) = slot else {
         exit.phase = Phase::Forwards {
             waiting: Some(waiting),
             conduit,
             deadline,
         };
         return Leave::Go;
-    }
+    };
     let mut call = Some(conduit);
     loop {
-        exit.state.begin_wait(vcpu);
+        exit.state.begin_wait(slot);
         timer::arm(deadline);
         let call = mem::take(&mut call);
         let (resident, frame) = exit.both();
@@ -127,7 +131,7 @@ fn for_verdict(exit: &mut Exit<'_>, waiting: Waiting, conduit: Conduit) -> Leave
         }
         let late = interrupted.is_some() && timer::now() >= deadline;
         if let Some(end) = vm.exits.poll(vcpu.index, late.then_some(Cut::Deadline)) {
-            return finish(exit, waiting, &end);
+            return finish(exit, slot, waiting, &end);
         }
     }
 }
@@ -159,7 +163,7 @@ fn await_verdict((vcpu, vm, call, frame): (&Vcpu, &Vm, Option<Conduit>, &Frame))
 
 /// The wait for the verdict is over.
 #[inline]
-fn finish(exit: &mut Exit<'_>, waiting: Waiting, end: &End) -> Leave {
+fn finish(exit: &mut Exit<'_>, slot: &ShadowSlot, waiting: Waiting, end: &End) -> Leave {
     let (vcpu, vm) = (exit.vcpu, exit.vm);
     if *end == End::Deadline {
         vcpu.count(Counter::Expired);
@@ -168,7 +172,7 @@ fn finish(exit: &mut Exit<'_>, waiting: Waiting, end: &End) -> Leave {
     if resolve(exit, waiting.end(end, vm.power)) == Leave::Go {
         return Leave::Go;
     }
-    exit.state.enter(vcpu);
+    exit.state.go_on(slot);
     if vcpu.inbox.is_untouched() {
         return Leave::Stay;
     }
@@ -197,15 +201,23 @@ fn resolve(exit: &mut Exit<'_>, resolution: Resolution) -> Leave {
         }
         Resolution::Handle => {
             let [x0, x1, x2, x3, ..] = exit.frame.x;
-            let vm = exit.vm;
-            match psci::decode(x0 as u32, [x1, x2, x3], &View { vm }, |id| vm.filter().lookup(id) == Action::Deny) {
-                Outcome::Return(value) => exit.frame.x[0] = value,
-                Outcome::Values(values) => exit.give(&values),
-                Outcome::Suspend => exit.frame.x[0] = 0,
-                _ => exit.frame.x[0] = NOT_SUPPORTED,
+            let (values, count) = handle(exit.vm, [x0, x1, x2, x3]);
+            for (x, value) in exit.frame.x.iter_mut().zip(values).take(count) {
+                *x = value;
             }
         }
         Resolution::Dropped => {}
     }
     Leave::Stay
+}
+
+/// What a call gives that the host has allowed, as if it had not been forwarded: so many values, for `x0` and after.
+#[inline(never)]
+pub(crate) fn handle(vm: &'static Vm, [x0, x1, x2, x3]: [u64; 4]) -> ([u64; 4], usize) {
+    match psci::decode(x0 as u32, [x1, x2, x3], &View { vm }, vm.filter()) {
+        Outcome::Return(value) => ([value, 0, 0, 0], 1),
+        Outcome::Values(values) => (values, 4),
+        Outcome::Suspend => ([0; 4], 1),
+        _ => ([NOT_SUPPORTED, 0, 0, 0], 1),
+    }
 }

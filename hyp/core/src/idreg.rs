@@ -588,6 +588,7 @@ pub enum SysRegAction {
 
 /// Decides one trapped access.
 #[must_use]
+#[inline(always)]
 pub const fn classify(register: SysReg, read: bool) -> SysRegAction {
     if is_id(register) {
         return if read { SysRegAction::Id } else { SysRegAction::Undef };
@@ -601,6 +602,7 @@ pub const fn classify(register: SysReg, read: bool) -> SysRegAction {
 
 /// `ACTLR_EL1` and the GIC; all the rest of op0 3 that traps is undefined: performance monitors, implementation-defined
 /// registers, and what is hidden.
+#[inline(always)]
 const fn interface(register: SysReg, read: bool) -> SysRegAction {
     let icc = match (register, read) {
         (SysReg::ACTLR_EL1, _) => return raz_wi(read),

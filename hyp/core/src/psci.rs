@@ -100,7 +100,7 @@ pub fn smccc(x: &[u64; 4], filter: &Filter, vm: &impl VmView) -> Outcome {
     if action == Action::Deny {
         return Outcome::Return(arch::NOT_SUPPORTED);
     }
-    let decoded = decode(fid, [x1, x2, x3], vm, |asked| filter.lookup(asked) == Action::Deny);
+    let decoded = decode(fid, [x1, x2, x3], vm, filter);
     if action == Action::Forward {
         forward(fid, decoded)
     } else {
@@ -139,10 +139,11 @@ const fn forward(fid: u32, decoded: Outcome) -> Outcome {
     }
 }
 
-/// Decides a call as if there were no filter, except that `PSCI_FEATURES` does not advertise what is `denied`. Pure:
+/// Decides a call as if there were no filter, except that `PSCI_FEATURES` does not advertise what `filter` denies. Pure:
 /// power states are read, never written.
 #[must_use]
-pub fn decode(fid: u32, args: [u64; 3], vm: &impl VmView, denied: impl Fn(u32) -> bool) -> Outcome {
+#[inline(never)]
+pub fn decode(fid: u32, args: [u64; 3], vm: &impl VmView, filter: &Filter) -> Outcome {
     let [a1, a2, a3] = if fid & SMC64 == 0 { args.map(low) } else { args };
     match fid {
         psci::VERSION => Outcome::Return(psci::VERSION_1_3),
@@ -153,7 +154,7 @@ pub fn decode(fid: u32, args: [u64; 3], vm: &impl VmView, denied: impl Fn(u32) -
         psci::MIGRATE_INFO_TYPE => Outcome::Return(psci::MIGRATE_NOT_REQUIRED),
         psci::SYSTEM_OFF => Outcome::SystemOff,
         psci::SYSTEM_RESET => Outcome::SystemReset,
-        psci::FEATURES => Outcome::Return(features(a1 as u32, denied)),
+        psci::FEATURES => Outcome::Return(features(a1 as u32, filter)),
         psci::SYSTEM_SUSPEND_32 | psci::SYSTEM_SUSPEND_64 => system_suspend(a1, a2, vm),
         psci::SYSTEM_RESET2_32 | psci::SYSTEM_RESET2_64 => system_reset2(a1 as u32),
         psci::SYSTEM_OFF2_32 | psci::SYSTEM_OFF2_64 => system_off2(a1 as u32, a2),
@@ -283,7 +284,7 @@ const fn system_off2(kind: u32, cookie: u64) -> Outcome {
 }
 
 /// DEN 0022, `PSCI_FEATURES`: the feature flags, mostly none, of what is implemented and not denied.
-fn features(asked: u32, denied: impl Fn(u32) -> bool) -> u64 {
+fn features(asked: u32, filter: &Filter) -> u64 {
     let flags = match asked {
         psci::VERSION
         | psci::CPU_SUSPEND_32
@@ -305,7 +306,9 @@ fn features(asked: u32, denied: impl Fn(u32) -> bool) -> u64 {
         psci::SYSTEM_OFF2_32 | psci::SYSTEM_OFF2_64 => Some(u64::from(psci::HIBERNATE_OFF)),
         _ => None,
     };
-    flags.filter(|_| !denied(asked)).unwrap_or(PsciError::NotSupported.to_ret())
+    flags
+        .filter(|_| filter.lookup(asked) != Action::Deny)
+        .unwrap_or(PsciError::NotSupported.to_ret())
 }
 
 /// DEN 0028, `SMCCC_ARCH_FEATURES`: 0 for what is implemented.

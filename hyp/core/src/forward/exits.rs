@@ -389,9 +389,10 @@ impl Exits {
     /// `ENXIO`: the cookie names no call that the host was told of and that is still unanswered and in time.
     #[inline]
     pub fn answer(&self, cookie: Cookie, answer: &Answer) -> Result<usize, Errno> {
-        let here = cookie.vm() == usize::from(self.vm) && cookie.epoch() == self.epoch() & 0xFFFF;
-        let slot = self.slots.get(cookie.vcpu()).filter(|_| here);
-        match slot {
+        if cookie.vm() != usize::from(self.vm) || cookie.epoch() != self.epoch() & 0xFFFF {
+            return Err(Errno::NoDevice);
+        }
+        match self.slots.get(cookie.vcpu()) {
             Some(slot) if slot.answer(cookie.tag(), answer) => Ok(cookie.vcpu()),
             _ => Err(Errno::NoDevice),
         }

@@ -21,7 +21,7 @@ impl<const N: usize> Vm<N> {
     }
 
     fn call(&self, fid: u32, args: [u64; 3]) -> Outcome {
-        decode(fid, args, self, |_| false)
+        decode(fid, args, self, &Filter::new())
     }
 }
 
@@ -125,7 +125,7 @@ fn the_caller_gives_the_target_its_endianness() {
         }
     }
     let vm = BigEndian(Vm::new());
-    let Outcome::CpuOn(call) = decode(psci::CPU_ON_64, [1, RAM, 0], &vm, |_| false) else {
+    let Outcome::CpuOn(call) = decode(psci::CPU_ON_64, [1, RAM, 0], &vm, &Filter::new()) else {
         panic!("refused")
     };
     assert_eq!(vm.0.power[call.target].turn_on(call.start), Ok(()));
@@ -232,10 +232,13 @@ fn features_tells_what_there_is_and_not_what_is_denied() {
         if !there {
             assert_eq!(vm.call(fid, [0; 3]), NOT_SUPPORTED, "{fid:#x}");
         }
-        assert_eq!(
-            decode(psci::FEATURES, [u64::from(fid), 0, 0], &vm, |asked| asked == fid),
-            NOT_SUPPORTED
-        );
+        let mut filter = Filter::new();
+        // A call of the architecture's cannot be denied.
+        if filter.insert(fid, 1, Action::Deny as u64).is_ok() {
+            assert_eq!(decode(psci::FEATURES, [u64::from(fid), 0, 0], &vm, &filter), NOT_SUPPORTED);
+        } else {
+            assert_eq!(fid, arch::VERSION);
+        }
     }
     assert_eq!(vm.call(psci::FEATURES, [u64::from(arch::ARCH_FEATURES), 0, 0]), NOT_SUPPORTED);
 }
@@ -569,11 +572,11 @@ fn a_target_lies_among_the_vms_vcpus() {
         }
     }
     assert_eq!(
-        decode(psci::CPU_ON_64, [16, RAM, 0], &Wild, |_| false),
+        decode(psci::CPU_ON_64, [16, RAM, 0], &Wild, &Filter::new()),
         refuse(PsciError::InvalidParameters)
     );
     assert_eq!(
-        decode(psci::AFFINITY_INFO_64, [0, 3, 0], &Wild, |_| false),
+        decode(psci::AFFINITY_INFO_64, [0, 3, 0], &Wild, &Filter::new()),
         Outcome::Return(AFFINITY_ON)
     );
 }
