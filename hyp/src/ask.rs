@@ -148,6 +148,15 @@ pub(crate) fn serve<H: Ich>(vcpu: &Vcpu, vm: &Vm, state: &mut VcpuState, interfa
     }
 }
 
+/// What waits in the inbox of a vCPU that is in no registers, and whose lock is held here, is seen and changed with the rest.
+fn take_sgis(vcpu: &Vcpu, vm: &Vm, state: &mut VcpuState) {
+    let word = vcpu.inbox.drain_sgis();
+    if word != 0 {
+        vcpu.count_inbox();
+        state.gic.receive(&mut vm.absent(), &vm.dist, word);
+    }
+}
+
 /// Takes what a flag asks for; only a load while it asks for nothing.
 fn asked(flag: &AtomicBool) -> bool {
     flag.load(Ordering::Relaxed) && flag.swap(false, Ordering::AcqRel)
@@ -186,11 +195,13 @@ pub(crate) fn ask(exit: &mut Exit<'_>, target: &'static Vcpu, reason: Counter, w
         return what.perform(target, vm, state, interface, true);
     }
     if let Some(state) = exit.neighbours.state_of(target) {
+        take_sgis(target, vm, state);
         return what.perform(target, vm, state, &mut vm.absent(), false);
     }
     if let Some(mut state) = target.state.try_lock()
         && !state.in_place
     {
+        take_sgis(target, vm, &mut state);
         return what.perform(target, vm, &mut state, &mut vm.absent(), false);
     }
     let mut claim = None;

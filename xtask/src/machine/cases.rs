@@ -322,6 +322,12 @@ pub(super) fn all() -> Vec<Case> {
             Guest::new("waiting", "test=among").vcpus(2),
             "test=waiting_among",
         ),
+        with_host(
+            "asked-while-it-waits-on-a-shared-pcpu",
+            Guest::new("waiting", "test=among").vcpus(2).pcpus(&[0, 1]),
+            "test=waiting_among",
+        )
+        .smp(2),
         Case::new("filter-set-by-the-host", four("psci", "test=filtered")).host("hosttest", "test=filter"),
         with_host("ready-and-reset-template", four("vgic", "test=template,narrowed"), "test=ready"),
         with_host("reset-finds-pristine-copies", four("reset", ""), "test=serve"),

@@ -84,8 +84,8 @@ pub const fn accepted(word: u32, igroupr: u32) -> u32 {
     word & 0xFFFF & igroupr | word >> 16 & !igroupr
 }
 
-/// Where other pCPUs leave a vCPU its SGIs, and word that there is something else to look at. Anyone posts; only the vCPU's owner
-/// drains.
+/// Where other pCPUs leave a vCPU its SGIs, and word that there is something else to look at. Anyone posts; only
+/// who holds the vCPU's lock drains: mostly its owner.
 ///
 /// The word is for an owner that is kicked: if all it was kicked for is SGIs it need not look anywhere else. Who wants anything else
 /// of it says so ([`look`](Self::look)) before the kick, and what is posted stays posted until the owner begins to look at everything
