@@ -10,7 +10,7 @@ use guest::check::{self, Check};
 use guest::psci::{ALREADY_ON, INVALID_ADDRESS, INVALID_PARAMETERS, SUCCESS};
 use guest::smccc::Conduit;
 use guest::{bootargs, cpu, println, timer};
-use hyp_abi::{psci, smccc};
+use hyp_abi::{layout::affinity_of, psci, smccc};
 
 guest::tests!(random_calls, random_starts);
 
@@ -286,6 +286,9 @@ fn fastest() -> u64 {
 fn random_starts(check: &mut Check) {
     const STARTS: usize = 500;
     const ANSWERS: [i64; 4] = [SUCCESS, ALREADY_ON, INVALID_PARAMETERS, INVALID_ADDRESS];
+    if guest::psci::affinity_info(affinity_of(1)) == psci::AFFINITY_OFF as i64 {
+        check.eq("CPU_ON of a vCPU that stays", cpu::start(1, stay, 0), SUCCESS);
+    }
     let mut random = Random(bootargs::number("seed", 1) ^ 0xFFFF);
     let mut seen = [0; ANSWERS.len()];
     for number in 0..STARTS {

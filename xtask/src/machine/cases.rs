@@ -254,6 +254,11 @@ pub(super) fn all() -> Vec<Case> {
         .icount()
         .seconds(30)
         .expect(same_answers),
+        with_host(
+            "forwarded-starts-by-hvc-and-by-smc",
+            Guest::new("calls", "test=random_starts").vcpus(3),
+            "test=serve",
+        ),
         Case::new("vgic", four("vgic", "")).seconds(120),
         Case::new("vgic-strict", four("vgic", "").strict()).seconds(120),
         Case::new("vgic-icount", four("vgic", "")).icount().seconds(120),
