@@ -94,7 +94,7 @@ pub(crate) struct Sizes {
     pub(crate) image: usize,
     /// Code.
     pub(crate) text: usize,
-    /// Memory at run time that is not in the image: `.bss` and the boot CPU's stacks.
+    /// What is written at run time: `.data`, `.bss`, the heap and the boot CPU's stacks. The first of them is in the image, too.
     pub(crate) fixed: usize,
 }
 
@@ -108,11 +108,10 @@ fn span(from: *const u8, to: *const u8) -> Range {
 
 /// The running image's sizes.
 pub(crate) fn sizes() -> Sizes {
-    let image = span(&raw const __image_start, &raw const __data_end).size() as usize;
     Sizes {
-        image,
+        image: span(&raw const __image_start, &raw const __data_end).size() as usize,
         text: span(&raw const __image_start, &raw const __text_end).size() as usize,
-        fixed: span(&raw const __image_start, &raw const __image_end).size() as usize - image,
+        fixed: span(&raw const __rodata_end, &raw const __image_end).size() as usize,
     }
 }
 
