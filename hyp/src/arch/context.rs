@@ -163,7 +163,8 @@ impl Context {
         if el1.mdscr_el1 & MDSCR_EVENTS != 0 {
             self.debug.load();
         }
-        // SAFETY: As for save; only reads memory, which `save` has written, and EL2 is built without FP registers.
+        // SAFETY: As for save; only reads memory, and EL2 is built without FP registers. `self.fp` has been written: a context that is
+        // neither new nor kept in the registers (`Run::load`) left them by `save`.
         unsafe { fp_load(fp) };
     }
 }
