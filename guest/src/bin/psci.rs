@@ -3,13 +3,14 @@
 #![no_std]
 #![no_main]
 
+use aarch64_cpu::registers::{CNTP_CTL_EL0, CNTP_TVAL_EL0, Readable, Writeable};
 use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use guest::check::Check;
 use guest::psci::{ALREADY_ON, DENIED, INTERNAL_FAILURE, INVALID_ADDRESS, INVALID_PARAMETERS, NOT_SUPPORTED, ON_PENDING, SUCCESS, psci};
 use guest::smccc::{self, Conduit, call, conduits};
 use guest::{cpu, gic, oem, timer};
-use hyp_abi::layout::affinity_of;
+use hyp_abi::layout::{PTIMER_INTID, affinity_of};
 use hyp_abi::psci as id;
 
 guest::tests!(
@@ -34,6 +35,7 @@ guest::tests!(
     suspend_is_standby,
     sgi_stays_pending_across_off,
     sgi_sent_while_off_arrives,
+    cpu_interface_is_as_after_reset,
     reset2_and_off2_check_their_parameters,
     system_suspend_checks,
     system_suspend_wakes_at_its_entry,
@@ -484,12 +486,72 @@ fn sgi_stays_pending_across_off(check: &mut Check) {
 }
 
 fn sgi_sent_while_off_arrives(check: &mut Check) {
-    RUNS.store(0, Ordering::Relaxed);
-    gic::send_sgi(affinity_of(1), 6);
-    check.eq("CPU_ON", cpu::start(1, take_sgi, 0), SUCCESS);
-    runs_reach(check, 1);
-    check.eq("the SGI that is taken then", SEEN.load(Ordering::Acquire), 0x106);
-    goes_off(check, 1);
+    // At once, and when whatever the SGI woke sleeps again.
+    for pause in [0, timer::micros(50_000)] {
+        RUNS.store(0, Ordering::Relaxed);
+        gic::send_sgi(affinity_of(1), 6);
+        timer::delay(pause);
+        check.eq("CPU_ON", cpu::start(1, take_sgi, 0), SUCCESS);
+        runs_reach(check, 1);
+        check.eq("the SGI that is taken then", SEEN.load(Ordering::Acquire), 0x106);
+        goes_off(check, 1);
+    }
+}
+
+/// Goes off with everything on, in the handler of SGI 7, with the line of its physical timer high.
+fn leave_in_a_handler(_: u64) {
+    gic::init_cpu();
+    gic::set_ctlr(gic::CTLR_CBPR | gic::CTLR_EOIMODE);
+    gic::set_igrpen0(true);
+    gic::send_sgi(cpu::affinity(), 7);
+    let _gives_up = cpu::wait_until(PATIENCE, || gic::hppir1() == 7);
+    SEEN.store(gic::iar1(), Ordering::Release);
+    CNTP_TVAL_EL0.set(0);
+    CNTP_CTL_EL0.set(1);
+    RUNS.fetch_add(1, Ordering::Release);
+}
+
+static INTERFACE: [AtomicU64; 7] = [const { AtomicU64::new(u64::MAX) }; 7];
+
+/// The CPU interface at the first instructions. Nothing of SGI 7 stays.
+fn look_at_the_interface(_: u64) {
+    let line = gic::pending() >> PTIMER_INTID & 1;
+    let timer = CNTP_CTL_EL0.get() & 1;
+    let found = [
+        gic::pmr(),
+        gic::igrpen0(),
+        gic::igrpen1(),
+        gic::rpr(),
+        gic::ctlr() & 3,
+        line.into(),
+        timer,
+    ];
+    for (cell, value) in INTERFACE.iter().zip(found) {
+        cell.store(value, Ordering::Relaxed);
+    }
+    gic::clear_active(1 << 7);
+    RUNS.fetch_add(1, Ordering::Release);
+}
+
+/// `CPU_ON` after `CPU_OFF`: no mask, no group, no active priority and no timer of before.
+fn cpu_interface_is_as_after_reset(check: &mut Check) {
+    gic::init_distributor();
+    for _ in 0..2 {
+        RUNS.store(0, Ordering::Relaxed);
+        check.eq("CPU_ON", cpu::start(1, leave_in_a_handler, 0), SUCCESS);
+        runs_reach(check, 1);
+        goes_off(check, 1);
+        check.eq("it was in a handler", SEEN.load(Ordering::Acquire), 7);
+        check.eq("CPU_ON again", cpu::start(1, look_at_the_interface, 0), SUCCESS);
+        runs_reach(check, 2);
+        goes_off(check, 1);
+        let found = INTERFACE.each_ref().map(|cell| cell.load(Ordering::Acquire));
+        check.eq(
+            "PMR, IGRPEN0, IGRPEN1, RPR, CBPR and EOImode, the timer's line, its ENABLE",
+            found,
+            [0, 0, 0, 0xFF, 0, 0, 0],
+        );
+    }
 }
 
 static GO: AtomicU64 = AtomicU64::new(0);
