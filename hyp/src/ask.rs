@@ -20,7 +20,12 @@ use crate::{
 };
 
 /// How long another pCPU may take. Under emulation with fewer real CPUs than pCPUs, milliseconds are ordinary.
-pub(crate) const PATIENCE_MS: u64 = 4000;
+const PATIENCE_MS: u64 = 4000;
+
+/// When who asks now gives up.
+pub(crate) fn patience() -> u64 {
+    timer::now() + timer::ticks(PATIENCE_MS)
+}
 
 /// What is asked of a vCPU's pCPU.
 #[derive(Clone, Copy)]
@@ -91,7 +96,7 @@ impl Ask {
                     state.template = wanted;
                     state.republish_template(vcpu);
                 } else if resident {
-                    state.changed(vcpu, interface, wanted.vmcr);
+                    state.changed(vcpu, vm, interface, wanted.vmcr);
                 } else {
                     state.publish(vcpu, false);
                 }
@@ -184,12 +189,18 @@ fn print_lrs(vcpu: &Vcpu, vm: &Vm, lrs: &[u64]) {
     });
 }
 
-/// Asks for something to be done to `target`, which may be running anywhere.
+/// Asks for something to be done to `target`, a vCPU of `vm`, which may be running anywhere.
 ///
 /// # Errors
 /// What the request itself fails with; `ETIMEDOUT` when its pCPU did not answer by `deadline`.
-pub(crate) fn ask(exit: &mut Exit<'_>, target: &'static Vcpu, reason: Counter, what: Ask, deadline: u64) -> Result<u64, Errno> {
-    let Some(vm) = target.vm() else { return Err(Errno::NoEntry) };
+pub(crate) fn ask(
+    exit: &mut Exit<'_>,
+    vm: &'static Vm,
+    target: &'static Vcpu,
+    reason: Counter,
+    what: Ask,
+    deadline: u64,
+) -> Result<u64, Errno> {
     if core::ptr::eq(target, exit.vcpu) {
         let (_, _, state, interface) = exit.parts();
         return what.perform(target, vm, state, interface, true);

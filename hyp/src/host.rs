@@ -49,27 +49,9 @@ pub(crate) fn call(exit: &mut Exit<'_>) -> Option<Leave> {
 fn other_call(exit: &mut Exit<'_>, function: u32) -> Option<Leave> {
     let [_, x1, x2, x3, x4, ..] = exit.frame.x;
     let result = match function {
-        call::ATTR_GET => with_vm(x1, |vm| attr_get(exit, vm, x2, x3)),
-        call::ATTR_SET => with_vm(x1, |vm| attr_set(exit, vm, x2, x3, x4)),
-        call::ATTR_HAS => with_vm(x1, |vm| attr::has(x2, x3, vm.vcpus.len()).map(|()| 0)),
-        call::FILTER_SET => with_vm(x1, |vm| guest(vm)?.edit_filter(x2, x3, x4).map(|()| 0)),
-        call::VM_START => with_vm(x1, |vm| guest(vm)?.start().map(|()| 0)),
-        call::VM_STOP => with_vm(x1, |vm| stop(exit, guest(vm)?)),
-        call::VM_RESUME => with_vm(x1, |vm| {
-            running(guest(vm)?)?.hold(false);
-            Ok(0)
-        }),
-        call::COUNTER => with_vm(x1, |vm| counter(vm, x2, x3)),
-        call::EXACT_READ => with_vm(x1, |vm| exact_read(exit, vm, x2, x3)),
-        call::CONTENDED_READ => with_vm(x1, |vm| contended_read(vm, x2)),
-        call::MARK => with_vm(x1, |vm| {
-            system::mark(vm, x2);
-            Ok(0)
-        }),
-        call::VM_INFO => with_vm(x1, |vm| {
-            exit.frame.x[2] = u64::from(vm.exits.epoch());
-            Ok(vm.vcpus.len() as u64 | (vm.shown_state() as u64) << 16)
-        }),
+        call::ATTR_GET..=call::VM_INFO => vm::find(x1)
+            .ok_or(Errno::NoEntry)
+            .and_then(|vm| about_vm(exit, function, vm, [x2, x3, x4])),
         #[cfg(feature = "test-triggers")]
         call::TRIGGER => crate::trigger::pull(x1, x2),
         _ => return None,
@@ -84,8 +66,30 @@ fn other_call(exit: &mut Exit<'_>, function: u32) -> Option<Leave> {
     Some(Leave::Stay)
 }
 
-fn with_vm(id: u64, action: impl FnOnce(&'static Vm) -> Result1) -> Result1 {
-    vm::find(id).ok_or(Errno::NoEntry).and_then(action)
+/// A call that names `vm` in its `x1`; `args` are `x2` to `x4`.
+fn about_vm(exit: &mut Exit<'_>, function: u32, vm: &'static Vm, args: [u64; 3]) -> Result1 {
+    let [x2, x3, x4] = args;
+    match function {
+        call::ATTR_GET => return attr_get(exit, vm, x2, x3),
+        call::ATTR_SET => return attr_set(exit, vm, x2, x3, x4),
+        call::ATTR_HAS => attr::has(x2, x3, vm.vcpus.len())?,
+        call::FILTER_SET => guest(vm)?.edit_filter(x2, x3, x4)?,
+        call::VM_START => guest(vm)?.start()?,
+        call::VM_STOP => return stop(exit, guest(vm)?),
+        call::VM_RESUME => {
+            running(guest(vm)?)?.hold(false);
+        }
+        call::COUNTER => return counter(vm, x2, x3),
+        call::EXACT_READ => return exact_read(exit, vm, x2, x3),
+        call::CONTENDED_READ => return contended_read(vm, x2),
+        call::MARK => system::mark(vm, x2),
+        // `VM_INFO`.
+        _ => {
+            exit.frame.x[2] = u64::from(vm.exits.epoch());
+            return Ok(vm.vcpus.len() as u64 | (vm.shown_state() as u64) << 16);
+        }
+    }
+    Ok(0)
 }
 
 /// The host partition does not start, stop or filter itself.
@@ -179,7 +183,7 @@ fn complete_exit(exit: &mut Exit<'_>) -> u64 {
 
 fn attr_get(exit: &mut Exit<'_>, vm: &'static Vm, group: u64, attr: u64) -> Result1 {
     match find(vm, group, attr)? {
-        Attribute::CpuSysreg { vcpu, register } => exact(exit, vm, vcpu, register, patience()),
+        Attribute::CpuSysreg { vcpu, register } => exact(exit, vm, vcpu, register, ask::patience()),
         Attribute::Init => Err(Errno::NoDevice),
     }
 }
@@ -188,7 +192,7 @@ fn attr_set(exit: &mut Exit<'_>, vm: &'static Vm, group: u64, attr: u64, value: 
     match find(vm, group, attr)? {
         Attribute::CpuSysreg { vcpu, register } => {
             let target = vm.vcpus.get(vcpu).ok_or(Errno::Invalid)?;
-            ask::ask(exit, target, Counter::KicksRequest, Ask::Set(register, value), patience())
+            ask::ask(exit, vm, target, Counter::KicksRequest, Ask::Set(register, value), ask::patience())
         }
         Attribute::Init => match vm.state() {
             VmState::Built => {
@@ -208,10 +212,6 @@ fn find(vm: &Vm, group: u64, attribute: u64) -> Result<Attribute, Errno> {
         vcpu.count_remote(Counter::Busy);
     }
     found
-}
-
-fn patience() -> u64 {
-    timer::now() + timer::ticks(ask::PATIENCE_MS)
 }
 
 fn exact_read(exit: &mut Exit<'_>, vm: &'static Vm, attribute: u64, microseconds: u64) -> Result1 {
@@ -236,7 +236,9 @@ fn exact(exit: &mut Exit<'_>, vm: &'static Vm, vcpu: usize, register: Register, 
         return register.get(&state.cpuif);
     }
     let result = match register {
-        Register::Ap0r(_) | Register::Ap1r(_) | Register::Sre => ask::ask(exit, target, Counter::KicksExact, Ask::Get(register), deadline),
+        Register::Ap0r(_) | Register::Ap1r(_) | Register::Sre => {
+            ask::ask(exit, vm, target, Counter::KicksExact, Ask::Get(register), deadline)
+        }
         Register::Ctlr | Register::Pmr | Register::Bpr0 | Register::Bpr1 | Register::Igrpen0 | Register::Igrpen1 => {
             ask::freshen(exit, target, deadline).and_then(|()| published(target, register))
         }
@@ -249,7 +251,7 @@ fn exact(exit: &mut Exit<'_>, vm: &'static Vm, vcpu: usize, register: Register, 
 
 fn published(target: &crate::vcpu::Vcpu, register: Register) -> Result1 {
     const TRIES: u32 = 1 << 20;
-    let record = target.slot().and_then(|slot| slot.read(&mut 0, TRIES)).ok_or(Errno::TimedOut)?;
+    let record = target.slot.read(&mut 0, TRIES).ok_or(Errno::TimedOut)?;
     match register {
         Register::Ctlr => Ok(record.ctlr()),
         Register::Pmr => Ok(record.pmr()),
@@ -293,7 +295,7 @@ fn stop(exit: &mut Exit<'_>, vm: &'static Vm) -> Result1 {
     let before = vm.sum(Counter::Stops);
     let word = vm.hold(true);
     exit.neighbours.hold(vm);
-    let deadline = patience();
+    let deadline = ask::patience();
     for vcpu in vm.vcpus {
         if let Err(errno) = ask::wait(exit, deadline, || {
             vm.ending() || (vcpu.held.load(Ordering::Acquire) == word && !vcpu.state.is_locked())

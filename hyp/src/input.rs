@@ -142,18 +142,22 @@ fn act(vm: &Vm, key: u8) {
 fn list(vm: &Vm) {
     console::page(|out| {
         writeln!(out, "VM {} {}: {:?}", vm.id, vm.name, vm.shown_state())?;
-        for (vcpu, power) in vm.vcpus.iter().zip(vm.power) {
-            write!(out, "  vCPU {} on pCPU {}: {:?}", vcpu.index, vcpu.pcpu, power.state())?;
-            if let Some(slot) = vcpu.slot() {
-                let word = slot.word();
-                let fresh = if word.exact() {
-                    "exact"
-                } else {
-                    "as of its last exit that changed it"
-                };
-                write!(out, ", ICC_CTLR_EL1 {:#x} ({fresh}, generation {})", word.ctlr(), word.generation())?;
-            }
-            writeln!(out)?;
+        for vcpu in vm.vcpus {
+            let word = vcpu.slot.word();
+            let fresh = if word.exact() {
+                "exact"
+            } else {
+                "as of its last exit that changed it"
+            };
+            writeln!(
+                out,
+                "  vCPU {} on pCPU {}: {:?}, ICC_CTLR_EL1 {:#x} ({fresh}, generation {})",
+                vcpu.index,
+                vcpu.pcpu,
+                vcpu.power.state(),
+                word.ctlr(),
+                word.generation()
+            )?;
             write!(out, "   ")?;
             for counter in Counter::ALL.into_iter().filter(|counter| vcpu.counter(*counter) != 0) {
                 write!(out, " {}={}", counter.name(), vcpu.counter(counter))?;

@@ -14,7 +14,7 @@ use hyp_core::{
     idreg::{HostId, IdTable, Shown},
     inject::PstateFeatures,
     policy::{self, Options},
-    psci::{self, Start},
+    psci::Start,
     regs::cpu::SysReg,
     sched::{self, Says, Turn, earlier},
     types::Pa,
@@ -85,6 +85,7 @@ const SLICE_MS: u64 = 4;
 /// One vCPU's place on this pCPU.
 pub(crate) struct Place {
     vcpu: &'static Vcpu,
+    vm: &'static Vm,
     /// Its lock: held while the vCPU is off, ready, asleep or resident; free while it waits for a verdict or is held.
     guard: Option<Guard<'static, VcpuState>>,
     /// Where it is.
@@ -279,6 +280,7 @@ impl Run {
         if let Some(place) = self.neighbours.places.get_mut(self.current) {
             let place = place.insert(Place {
                 vcpu: here.vcpu,
+                vm: here.vm,
                 guard: Some(here.state),
                 phase: here.phase,
                 was_in_guest: true,
@@ -392,10 +394,12 @@ impl Run {
         if self.neighbours.count > 0 {
             return;
         }
-        let mine = vm::all().iter().flat_map(|vm| vm.vcpus).filter(|vcpu| vcpu.pcpu == self.pcpu);
-        for (vcpu, place) in mine.zip(self.neighbours.places.iter_mut()) {
+        let all = vm::all().iter().flat_map(|vm| vm.vcpus.iter().map(move |vcpu| (vcpu, vm)));
+        let mine = all.filter(|(vcpu, _)| vcpu.pcpu == self.pcpu);
+        for ((vcpu, vm), place) in mine.zip(self.neighbours.places.iter_mut()) {
             *place = Some(Place {
                 vcpu,
+                vm,
                 guard: None,
                 phase: Phase::Off,
                 was_in_guest: false,
@@ -488,26 +492,22 @@ impl Neighbours {
 
     /// Frees the locks of `vm`'s vCPUs here: the VM is held.
     pub(crate) fn hold(&mut self, vm: &Vm) {
-        self.places()
-            .filter(|place| place.vcpu.vm().is_some_and(|own| own.id == vm.id))
-            .for_each(Place::hold);
+        self.places().filter(|place| core::ptr::eq(place.vm, vm)).for_each(Place::hold);
     }
 }
 
 impl Place {
     /// Takes the vCPU out of the registers; those that only a vCPU uses keep their values on a pCPU that it does not share.
     fn leave(&mut self, frame: &Frame, interface: &mut Interface, shared: bool) {
-        let vcpu = self.vcpu;
+        let (vcpu, vm) = (self.vcpu, self.vm);
         let off = matches!(self.phase, Phase::Off);
         let suspended = matches!(self.phase, Phase::Suspended { .. });
-        let for_good = off || suspended || vcpu.vm().is_some_and(Vm::ending);
+        let for_good = off || suspended || vm.ending();
         if let Some(state) = self.guard.as_mut() {
             state.save_x(&frame.x, shared);
             state.pc = cpu::elr();
             state.pstate = cpu::spsr();
-            if let Some(vm) = vcpu.vm() {
-                state.save_interface(vm, interface, for_good);
-            }
+            state.save_interface(vm, interface, for_good);
             if shared {
                 state.context.save();
             } else {
@@ -532,36 +532,31 @@ impl Place {
             self.guard = None;
             self.phase = Phase::Forwarded { waiting, deadline };
             let [x0, x1, x2, x3, ..] = frame.x;
-            if let Some(vm) = vcpu.vm() {
-                vm.exits.post(vcpu.index, conduit, &[x0, x1, x2, x3]);
-                system::wake_host();
-            }
+            vm.exits.post(vcpu.index, conduit, &[x0, x1, x2, x3]);
+            system::wake_host();
         }
-        if let (true, Some(power)) = (off, vcpu.power()) {
+        if off {
             // Nothing of it is left here: from now on AFFINITY_INFO says OFF, and CPU_ON can have it.
             self.was_in_guest = false;
             if let Some(state) = self.guard.as_mut() {
                 state.power_down(vcpu);
             }
-            power.finish_off();
+            vcpu.power.finish_off();
         }
     }
 
     /// What is to go into the registers, if its lock is held.
     fn give_up(&mut self) -> Option<(&'static Vcpu, &'static Vm, Guard<'static, VcpuState>)> {
-        let vm = self.vcpu.vm()?;
-        Some((self.vcpu, vm, self.guard.take()?))
+        Some((self.vcpu, self.vm, self.guard.take()?))
     }
 
     /// A vCPU to prepare: it is off, its VM runs, and its lock is held.
     fn unprepared(&mut self) -> Option<(&'static Vcpu, &'static Vm, &mut VcpuState)> {
         let state = self.guard.as_deref_mut().filter(|state| !state.is_prepared())?;
-        let vcpu = self.vcpu;
-        let vm = vcpu.vm().filter(|vm| vm.is_running())?;
-        if !matches!(self.phase, Phase::Off) {
+        if !self.vm.is_running() || !matches!(self.phase, Phase::Off) {
             return None;
         }
-        Some((vcpu, vm, state))
+        Some((self.vcpu, self.vm, state))
     }
 
     /// The start that has come for a vCPU that is prepared, if that is all there is to do for it.
@@ -569,12 +564,11 @@ impl Place {
         if !self.guard.as_ref()?.is_prepared() {
             return None;
         }
-        let vcpu = self.vcpu;
-        let vm = vcpu.vm()?;
+        let (vcpu, vm) = (self.vcpu, self.vm);
         if vcpu.asked() || !vm.is_running() || vm.held() {
             return None;
         }
-        let start = vcpu.power()?.take_start()?;
+        let start = vcpu.power.take_start()?;
         Some((vcpu, vm, self.guard.take()?, start))
     }
 
@@ -593,8 +587,7 @@ impl Place {
 
     /// What to do next with this vCPU.
     fn step(&mut self) -> Step {
-        let vcpu = self.vcpu;
-        let Some(vm) = vcpu.vm() else { return Step::Wait(None) };
+        let (vcpu, vm) = (self.vcpu, self.vm);
         #[cfg(feature = "test-triggers")]
         crate::trigger::check();
         self.serve();
@@ -653,8 +646,7 @@ impl Place {
 
     /// Serves what others ask of the vCPU while it does not run.
     fn serve(&mut self) {
-        let vcpu = self.vcpu;
-        let Some(vm) = vcpu.vm() else { return };
+        let (vcpu, vm) = (self.vcpu, self.vm);
         if vcpu.asked() {
             match self.guard.as_mut() {
                 Some(state) => ask::serve(vcpu, vm, state, &mut vm.absent(), false),
@@ -671,7 +663,7 @@ impl Place {
 
     fn off(&mut self, vcpu: &'static Vcpu) -> Step {
         self.take(vcpu);
-        let Some(start) = vcpu.power().and_then(psci::Power::take_start) else {
+        let Some(start) = vcpu.power.take_start() else {
             return Step::Wait(None);
         };
         self.come_up(vcpu, start)
@@ -702,9 +694,7 @@ impl Place {
             self.guard = None;
         }
         self.was_in_guest = false;
-        if let Some(vm) = vcpu.vm() {
-            vcpu.held.store(vm.hold_word(), Ordering::Release);
-        }
+        vcpu.held.store(self.vm.hold_word(), Ordering::Release);
     }
 
     /// The VM is ending: the vCPU leaves for good.
@@ -741,15 +731,13 @@ impl Place {
                 vm.wake_started(target);
             }
             Resolution::CpuOff => {
-                if let Some(power) = vcpu.power()
-                    && power.begin_off()
-                {
+                if vcpu.power.begin_off() {
                     state.gic.park(&mut vm.absent(), &vm.dist);
                     vm.kick_spis(state.gic.take_kicks());
                     state.power_down(vcpu);
                     self.phase = Phase::Off;
                     self.was_in_guest = false;
-                    power.finish_off();
+                    vcpu.power.finish_off();
                 }
             }
             Resolution::SystemOff => vm.end(VmState::Off),
@@ -798,19 +786,17 @@ impl Place {
     /// Whether something would wake the vCPU, whose lock is held, from WFI; and when its timer will.
     fn wakes(&mut self, vcpu: &'static Vcpu) -> (bool, Option<u64>) {
         self.take(vcpu);
+        let vm = self.vm;
         let Some(state) = self.guard.as_mut() else { return (false, None) };
         let running = running_priority(&state.cpuif.view, &state.cpuif.ap0r, &state.cpuif.ap1r);
-        let physical = vcpu.vm().and_then(|vm| state.sample_timer(&mut Absent(()), vm));
-        let offset = vcpu.vm().map_or(0, Vm::cntvoff);
+        let physical = state.sample_timer(&mut Absent(()), vm);
         let due = state
             .context
             .timer_due()
-            .map(|at| at.wrapping_add(offset))
+            .map(|at| at.wrapping_add(vm.cntvoff()))
             .filter(|_| state.timer_matters());
         let wakes = !vcpu.inbox.is_empty()
-            || vcpu
-                .vm()
-                .is_some_and(|vm| state.gic.wakes(&Absent(()), &vm.dist, state.cpuif.vmcr, running))
+            || state.gic.wakes(&Absent(()), &vm.dist, state.cpuif.vmcr, running)
             || due.is_some_and(|at| timer::now() >= at);
         (wakes, earlier(due, physical))
     }

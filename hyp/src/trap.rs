@@ -285,8 +285,8 @@ fn ordinary(frame: &mut Frame, act: impl FnOnce(&mut Exit<'_>) -> Leave) -> Leav
     };
     #[cfg(feature = "panic-canary")]
     core::hint::black_box(exit.frame.x[core::hint::black_box(exit.vcpu.index)]);
-    let (vcpu, _, state, interface) = exit.parts();
-    state.refresh(vcpu, interface);
+    let (vcpu, vm, state, interface) = exit.parts();
+    state.refresh(vcpu, vm, interface);
     act(&mut exit)
 }
 
@@ -457,7 +457,7 @@ fn cpu_on(exit: &mut Exit<'_>, on: CpuOn) -> Leave {
 }
 
 pub(crate) fn cpu_off(exit: &mut Exit<'_>) -> Leave {
-    if exit.vcpu.power().is_some_and(psci::Power::begin_off) {
+    if exit.vcpu.power.begin_off() {
         exit.phase = Phase::Off;
         return Leave::Go;
     }
@@ -547,8 +547,8 @@ fn icc(exit: &mut Exit<'_>, register: IccRegister, access: SysRegAccess) {
         exit.set_x(access.rt, read);
     } else if changed.get() != now.get() {
         gic::set_vmcr(changed.get());
-        let (vcpu, _, state, interface) = exit.parts();
-        state.changed(vcpu, interface, changed);
+        let (vcpu, vm, state, interface) = exit.parts();
+        state.changed(vcpu, vm, interface, changed);
     }
 }
 
@@ -662,8 +662,8 @@ fn others_redistributor(exit: &mut Exit<'_>, index: usize, offset: u64, size: u6
         Some(value) => Ask::Write(offset, size, value),
         None => Ask::Read(offset, size),
     };
-    let deadline = timer::now() + timer::ticks(ask::PATIENCE_MS);
-    ask::ask(exit, target, Counter::KicksRequest, what, deadline).unwrap_or(0)
+    let deadline = ask::patience();
+    ask::ask(exit, exit.vm, target, Counter::KicksRequest, what, deadline).unwrap_or(0)
 }
 
 fn distributor(exit: &mut Exit<'_>, offset: u64, size: u64, value: Option<u64>) -> u64 {
@@ -709,10 +709,10 @@ fn arrived(exit: &mut Exit<'_>, vm: &Vm, mut looks: Vcpus) {
 fn distributed(exit: &mut Exit<'_>, effect: Effect) -> u64 {
     let mut answer = 0;
     if let Some((mut owners, what)) = effect.ask {
-        let deadline = timer::now() + timer::ticks(ask::PATIENCE_MS);
+        let deadline = ask::patience();
         while owners != 0 {
             if let Some(owner) = exit.vm.vcpus.get(owners.trailing_zeros() as usize) {
-                answer |= ask::ask(exit, owner, Counter::KicksRequest, Ask::Spis(what), deadline).unwrap_or(0);
+                answer |= ask::ask(exit, exit.vm, owner, Counter::KicksRequest, Ask::Spis(what), deadline).unwrap_or(0);
             }
             owners &= owners - 1;
         }

@@ -23,7 +23,7 @@ use hyp_core::{
 
 use crate::{
     arch::{
-        barrier::{Mutex, Once},
+        barrier::Mutex,
         context::Context,
         gic::{self, Interface},
         timer,
@@ -60,7 +60,10 @@ pub(crate) struct Vcpu {
     kick_sgi: u64,
     /// The IPA of its redistributor.
     pub(crate) redistributor: u64,
-    vm: Once<&'static Vm>,
+    /// Its power state.
+    pub(crate) power: &'static Power,
+    /// Its slot of the shadow page.
+    pub(crate) slot: &'static ShadowSlot,
     /// Held by the pCPU that has it resident.
     pub(crate) state: Mutex<VcpuState>,
     /// Requests for fresh registers.
@@ -114,11 +117,17 @@ pub(crate) struct VcpuState {
 }
 
 impl Vcpu {
-    /// vCPU `index` of a VM with `vcpus` of them.
-    pub(crate) fn new(index: usize, pcpu: usize, pcpu_affinity: u64, vcpus: usize, view: CtlrView, strict: bool) -> Self {
+    /// vCPU `index` of a VM, the `last` or not, on pCPU `pcpu` of that affinity. `shown`: its power state, and its slot of the shadow page.
+    pub(crate) fn new(
+        (index, last): (usize, bool),
+        (pcpu, pcpu_affinity): (usize, u64),
+        (power, slot): (&'static Power, &'static ShadowSlot),
+        view: CtlrView,
+        strict: bool,
+    ) -> Self {
         let identity = Identity {
             index,
-            last: index + 1 == vcpus,
+            last,
             affinity: layout::affinity_of(index),
         };
         let template = CpuIf::new(view);
@@ -128,7 +137,8 @@ impl Vcpu {
             pcpu_affinity,
             kick_sgi: gic::kick_sgi(pcpu_affinity),
             redistributor: layout::GICR_BASE + index as u64 * layout::GICR_STRIDE,
-            vm: Once::new(),
+            power,
+            slot,
             state: Mutex::new(VcpuState {
                 context: Context::new(),
                 x: [0; 31],
@@ -167,33 +177,6 @@ impl Vcpu {
         self.kick_sgi
     }
 
-    /// Tells it which VM it belongs to.
-    pub(crate) fn adopt(&self, vm: &'static Vm) {
-        self.vm.call_once(|| vm);
-    }
-
-    /// Its VM; `None` only before the VMs are built.
-    pub(crate) fn vm(&self) -> Option<&'static Vm> {
-        self.vm.get().copied()
-    }
-
-    /// Its power state.
-    pub(crate) fn power(&self) -> Option<&'static Power> {
-        self.vm()?.power.get(self.index)
-    }
-
-    /// Its slot of the shadow page.
-    pub(crate) fn slot(&self) -> Option<&'static ShadowSlot> {
-        self.vm()?.shadow.slot(self.index)
-    }
-
-    /// Its slot of the shadow page, and its power state, which that shows.
-    #[inline]
-    fn shown_in(&self) -> Option<(&'static ShadowSlot, &'static Power)> {
-        let vm = self.vm()?;
-        Some((vm.shadow.slot(self.index)?, vm.power.get(self.index)?))
-    }
-
     /// Whether somebody asks something of it, besides to take its interrupts: loads, for its own pCPU.
     #[inline]
     pub(crate) fn asked(&self) -> bool {
@@ -201,6 +184,7 @@ impl Vcpu {
     }
 
     /// Makes its pCPU look: at its requests, its interrupts, its VM.
+    #[inline(never)]
     pub(crate) fn wake(&self) {
         self.inbox.look();
         gic::send_kick(self.kick_sgi);
@@ -261,9 +245,7 @@ impl Vcpu {
     pub(crate) fn publish_template(&self) {
         let mut state = self.state.lock();
         state.republish_template(self);
-        if let Some(slot) = self.slot() {
-            state.writer.mark_ready(slot);
-        }
+        state.writer.mark_ready(self.slot);
     }
 
     /// The VM is being reset: everything but the host's template goes back to what it was at first.
@@ -274,9 +256,7 @@ impl Vcpu {
         state.prepared = false;
         state.cpuif = state.template;
         state.aborts = AbortHistory::new();
-        if let Some(slot) = self.slot() {
-            state.writer.mark_unready(slot);
-        }
+        state.writer.mark_unready(self.slot);
     }
 }
 
@@ -423,37 +403,33 @@ impl VcpuState {
 
     /// Publishes what `cpuif.vmcr` holds. `in_guest`: the vCPU goes on in the guest.
     pub(crate) fn publish(&mut self, vcpu: &Vcpu, in_guest: bool) {
-        let Some((slot, power)) = vcpu.shown_in() else { return };
-        let sample = self.sample(power.state());
+        let sample = self.sample(vcpu.power.state());
         let trapped = self.gic.trapping().tc();
-        self.writer.publish(slot, &sample, Flags { in_guest, trapped });
+        self.writer.publish(vcpu.slot, &sample, Flags { in_guest, trapped });
         vcpu.count(Counter::Published);
     }
 
     /// Publishes the reset template, which the host may have edited.
     pub(crate) fn republish_template(&mut self, vcpu: &Vcpu) {
         self.prepared = false;
-        let Some((slot, power)) = vcpu.shown_in() else { return };
         self.cpuif = self.template;
-        let sample = self.sample(power.state());
-        self.writer.set_template(slot, &sample);
+        let sample = self.sample(vcpu.power.state());
+        self.writer.set_template(vcpu.slot, &sample);
     }
 
     /// The vCPU is about to run guest code.
     #[inline]
     pub(crate) fn enter(&mut self, vcpu: &Vcpu) {
-        if let Some(slot) = vcpu.slot() {
-            self.writer.enter(slot);
-        }
+        self.writer.enter(vcpu.slot);
     }
 
-    /// Resident, it is about to wait with its lock free: its registers hold what was last published in `slot`, and so does `cpuif`.
+    /// Resident, it is about to wait with its lock free: its registers hold what was last published, and so does `cpuif`.
     #[inline]
-    pub(crate) fn begin_wait(&mut self, slot: &ShadowSlot) {
+    pub(crate) fn begin_wait(&mut self, vcpu: &Vcpu) {
         let count = self.cpuif.view.apr_count();
         gic::save_active_priorities(count, &mut self.cpuif.ap0r, &mut self.cpuif.ap1r);
         self.in_place = true;
-        self.writer.rest(slot);
+        self.writer.rest(vcpu.slot);
     }
 
     /// The wait of [`begin_wait`](Self::begin_wait) is over, and its lock held again.
@@ -462,23 +438,17 @@ impl VcpuState {
         self.in_place = false;
     }
 
-    /// After its wait it goes on in the guest.
-    #[inline]
-    pub(crate) fn go_on(&mut self, slot: &ShadowSlot) {
-        self.writer.enter(slot);
-    }
-
     /// An ordinary exit: if the guest changed its CPU interface's registers, the shadow follows; and once group 1 is enabled
     /// its writes trap no more.
-    pub(crate) fn refresh(&mut self, vcpu: &Vcpu, interface: &mut Interface) {
+    pub(crate) fn refresh(&mut self, vcpu: &Vcpu, vm: &Vm, interface: &mut Interface) {
         let vmcr = Vmcr::new(interface.vmcr());
         if vmcr.get() != self.cpuif.vmcr.get() {
-            self.changed(vcpu, interface, vmcr);
+            self.changed(vcpu, vm, interface, vmcr);
         }
     }
 
     /// The resident vCPU's `ICH_VMCR_EL2` has become `vmcr`.
-    pub(crate) fn changed<H: Ich>(&mut self, vcpu: &Vcpu, interface: &mut H, vmcr: Vmcr) {
+    pub(crate) fn changed<H: Ich>(&mut self, vcpu: &Vcpu, vm: &Vm, interface: &mut H, vmcr: Vmcr) {
         self.cpuif.vmcr = vmcr;
         let trapping = self.gic.trapping();
         if trapping.coming_up && window_closed(vmcr) {
@@ -490,10 +460,8 @@ impl VcpuState {
                 },
             );
         }
-        if let Some(vm) = vcpu.vm() {
-            self.gic.vmcr_changed(interface, &vm.dist, vmcr);
-            vm.kick_spis(self.gic.take_kicks());
-        }
+        self.gic.vmcr_changed(interface, &vm.dist, vmcr);
+        vm.kick_spis(self.gic.take_kicks());
         self.publish(vcpu, true);
     }
 

@@ -94,8 +94,6 @@ pub(crate) struct Vm {
     rebuild: Mutex<Option<(usize, Piece)>>,
     /// Its vGIC is initialised.
     pub(crate) ready: Ready,
-    /// Its page of shadows.
-    pub(crate) shadow: &'static ShadowPage,
     filter: Setup<Filter>,
     /// Its calls that only read are answered as if there were no filter.
     short_calls: AtomicBool,
@@ -285,9 +283,6 @@ pub(crate) fn build(board: &'static Board, plan: Vec<Planned>, memory: &mut phys
     }
     let vms: &'static [Vm] = Box::leak(built.into_boxed_slice());
     for vm in vms {
-        for vcpu in vm.vcpus {
-            vcpu.adopt(vm);
-        }
         vm.contents(!fresh);
         found!(
             "vm vm={} name={} vcpus={} ram={:#x} pa={:#x}",
@@ -395,13 +390,16 @@ fn make(
     let dist = Dist::new(&view);
     let passed = Passed::new(id, &desc, &dist, first.map_or(0, |cpu| cpu.affinity)).ok_or("the machine has no distributor")?;
     let power: Vec<Power> = (0..desc.vcpus()).map(|_| Power::new()).collect();
+    let power: &'static [Power] = Box::leak(power.into_boxed_slice());
+    let shown = power.iter().zip(shadow.slots());
     let vcpus: Vec<Vcpu> = desc
         .pcpus
         .iter()
+        .zip(shown)
         .enumerate()
-        .map(|(index, pcpu)| {
+        .map(|(index, (pcpu, shown))| {
             let affinity = BOARD.get().and_then(|board| board.cpus.get(*pcpu)).map_or(0, |cpu| cpu.affinity);
-            Vcpu::new(index, *pcpu, affinity, desc.vcpus(), view, desc.strict)
+            Vcpu::new((index, index + 1 == desc.vcpus()), (*pcpu, affinity), shown, view, desc.strict)
         })
         .collect();
     built.push(Vm {
@@ -412,7 +410,7 @@ fn make(
         ram,
         vttbr: run::vttbr(id, root),
         vcpus: Box::leak(vcpus.into_boxed_slice()),
-        power: Box::leak(power.into_boxed_slice()),
+        power,
         exits: Exits::new(id as u8),
         verdict_ticks: timer::ticks(u64::from(desc.forward_deadline_ms)),
         dist,
@@ -423,7 +421,6 @@ fn make(
         cntvoff: AtomicU64::new(0),
         rebuild: Mutex::new(None),
         ready: Ready::new(),
-        shadow,
         filter: Setup(UnsafeCell::new(filter)),
         short_calls: AtomicBool::new(false),
         state: AtomicU8::new(VmState::Built as u8),
@@ -591,6 +588,7 @@ impl Vm {
 
     /// Ends or resets it: every vCPU leaves its pCPU, and the last one to leave does the rest. Only the first reason
     /// counts.
+    #[cold]
     pub(crate) fn end(&self, how: VmState) {
         if self.change(VmState::Running, how) {
             for vcpu in self.vcpus {

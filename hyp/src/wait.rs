@@ -5,7 +5,6 @@ use core::mem;
 
 use hyp_abi::{
     call::{Counter, VmState},
-    shadow::ShadowSlot,
     smccc::{Conduit, NOT_SUPPORTED},
 };
 use hyp_core::{
@@ -103,18 +102,17 @@ fn for_verdict(exit: &mut Exit<'_>, waiting: Waiting, conduit: Conduit) -> Leave
     let (vcpu, vm) = (exit.vcpu, exit.vm);
     let deadline = timer::now().saturating_add(vm.verdict_ticks);
     vcpu.count(Counter::Forwards);
-    let slot = vm.shadow.slot(vcpu.index).filter(|_| !exit.shared);
-    let Some(slot) = slot else {
+    if exit.shared {
         exit.phase = Phase::Forwards {
             waiting: Some(waiting),
             conduit,
             deadline,
         };
         return Leave::Go;
-    };
+    }
     let mut call = Some(conduit);
     loop {
-        exit.state.begin_wait(slot);
+        exit.state.begin_wait(vcpu);
         timer::arm(deadline);
         let call = mem::take(&mut call);
         let (resident, frame) = exit.both();
@@ -131,7 +129,7 @@ fn for_verdict(exit: &mut Exit<'_>, waiting: Waiting, conduit: Conduit) -> Leave
         }
         let late = interrupted.is_some() && timer::now() >= deadline;
         if let Some(end) = vm.exits.poll(vcpu.index, late.then_some(Cut::Deadline)) {
-            return finish(exit, slot, waiting, &end);
+            return finish(exit, waiting, &end);
         }
     }
 }
@@ -163,7 +161,7 @@ fn await_verdict((vcpu, vm, call, frame): (&Vcpu, &Vm, Option<Conduit>, &Frame))
 
 /// The wait for the verdict is over.
 #[inline]
-fn finish(exit: &mut Exit<'_>, slot: &ShadowSlot, waiting: Waiting, end: &End) -> Leave {
+fn finish(exit: &mut Exit<'_>, waiting: Waiting, end: &End) -> Leave {
     let (vcpu, vm) = (exit.vcpu, exit.vm);
     if *end == End::Deadline {
         vcpu.count(Counter::Expired);
@@ -172,7 +170,7 @@ fn finish(exit: &mut Exit<'_>, slot: &ShadowSlot, waiting: Waiting, end: &End) -
     if resolve(exit, waiting.end(end, vm.power)) == Leave::Go {
         return Leave::Go;
     }
-    exit.state.go_on(slot);
+    exit.state.enter(vcpu);
     if vcpu.inbox.is_untouched() {
         return Leave::Stay;
     }

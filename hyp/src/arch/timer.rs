@@ -13,6 +13,7 @@ pub(crate) fn frequency() -> u64 {
 }
 
 /// `milliseconds` in ticks.
+#[inline(never)]
 pub(crate) fn ticks(milliseconds: u64) -> u64 {
     (frequency() / 1000).max(1).saturating_mul(milliseconds)
 }
