@@ -30,6 +30,9 @@ pub(crate) struct Hyp {
 /// Runs cargo and returns the programs that it built, by name.
 fn compile(package: &str, features: &[&str], profile: Profile, extra: &[&str], quiet: bool) -> Result<BTreeMap<String, PathBuf>> {
     let mut command = setup::cargo();
+    if let Some(sources) = setup::registry_sources() {
+        command.args(["--config", &nameless(&sources)]);
+    }
     command
         .args([
             "build",
@@ -68,6 +71,16 @@ fn compile(package: &str, features: &[&str], profile: Profile, extra: &[&str], q
     Ok(programs)
 }
 
+/// Panic messages name the source file of a dependency the same way wherever cargo keeps it, so that an image says nothing of the
+/// machine that built it. Debug information, for gdb, has the true paths.
+fn nameless(sources: &Path) -> String {
+    let flags = [
+        format!("--remap-path-prefix={}=registry", sources.display()),
+        "--remap-path-scope=macro".to_owned(),
+    ];
+    format!("target.{TARGET}.rustflags = {}", serde_json::Value::from(flags.to_vec()))
+}
+
 /// Writes `bytes` unless the file has them already, so that its time tells when it changed.
 fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<()> {
     if std::fs::read(path).is_ok_and(|old| old == bytes) {
@@ -100,6 +113,13 @@ pub(crate) fn hyp(features: &[&str], profile: Profile, quiet: bool) -> Result<Hy
         flatten::image_header(&flat.bytes).is_some(),
         "Umbra's flat image does not begin with an arm64 Image header"
     );
+    for place in setup::registry_sources().iter().chain([&setup::root()]) {
+        let place = place.display().to_string();
+        ensure!(
+            !flat.bytes.windows(place.len()).any(|text| text == place.as_bytes()),
+            "Umbra's flat image names {place}, a folder of this machine"
+        );
+    }
     let hyp = Hyp {
         elf: folder.join("umbra.elf"),
         bin: folder.join("umbra.bin"),

@@ -34,6 +34,15 @@ pub(crate) fn output() -> PathBuf {
     cargo_target().join("umbra")
 }
 
+/// Where cargo unpacks the sources of dependencies.
+pub(crate) fn registry_sources() -> Option<PathBuf> {
+    let home = match std::env::var_os("CARGO_HOME") {
+        Some(home) if !home.is_empty() => PathBuf::from(home),
+        _ => std::env::home_dir()?.join(".cargo"),
+    };
+    Some(home.join("registry").join("src"))
+}
+
 /// A path as the user would write it from where they are.
 pub(crate) fn shown(path: &Path) -> String {
     let here = std::env::current_dir().unwrap_or_default();
