@@ -608,16 +608,16 @@ impl Place {
             return Step::Wait(None);
         }
         if vm.ending() {
-            return self.depart(vcpu, vm);
+            return self.depart();
         }
         if vm.held() {
             self.hold();
             return Step::Wait(None);
         }
         match &mut self.phase {
-            Phase::Off => self.off(vcpu),
+            Phase::Off => self.off(),
             Phase::Ready => {
-                self.take(vcpu);
+                self.take();
                 Step::Enter
             }
             Phase::Forwarded { waiting, deadline } => {
@@ -629,17 +629,17 @@ impl Place {
                         if end == End::Deadline {
                             vcpu.count(Counter::Expired);
                         }
-                        self.resolve(vcpu, vm, resolution);
+                        self.resolve(resolution);
                         Step::Again
                     }
                 }
             }
             Phase::Suspended { start } => {
                 let start = *start;
-                self.suspended(vcpu, vm, start)
+                self.suspended(start)
             }
-            Phase::HostWaits => self.host_waits(vcpu),
-            Phase::Sleeps => self.sleeps(vcpu),
+            Phase::HostWaits => self.host_waits(),
+            Phase::Sleeps => self.sleeps(),
             Phase::Forwards { .. } | Phase::Departed { .. } => Step::Again,
         }
     }
@@ -655,28 +655,30 @@ impl Place {
         }
     }
 
-    fn take(&mut self, vcpu: &'static Vcpu) {
-        if self.guard.is_none() {
-            self.guard = Some(vcpu.state.lock());
+    /// What its lock guards, which is held from now on.
+    #[inline(never)]
+    fn take(&mut self) -> &mut VcpuState {
+        let vcpu = self.vcpu;
+        self.guard.get_or_insert_with(|| vcpu.state.lock())
+    }
+
+    fn off(&mut self) -> Step {
+        let vcpu = self.vcpu;
+        self.take();
+        match vcpu.power.take_start() {
+            Some(start) => self.come_up(start),
+            None => Step::Wait(None),
         }
     }
 
-    fn off(&mut self, vcpu: &'static Vcpu) -> Step {
-        self.take(vcpu);
-        let Some(start) = vcpu.power.take_start() else {
-            return Step::Wait(None);
-        };
-        self.come_up(vcpu, start)
-    }
-
-    /// The vCPU, whose lock is held, is to run from `start`, with everything as `CPU_ON` gives it.
-    fn come_up(&mut self, vcpu: &Vcpu, start: Start) -> Step {
-        if let Some(state) = self.guard.as_mut() {
-            state.power_up(start);
-            let trapping = state.trapping(true);
-            state.gic.set_trapping(&mut Absent(()), trapping);
-            state.publish(vcpu, false);
-        }
+    /// The vCPU is to run from `start`, with everything as `CPU_ON` gives it.
+    fn come_up(&mut self, start: Start) -> Step {
+        let vcpu = self.vcpu;
+        let state = self.take();
+        state.power_up(start);
+        let trapping = state.trapping(true);
+        state.gic.set_trapping(&mut Absent(()), trapping);
+        state.publish(vcpu, false);
         // Whether it may run was looked at just before.
         self.phase = Phase::Ready;
         Step::Enter
@@ -698,7 +700,8 @@ impl Place {
     }
 
     /// The VM is ending: the vCPU leaves for good.
-    fn depart(&mut self, vcpu: &Vcpu, vm: &Vm) -> Step {
+    fn depart(&mut self) -> Step {
+        let (vcpu, vm) = (self.vcpu, self.vm);
         if let Phase::Forwarded { waiting, .. } = &mut self.phase {
             match vm.exits.poll(vcpu.index, Some(Cut::Reset)) {
                 None => return Step::Again,
@@ -719,10 +722,10 @@ impl Place {
     }
 
     /// A forwarded call has its answer, or its deadline.
-    fn resolve(&mut self, vcpu: &'static Vcpu, vm: &'static Vm, resolution: Resolution) {
-        self.take(vcpu);
+    fn resolve(&mut self, resolution: Resolution) {
+        let (vcpu, vm) = (self.vcpu, self.vm);
         self.phase = Phase::Ready;
-        let Some(state) = self.guard.as_mut() else { return };
+        let state = self.take();
         match resolution {
             Resolution::Return(x0) => state.give(&[x0]),
             Resolution::Values(values) => state.give(&values),
@@ -758,11 +761,9 @@ impl Place {
 
     /// `SYSTEM_SUSPEND`: what wakes is an interrupt that distributor and redistributor would forward. The CPU interface has
     /// no say, as it has no power: software disables its groups before it suspends.
-    fn suspended(&mut self, vcpu: &'static Vcpu, vm: &'static Vm, start: Start) -> Step {
-        self.take(vcpu);
-        let Some(state) = self.guard.as_mut() else {
-            return Step::Wait(None);
-        };
+    fn suspended(&mut self, start: Start) -> Step {
+        let (vcpu, vm) = (self.vcpu, self.vm);
+        let state = self.take();
         state.gic.stand_by(&vm.dist);
         let word = vcpu.inbox.drain_sgis();
         if word != 0 {
@@ -778,16 +779,15 @@ impl Place {
             .map(|at| at.wrapping_add(vm.cntvoff()))
             .filter(|_| enabled);
         if state.gic.wakes(&Absent(()), &vm.dist, open, IDLE_PRIORITY) || due.is_some_and(|at| timer::now() >= at) {
-            return self.come_up(vcpu, start);
+            return self.come_up(start);
         }
         Step::Wait(due)
     }
 
-    /// Whether something would wake the vCPU, whose lock is held, from WFI; and when its timer will.
-    fn wakes(&mut self, vcpu: &'static Vcpu) -> (bool, Option<u64>) {
-        self.take(vcpu);
-        let vm = self.vm;
-        let Some(state) = self.guard.as_mut() else { return (false, None) };
+    /// Whether something would wake the vCPU from WFI; and when its timer will.
+    fn wakes(&mut self) -> (bool, Option<u64>) {
+        let (vcpu, vm) = (self.vcpu, self.vm);
+        let state = self.take();
         let running = running_priority(&state.cpuif.view, &state.cpuif.ap0r, &state.cpuif.ap1r);
         let physical = state.sample_timer(&mut Absent(()), vm);
         let due = state
@@ -802,8 +802,8 @@ impl Place {
     }
 
     /// In WFI on a pCPU that it shares.
-    fn sleeps(&mut self, vcpu: &'static Vcpu) -> Step {
-        let (wakes, due) = self.wakes(vcpu);
+    fn sleeps(&mut self) -> Step {
+        let (wakes, due) = self.wakes();
         if !wakes {
             return Step::Wait(due);
         }
@@ -811,11 +811,9 @@ impl Place {
         Step::Again
     }
 
-    fn host_waits(&mut self, vcpu: &'static Vcpu) -> Step {
-        let (wakes, due) = self.wakes(vcpu);
-        let Some(state) = self.guard.as_mut() else {
-            return Step::Wait(None);
-        };
+    fn host_waits(&mut self) -> Step {
+        let (wakes, due) = self.wakes();
+        let state = self.take();
         let mut values = [0; GIVEN];
         if host::next_exit(&mut values) {
             state.give(&values);

@@ -552,9 +552,7 @@ impl Vm {
         }
         self.start_boot_vcpu();
         // The others take their locks and wait for their starts.
-        for vcpu in self.vcpus {
-            vcpu.wake();
-        }
+        self.wake();
         Ok(())
     }
 
@@ -588,12 +586,18 @@ impl Vm {
 
     /// Ends or resets it: every vCPU leaves its pCPU, and the last one to leave does the rest. Only the first reason
     /// counts.
-    #[cold]
+    #[inline(never)]
     pub(crate) fn end(&self, how: VmState) {
         if self.change(VmState::Running, how) {
-            for vcpu in self.vcpus {
-                vcpu.wake();
-            }
+            self.wake();
+        }
+    }
+
+    /// Has the pCPU of each of its vCPUs look at it.
+    #[inline(never)]
+    fn wake(&self) {
+        for vcpu in self.vcpus {
+            vcpu.wake();
         }
     }
 
@@ -665,9 +669,7 @@ impl Vm {
         self.generation.fetch_add(1, Ordering::Release);
         info!("VM {} ({}) was reset", self.id, self.name);
         self.start_boot_vcpu();
-        for vcpu in self.vcpus {
-            vcpu.wake();
-        }
+        self.wake();
         system::wake_host();
     }
 
@@ -678,9 +680,7 @@ impl Vm {
         let next = if held == (word & 1 == 1) { word } else { word.wrapping_add(1) };
         // The monitor and the host at once: one of them has its way, and the other's word is never acknowledged too early.
         let _ = self.held.compare_exchange(word, next, Ordering::AcqRel, Ordering::Relaxed);
-        for vcpu in self.vcpus {
-            vcpu.wake();
-        }
+        self.wake();
         next
     }
 
