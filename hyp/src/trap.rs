@@ -627,17 +627,23 @@ fn access_device(exit: &mut Exit<'_>, ipa: u64, access: MemAccess) -> Leave {
     exit.may_stay()
 }
 
-fn uart(exit: &Exit<'_>, offset: u64, size: u8, value: Option<u64>) -> u64 {
-    let Some(value) = value else {
-        let value = exit.vm.uart(|uart| uart.read(offset, size));
+fn uart(exit: &mut Exit<'_>, offset: u64, size: u8, value: Option<u64>) -> u64 {
+    let vm = exit.vm;
+    let (value, looks) = if let Some(value) = value {
+        let (effect, looks) = vm.uart(|uart| uart.write(offset, size, value));
+        if let Some(byte) = effect.transmit {
+            console::guest_byte(vm.id, byte);
+        }
+        (0, looks)
+    } else {
+        let read = vm.uart(|uart| uart.read(offset, size));
         input::room();
-        return value;
+        read
     };
-    let effect = exit.vm.uart(|uart| uart.write(offset, size, value));
-    if let Some(byte) = effect.transmit {
-        console::guest_byte(exit.vm.id, byte);
+    if looks != 0 {
+        arrived(exit, vm, looks);
     }
-    0
+    value
 }
 
 /// A redistributor: the vCPU's own directly, another's by asking its pCPU.
@@ -694,6 +700,7 @@ fn sample(vm: &Vm) {
 }
 
 /// SPIs have come for the vCPUs `looks` of `vm`, which may be another than the one that runs here.
+#[inline(never)]
 fn arrived(exit: &mut Exit<'_>, vm: &Vm, mut looks: Vcpus) {
     let own = 1 << exit.vcpu.index;
     if vm.id == exit.vm.id && looks & own != 0 {

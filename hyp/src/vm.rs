@@ -771,24 +771,20 @@ impl Vm {
         }
     }
 
-    /// Does something to its PL011, and lets the interrupt's line follow.
-    pub(crate) fn uart<R>(&self, action: impl FnOnce(&mut Pl011) -> R) -> R {
+    /// Does something to its PL011, and lets the interrupt's line follow. Says besides which vCPU is to look at its SPIs.
+    pub(crate) fn uart<R>(&self, action: impl FnOnce(&mut Pl011) -> R) -> (R, Vcpus) {
         let mut uart = self.uart.lock();
         let result = action(&mut uart);
         // Under the lock, so that lines change in the order of their causes.
-        if let Some(vcpu) = self
-            .dist
-            .set_line(32 + layout::UART_SPI, uart.line())
-            .and_then(|index| self.vcpus.get(index))
-        {
-            vcpu.kick_for(Counter::KicksIrq);
-        }
-        result
+        let looks = self.dist.set_line(32 + layout::UART_SPI, uart.line());
+        (result, looks.map_or(0, |index| 1 << index))
     }
 
     /// A byte was typed for it. False: its FIFO is full.
     pub(crate) fn type_in(&self, byte: u8) -> bool {
-        self.uart(|uart| uart.receive(byte))
+        let (taken, looks) = self.uart(|uart| uart.receive(byte));
+        self.kick_spis(looks);
+        taken
     }
 
     /// Starts a VM anew that has ended: its boot vCPU's pCPU does it. Not while a vCPU of it is still on its way out.
