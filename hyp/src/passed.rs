@@ -17,13 +17,11 @@ use crate::{
     vm::{self, Vm},
 };
 
-/// No VM.
-const NOBODY: u8 = 0xFF;
 /// `GICD_IROUTER<n>`, of INTID 32.
 const IROUTER32: u64 = 0x6100;
 
-/// Whose each physical SPI is: a VM's number.
-static OWNER: [AtomicU8; SPIS as usize] = [const { AtomicU8::new(NOBODY) }; SPIS as usize];
+/// Whose each physical SPI is: one more than a VM's number; 0 is nobody.
+static OWNER: [AtomicU8; SPIS as usize] = [const { AtomicU8::new(0) }; SPIS as usize];
 
 /// The SPIs of one VM's devices.
 pub(crate) struct Passed {
@@ -44,8 +42,8 @@ impl Passed {
             distributor.configure(spi.intid, affinity);
             distributor.set_edge(spi.intid, spi.edge);
             dist.back(spi.intid, spi.edge);
-            if let Some(owner) = owner(spi.intid) {
-                owner.store(id as u8, Ordering::Relaxed);
+            if let Some(owner) = place(spi.intid) {
+                owner.store(id as u8 + 1, Ordering::Relaxed);
             }
         }
         Some(Self {
@@ -76,21 +74,26 @@ impl Passed {
     pub(crate) fn follow(&self, vm: &Vm, offset: u64) {
         let Some(n) = offset.checked_sub(IROUTER32) else { return };
         let intid = 32 + (n / 8) as u32;
-        let ours = owner(intid).is_some_and(|owner| usize::from(owner.load(Ordering::Relaxed)) == vm.id);
-        if ours && let Some(vcpu) = vm.dist.target(intid).and_then(|vcpu| vm.vcpus.get(vcpu)) {
+        if owner(intid) == Some(vm.id)
+            && let Some(vcpu) = vm.dist.target(intid).and_then(|vcpu| vm.vcpus.get(vcpu))
+        {
             self.distributor.set_route(intid, vcpu.affinity());
         }
     }
 }
 
-fn owner(intid: u32) -> Option<&'static AtomicU8> {
+fn place(intid: u32) -> Option<&'static AtomicU8> {
     OWNER.get((intid as usize).checked_sub(32)?)
+}
+
+/// The number of the VM that physical interrupt `intid` is passed to.
+fn owner(intid: u32) -> Option<usize> {
+    usize::from(place(intid)?.load(Ordering::Relaxed)).checked_sub(1)
 }
 
 /// Takes physical interrupt `intid`, which has been acknowledged, if it is a passed device's: gives whose, and the vCPUs that must look.
 /// It stays active; that is the guest's now.
 pub(crate) fn take(intid: u32) -> Option<(&'static Vm, Vcpus)> {
-    let id = owner(intid)?.load(Ordering::Relaxed);
-    let vm = vm::find(u64::from(id))?;
+    let vm = vm::find(owner(intid)? as u64)?;
     Some((vm, vm.dist.fire(intid)))
 }

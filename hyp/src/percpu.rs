@@ -3,6 +3,7 @@
 use core::{
     cell::UnsafeCell,
     mem::offset_of,
+    ops::Deref,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
@@ -38,9 +39,17 @@ impl<T> BootCell<T> {
     }
 }
 
-/// One pCPU. `TPIDR_EL2` points to its own.
+/// One pCPU. `TPIDR_EL2` points to its own, and on the boot CPU at first to its [`Place`] alone.
 #[repr(C)]
 pub(crate) struct PerCpu {
+    place: Place,
+    here: UnsafeCell<Option<Resident>>,
+    local: UnsafeCell<Option<Local>>,
+}
+
+/// Where a pCPU is, and what the vectors and a fault's report need of it.
+#[repr(C)]
+pub(crate) struct Place {
     /// Top of the emergency stack: the vectors look here (`EMERGENCY`).
     emergency: usize,
     /// For the short paths of the vectors (`SHORT_*`).
@@ -55,21 +64,27 @@ pub(crate) struct PerCpu {
     pub(crate) stack: Range,
     /// A fault report of this pCPU is being printed; another fault only parks it.
     pub(crate) dying: AtomicBool,
-    here: UnsafeCell<Option<Resident>>,
-    local: UnsafeCell<Option<Local>>,
 }
 
-/// Where the vectors find the emergency stack.
-pub(crate) const EMERGENCY: usize = offset_of!(PerCpu, emergency);
+impl Deref for PerCpu {
+    type Target = Place;
+
+    fn deref(&self) -> &Place {
+        &self.place
+    }
+}
+
+/// Where the vectors find the emergency stack: a [`Place`] begins a pCPU's data.
+pub(crate) const EMERGENCY: usize = offset_of!(Place, emergency);
 
 /// Where the vectors find what the short paths need.
-pub(crate) const SHORT_CALLS: usize = offset_of!(PerCpu, short) + offset_of!(Short, calls);
+pub(crate) const SHORT_CALLS: usize = offset_of!(Place, short) + offset_of!(Short, calls);
 /// [`SHORT_CALLS`] for the power states, behind which their number is.
-pub(crate) const SHORT_POWER: usize = offset_of!(PerCpu, short) + offset_of!(Short, power);
+pub(crate) const SHORT_POWER: usize = offset_of!(Place, short) + offset_of!(Short, power);
 /// [`SHORT_CALLS`] for what becomes of `CPU_ON`: 0, [`HANDLES`] or [`FORWARDS`].
-pub(crate) const SHORT_STARTS: usize = offset_of!(PerCpu, short) + offset_of!(Short, starts);
+pub(crate) const SHORT_STARTS: usize = offset_of!(Place, short) + offset_of!(Short, starts);
 /// [`SHORT_CALLS`] for the interrupts, behind which the counters are.
-pub(crate) const SHORT_GIC: usize = offset_of!(PerCpu, short) + offset_of!(Short, gic);
+pub(crate) const SHORT_GIC: usize = offset_of!(Place, short) + offset_of!(Short, gic);
 
 /// Addresses of what the short paths in `trap.s` read and write of the vCPU that runs here: its own, which its lock guards,
 /// and what nobody changes. The pCPU itself writes them, between two stretches of guest code.
@@ -129,21 +144,10 @@ pub(crate) struct Local {
 }
 
 /// The boot CPU's, before its own is made: `boot.s` fills in the emergency stack.
-pub(crate) static BOOT: PerCpu = PerCpu {
-    emergency: 0,
-    short: Short::new(),
-    index: 0,
-    affinity: 0,
-    guard_page: Range::EMPTY,
-    stack: Range::EMPTY,
-    dying: AtomicBool::new(false),
-    here: UnsafeCell::new(None),
-    local: UnsafeCell::new(None),
-};
+pub(crate) static BOOT: Place = Place::new(0, 0, Range::EMPTY, Range::EMPTY, 0);
 
-impl PerCpu {
-    /// A pCPU with its stacks: `stack` begins with the guard page.
-    pub(crate) const fn new(index: usize, affinity: u64, guard_page: Range, stack: Range, emergency_top: u64) -> Self {
+impl Place {
+    const fn new(index: usize, affinity: u64, guard_page: Range, stack: Range, emergency_top: u64) -> Self {
         Self {
             emergency: emergency_top as usize,
             short: Short::new(),
@@ -152,6 +156,15 @@ impl PerCpu {
             guard_page,
             stack,
             dying: AtomicBool::new(false),
+        }
+    }
+}
+
+impl PerCpu {
+    /// A pCPU with its stacks: `stack` begins with the guard page.
+    pub(crate) const fn new(index: usize, affinity: u64, guard_page: Range, stack: Range, emergency_top: u64) -> Self {
+        Self {
+            place: Place::new(index, affinity, guard_page, stack, emergency_top),
             here: UnsafeCell::new(None),
             local: UnsafeCell::new(None),
         }
@@ -168,20 +181,29 @@ impl PerCpu {
     }
 }
 
-/// This pCPU.
-pub(crate) fn this() -> &'static PerCpu {
-    // SAFETY: TPIDR_EL2 points to a PerCpu that is never freed: BOOT from the first instruction on, then the pCPU's own.
+/// Where this pCPU is.
+pub(crate) fn this() -> &'static Place {
+    // SAFETY: TPIDR_EL2 points to a Place that is never freed: BOOT from the first instruction on, then that of the pCPU's own data.
+    unsafe { &*(cpu::per_cpu() as *const Place) }
+}
+
+/// All of this pCPU's own data.
+///
+/// # Safety
+/// When it has been made: not on the boot CPU before `join`.
+unsafe fn whole() -> &'static PerCpu {
+    // SAFETY: This function's contract; a Place other than BOOT begins a PerCpu.
     unsafe { &*(cpu::per_cpu() as *const PerCpu) }
 }
 
 /// This pCPU's own data; `None` before `set_local`.
 ///
 /// # Safety
-/// Once for each exit or entry to the run loop, at its outermost function: EL2 runs with interrupts masked, so exits do
+/// After the boot CPU's `join`, and once for each exit or entry to the run loop, at its outermost function: EL2 runs with interrupts masked, so exits do
 /// not nest, and the reference dies before the next one.
 pub(crate) unsafe fn local() -> Option<&'static mut Local> {
     // SAFETY: This function's contract.
-    unsafe { (*this().local.get()).as_mut() }
+    unsafe { (*whole().local.get()).as_mut() }
 }
 
 /// The vCPU in this pCPU's registers, apart from [`local`].
@@ -191,7 +213,7 @@ pub(crate) unsafe fn local() -> Option<&'static mut Local> {
 #[inline(always)]
 pub(crate) unsafe fn here() -> Option<&'static mut Resident> {
     // SAFETY: This function's contract.
-    unsafe { (*this().here.get()).as_mut() }
+    unsafe { (*whole().here.get()).as_mut() }
 }
 
 /// Both [`local`] and [`here`], or nothing.
@@ -200,9 +222,11 @@ pub(crate) unsafe fn here() -> Option<&'static mut Resident> {
 /// As for those.
 #[inline(always)]
 pub(crate) unsafe fn both() -> Option<(&'static mut Local, &'static mut Resident)> {
-    let this = this();
     // SAFETY: This function's contract.
-    unsafe { Some(((*this.local.get()).as_mut()?, (*this.here.get()).as_mut()?)) }
+    unsafe {
+        let this = whole();
+        Some(((*this.local.get()).as_mut()?, (*this.here.get()).as_mut()?))
+    }
 }
 
 /// The place of the vCPU in this pCPU's registers, for who puts it there and takes it away.
@@ -211,5 +235,5 @@ pub(crate) unsafe fn both() -> Option<(&'static mut Local, &'static mut Resident
 /// As for [`here`], and instead of it.
 pub(crate) unsafe fn place() -> &'static mut Option<Resident> {
     // SAFETY: This function's contract.
-    unsafe { &mut *this().here.get() }
+    unsafe { &mut *whole().here.get() }
 }

@@ -23,14 +23,12 @@ pub(crate) struct Fp {
     control: [u64; 2],
 }
 
-/// FP and SIMD registers as a vCPU finds them at its first instruction; it may be in read-only memory.
+/// FP and SIMD registers as a vCPU finds them at its first instruction: zeroes, which take no room in the image here.
+#[unsafe(link_section = ".bss.no_fp")]
 static NO_FP: Fp = Fp {
     q: [0; 32],
     control: [0; 2],
 };
-
-/// EL1's registers as a vCPU finds them at its first instruction: little-endian, big-endian.
-static AT_ENTRY: [El1State; 2] = [El1State::at_entry(false), El1State::at_entry(true)];
 
 const _: () = assert!(size_of::<Fp>() == 528, "fp.s uses this layout");
 
@@ -42,6 +40,7 @@ macro_rules! el1_registers {
         }
 
         /// Writes them all, in this order.
+        #[inline(always)]
         fn load_el1(state: &El1State) {
             $(msr!($reg, state.$name);)*
         }
@@ -154,15 +153,17 @@ impl Context {
 
     /// Puts the state into the registers.
     pub(crate) fn load(&mut self) {
-        let (el1, fp) = if core::mem::take(&mut self.new) {
-            (&AT_ENTRY[usize::from(self.big_endian)], &raw const NO_FP)
+        let fp = if core::mem::take(&mut self.new) {
+            // All but one are zeroes, which come from no memory.
+            load_el1(&El1State::at_entry(self.big_endian));
+            &raw const NO_FP
         } else {
-            (&self.el1, self.fp.as_ptr())
+            load_el1(&self.el1);
+            if self.el1.mdscr_el1 & MDSCR_EVENTS != 0 {
+                self.debug.load();
+            }
+            self.fp.as_ptr()
         };
-        load_el1(el1);
-        if el1.mdscr_el1 & MDSCR_EVENTS != 0 {
-            self.debug.load();
-        }
         // SAFETY: As for save; only reads memory, and EL2 is built without FP registers. `self.fp` has been written: a context that is
         // neither new nor kept in the registers (`Run::load`) left them by `save`.
         unsafe { fp_load(fp) };
