@@ -8,6 +8,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use hyp_abi::{call::Counter, errno::Errno};
 use hyp_core::{
     kick::{self, Withdrawn},
+    put,
     vgic::{Ich, MAX_LRS, attr::Register, cpuif::CpuIf, dist::SpiAsk},
 };
 
@@ -181,9 +182,9 @@ fn show<H: Ich>(vcpu: &Vcpu, vm: &Vm, interface: &H) {
 #[cold]
 fn print_lrs(vcpu: &Vcpu, vm: &Vm, lrs: &[u64]) {
     console::page(|out| {
-        write!(out, "VM {} vCPU {}:", vm.id, vcpu.index)?;
+        put!(out, "VM {} vCPU {}:", vm.id, vcpu.index)?;
         for (index, lr) in lrs.iter().enumerate() {
-            write!(out, " LR{index}={lr:#x}")?;
+            put!(out, " LR{}={:#x}", index, *lr)?;
         }
         out.write_str(if lrs.is_empty() { " not resident\n" } else { "\n" })
     });

@@ -13,9 +13,11 @@ use hyp_abi::psci;
 use hyp_core::{
     fdt::{
         Tree,
-        board::{self, Board, BoardError, Chosen, Console, PsciMethod, UartKind},
+        board::{self, Board, BoardError, Chosen, Console, PsciMethod},
     },
     physmem::PhysMem,
+    text,
+    text::Value,
     types::Range,
 };
 
@@ -32,7 +34,6 @@ use crate::{
     console::{self, error, found, info, warning},
     heap,
     percpu::{BOOT, EMERGENCY, Local, PerCpu},
-    power,
     run::{self, Run},
     vm,
 };
@@ -125,15 +126,14 @@ extern "C" fn primary(dtb: usize, _base: usize, el: u64) -> ! {
     let uart = tree.as_ref().ok().and_then(board::console);
     early_console(&chosen, uart);
     if el != 2 {
-        console::line(format_args!(
-            "Umbra was entered at EL{el}; it needs EL2 (QEMU: -M virt,virtualization=on). Parked."
-        ));
+        error!(
+            "Umbra was entered at EL{}; it needs EL2 (QEMU: -M virt,virtualization=on). Parked.",
+            el
+        );
         park();
     }
     if !cpu::leave_vhe(HCR_BOOT) {
-        console::line(format_args!(
-            "HCR_EL2.E2H cannot be cleared on this CPU; Umbra needs non-VHE EL2. Parked."
-        ));
+        error!("HCR_EL2.E2H cannot be cleared on this CPU; Umbra needs non-VHE EL2. Parked.");
         park();
     }
     let found = tree
@@ -142,44 +142,38 @@ extern "C" fn primary(dtb: usize, _base: usize, el: u64) -> ! {
         .and_then(|tree| Ok((tree, keep(tree, chosen, uart)?)));
     let (tree, board) = match found {
         Ok(found) => found,
-        Err(reason) => {
-            console::line(format_args!("Umbra cannot run here: {reason}. Parked."));
-            park();
-        }
+        Err(reason) => fail(Value::Of(&reason)),
     };
     gic::use_system_registers();
     let boot_index = board.cpus.iter().position(|cpu| cpu.affinity == cpu::affinity()).unwrap_or(0);
     introduce(board, el);
 
     let Some(mut memory) = free_memory(board, blob) else {
-        fail(TOO_MANY)
+        fail(TOO_MANY.into())
     };
     let Ok(plan) = vm::plan(board, tree, blob, &mut memory) else {
-        fail(TOO_MANY)
+        fail(TOO_MANY.into())
     };
     let others = board.cpus.len() as u64 - 1;
     // A page more, so that there is something to take also when the boot CPU is alone.
     let Some(areas) = memory.alloc(AREA * others + GUARD, GUARD) else {
-        fail("no RAM is left for the pCPUs' stacks")
+        fail("no RAM is left for the pCPUs' stacks".into())
     };
     let room = (vm::room(&plan) + others * size_of::<PerCpu>() as u64).next_multiple_of(GUARD);
     let Some(room) = memory.alloc(room, GUARD) else {
-        fail("no RAM is left for the VMs' contexts")
+        fail("no RAM is left for the VMs' contexts".into())
     };
     let registers = match translate(board, areas, room, &plan, &mut memory) {
         Ok(registers) => registers,
         Err(range) => {
-            error!("EL2's map cannot hold {:#x}..{:#x}", range.start(), range.end());
-            fail("EL2's address space cannot be built")
+            let what = text!("EL2's map cannot hold {:#x}..{:#x}", range.start(), range.end());
+            fail(Value::Of(&what))
         }
     };
     // SAFETY: Taken above, mapped by `translate`.
     unsafe { heap::extend(room) };
     console::lockable();
-    power::init(power::Ending {
-        nonce: &board.chosen.nonce,
-        semihosting: board.chosen.semihosting,
-    });
+    vm::know(board);
 
     distributor(board).enable();
     let maintenance = board.gic.maintenance.unwrap_or(25);
@@ -194,10 +188,14 @@ extern "C" fn primary(dtb: usize, _base: usize, el: u64) -> ! {
     let [(used, size), (vms_used, vms)] = heap::usage();
     let sizes = sizes();
     found!(
-        "size image={} text={} static={} heap_used={used} heap={size} vms_used={vms_used} vms={vms} percpu={}",
+        "size image={} text={} static={} heap_used={} heap={} vms_used={} vms={} percpu={}",
         sizes.image,
         sizes.text,
         sizes.fixed,
+        used,
+        size,
+        vms_used,
+        vms,
         AREA + size_of::<PerCpu>() as u64
     );
     heap::seal();
@@ -224,8 +222,8 @@ fn park() -> ! {
     }
 }
 
-fn fail(reason: &str) -> ! {
-    console::line(format_args!("Umbra cannot run here: {reason}. Parked."));
+fn fail(reason: Value<'_>) -> ! {
+    error!("Umbra cannot run here: {}. Parked.", reason);
     park()
 }
 
@@ -258,38 +256,29 @@ fn keep(tree: &Tree<'_>, chosen: Chosen, uart: Option<Console>) -> Result<&'stat
 }
 
 fn early_console(chosen: &Chosen, found: Option<Console>) {
-    let uart = found.map_or(Uart::None, |found| {
-        // SAFETY: The device tree's console; not yet mapped, because the MMU is off, and `translate` maps it.
-        let mmio = unsafe { Mmio::new(found.base.get() as usize) };
-        match found.kind {
-            UartKind::Pl011 => Uart::Pl011(mmio),
-            UartKind::Uart8250 { reg_shift, io_width } => Uart::Uart8250 {
-                mmio,
-                shift: u32::from(reg_shift),
-                wide: io_width == 4,
-            },
-            UartKind::Imx => Uart::Imx(mmio),
-        }
-    });
-    console::init(uart, chosen.console_mux, chosen.loglevel.unwrap_or(console::Level::Info as u8));
+    // SAFETY: Not yet mapped, because the MMU is off, and `translate` maps it.
+    let uart = found.map(|found| unsafe { Uart::new(found) });
+    console::init(uart, chosen.console_mux, chosen.loglevel);
 }
 
 /// The boot lines: what was found.
 #[inline(never)]
 fn introduce(board: &Board, el: u64) {
     info!(
-        "Umbra {} at EL{el}, loaded at {:#x}",
+        "Umbra {} at EL{}, loaded at {:#x}",
         env!("CARGO_PKG_VERSION"),
+        el,
         at(&raw const __image_start)
     );
     info!("CPU     MIDR {:#x}, {} pCPUs", cpu::midr(), board.cpus.len());
     for (index, cpu) in board.cpus.iter().enumerate() {
-        info!("        pCPU {index}: affinity {:#x}", cpu.affinity);
+        info!("        pCPU {}: affinity {:#x}", index, cpu.affinity);
     }
     let lrs = (gic::vtr() & 0x1F) + 1;
     info!(
-        "GICv3   distributor {:#x}, {lrs} list registers, ICH_VTR_EL2 {:#x}",
+        "GICv3   distributor {:#x}, {} list registers, ICH_VTR_EL2 {:#x}",
         board.gic.gicd.start(),
+        lrs,
         gic::vtr()
     );
     for region in &board.gic.gicr {
@@ -308,8 +297,10 @@ fn introduce(board: &Board, el: u64) {
         info!("RAM     {:#x}..{:#x} ({} MiB)", region.start(), region.end(), region.size() >> 20);
     }
     found!(
-        "boot el={el} pcpus={} lrs={lrs} cntfrq={} gicd={:#x} ram={}",
+        "boot el={} pcpus={} lrs={} cntfrq={} gicd={:#x} ram={}",
+        el,
         board.cpus.len(),
+        lrs,
         timer::frequency(),
         board.gic.gicd.start(),
         board.ram.size()
@@ -475,7 +466,7 @@ fn bring_up(board: &'static Board, boot_index: usize, areas: Range, registers: &
             core::ptr::from_ref(boot) as u64,
         );
         if result != 0 {
-            warning!("pCPU {index}: the firmware's CPU_ON returned {}", result as i64);
+            warning!("pCPU {}: the firmware's CPU_ON returned {}", index, result as i64);
             continue;
         }
         let deadline = timer::now() + timer::ticks(SECONDARY_MS);
@@ -483,7 +474,7 @@ fn bring_up(board: &'static Board, boot_index: usize, areas: Range, registers: &
             barrier::relax();
         }
         if !online(index) {
-            warning!("pCPU {index}: did not come up in {SECONDARY_MS} ms");
+            warning!("pCPU {}: did not come up in {} ms", index, SECONDARY_MS);
         }
     }
 }

@@ -9,52 +9,75 @@ use core::{
 };
 
 use hyp_abi::console::{CHANNEL_BASE, ESCAPE, RECORD_TAG, UMBRA};
+use hyp_core::text::{self, Text, Value};
 
-use crate::arch::{barrier::FairMutex, uart::Uart};
+use crate::{
+    arch::{barrier::FairMutex, uart::Uart},
+    vm,
+};
 
-/// How much Umbra says. Records and reports are always printed, those of what was found at boot from `loglevel=1` on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-pub(crate) enum Level {
-    /// What went wrong.
-    Error = 0,
-    /// What could go wrong.
-    Warning = 2,
-    /// What was found and what happens.
-    Info = 3,
+/// What a line is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A record ([`RECORD_TAG`]): always printed.
+    Record,
+    /// A record of what was found at boot: from `loglevel=1` on.
+    Found,
+    /// What went wrong, or was asked for: always printed.
+    Error,
+    /// What could go wrong: from `loglevel=2` on.
+    Warning,
+    /// What was found and what happens: from `loglevel=3` on, which is the level unless the boot arguments have another.
+    Info,
+}
+
+impl Kind {
+    /// The level from which it is printed on.
+    const fn level(self) -> u8 {
+        match self {
+            Self::Record | Self::Error => 0,
+            Self::Found => 1,
+            Self::Warning => 2,
+            Self::Info => 3,
+        }
+    }
 }
 
 struct Console {
-    uart: Uart,
+    /// `None`: there is none, and output is dropped.
+    uart: Option<Uart>,
     mux: bool,
     channel: u8,
-    fresh_line: bool,
-    names: [&'static str; hyp_abi::layout::MAX_VMS],
+    /// The last byte did not end a line.
+    in_line: bool,
 }
 
 static CONSOLE: FairMutex<Console> = FairMutex::new(Console {
-    uart: Uart::None,
+    uart: None,
     mux: false,
     channel: UMBRA,
-    fresh_line: true,
-    names: [""; hyp_abi::layout::MAX_VMS],
+    in_line: false,
 });
 /// Locks need the MMU: exclusives on memory that is not cacheable are not guaranteed to work.
 static LOCKABLE: AtomicBool = AtomicBool::new(false);
-static LEVEL: AtomicU8 = AtomicU8::new(Level::Info as u8);
+/// How much Umbra says.
+static LEVEL: AtomicU8 = AtomicU8::new(0);
 
 /// Sets the UART. Before translation is on, by the boot CPU alone.
-pub(crate) fn init(uart: Uart, mux: bool, level: u8) {
-    with(|console| {
+pub(crate) fn init(uart: Option<Uart>, mux: bool, level: Option<u8>) {
+    with(&mut |console| {
         console.uart = uart;
         console.mux = mux;
     });
-    LEVEL.store(level, Ordering::Relaxed);
+    LEVEL.store(level.unwrap_or(Kind::Info.level()), Ordering::Relaxed);
 }
 
 /// The physical UART.
-pub(crate) fn uart() -> Uart {
-    with(|console| console.uart)
+#[inline(never)]
+pub(crate) fn uart() -> Option<Uart> {
+    let mut uart = None;
+    with(&mut |console| uart = console.uart);
+    uart
 }
 
 /// The INTID of the physical UART's interrupt; 0 while nobody listens.
@@ -63,7 +86,9 @@ static INTERRUPT: AtomicU32 = AtomicU32::new(0);
 /// What is typed interrupts with `intid` from now on.
 pub(crate) fn listen(intid: u32) {
     INTERRUPT.store(intid, Ordering::Release);
-    uart().listen(true);
+    if let Some(uart) = uart() {
+        uart.listen(true);
+    }
 }
 
 /// Whether `intid` is the console's.
@@ -76,33 +101,30 @@ pub(crate) fn lockable() {
     LOCKABLE.store(true, Ordering::Release);
 }
 
-/// Names a VM for the plain-text form of the wire.
-pub(crate) fn name(vm: usize, name: &'static str) {
-    with(|console| {
-        if let Some(slot) = console.names.get_mut(vm) {
-            *slot = name;
-        }
-    });
-}
-
-fn with<R>(action: impl FnOnce(&mut Console) -> R) -> R {
+#[inline(never)]
+fn with(action: &mut dyn FnMut(&mut Console)) {
     let mut guard = LOCKABLE.load(Ordering::Acquire).then(|| CONSOLE.lock());
-    let console = match &mut guard {
+    action(match &mut guard {
         Some(guard) => guard,
         // SAFETY: Before `lockable` only the boot CPU runs, and it does not come back here from inside `action`, which
         // does nothing but formatting and device writes.
         None => unsafe { &mut *CONSOLE.as_mut_ptr() },
-    };
-    action(console)
+    });
 }
 
 impl Console {
+    fn send(&self, byte: u8) {
+        if let Some(uart) = &self.uart {
+            uart.send(byte);
+        }
+    }
+
     fn byte(&mut self, byte: u8) {
         if byte == ESCAPE && self.mux {
-            self.uart.send(ESCAPE);
+            self.send(ESCAPE);
         }
-        self.uart.send(byte);
-        self.fresh_line = byte == b'\n';
+        self.send(byte);
+        self.in_line = byte != b'\n';
     }
 
     fn switch(&mut self, channel: u8) {
@@ -111,75 +133,82 @@ impl Console {
         }
         self.channel = channel;
         if self.mux {
-            self.uart.send(ESCAPE);
-            self.uart.send(CHANNEL_BASE + channel);
-        } else if !self.fresh_line {
-            self.text("\r\n");
+            self.send(ESCAPE);
+            self.send(CHANNEL_BASE + channel);
+        } else if self.in_line {
+            self.text("\n");
         }
+    }
+
+    /// A byte of Umbra's own.
+    fn own_byte(&mut self, byte: u8) {
+        if byte == b'\n' {
+            self.byte(b'\r');
+        }
+        self.byte(byte);
     }
 
     fn text(&mut self, text: &str) {
         for byte in text.bytes() {
-            self.byte(byte);
+            self.own_byte(byte);
         }
     }
 }
 
 impl Write for Console {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        for byte in text.bytes() {
-            if byte == b'\n' {
-                self.byte(b'\r');
-            }
-            self.byte(byte);
-        }
+        self.text(text);
+        Ok(())
+    }
+
+    /// Templates come by the character, and are ASCII.
+    fn write_char(&mut self, c: char) -> fmt::Result {
+        self.own_byte(u8::try_from(c).unwrap_or(b'?'));
         Ok(())
     }
 }
 
-/// Prints one of Umbra's lines, whatever the level.
-pub(crate) fn line(text: fmt::Arguments<'_>) {
-    with(|console| {
-        console.switch(UMBRA);
-        let _ = console.write_fmt(text);
-        let _ = console.write_str("\n");
+/// Prints a line, if the level allows that.
+#[inline(always)]
+pub(crate) fn line(kind: Kind, text: Text<'_>) {
+    line_of(kind, text.template, text.values);
+}
+
+#[inline(never)]
+fn line_of(kind: Kind, template: &str, values: &[Value<'_>]) {
+    if kind.level() > LEVEL.load(Ordering::Relaxed) {
+        return;
+    }
+    page(|out| {
+        if matches!(kind, Kind::Record | Kind::Found) {
+            out.write_str(RECORD_TAG)?;
+        }
+        text::put(out, template, values)?;
+        out.write_char('\n')
     });
 }
 
-/// Prints a record ([`RECORD_TAG`]), whatever the level.
-pub(crate) fn print_record(text: fmt::Arguments<'_>) {
-    line(format_args!("{RECORD_TAG}{text}"));
-}
-
-/// Prints a record of what was found at boot, unless all is to be quiet.
-pub(crate) fn print_found(text: fmt::Arguments<'_>) {
-    if LEVEL.load(Ordering::Relaxed) > 0 {
-        print_record(text);
-    }
-}
-
-/// Prints one of Umbra's lines if the level allows.
-pub(crate) fn log(level: Level, text: fmt::Arguments<'_>) {
-    if level as u8 <= LEVEL.load(Ordering::Relaxed) {
-        line(text);
-    }
-}
-
-/// Prints several lines that belong together, with no other line between them.
-pub(crate) fn page(print: impl FnOnce(&mut dyn Write) -> fmt::Result) {
-    with(|console| {
+/// Prints lines that belong together, with no other line between them.
+pub(crate) fn page(print: impl Fn(&mut dyn Write) -> fmt::Result) {
+    with(&mut |console| {
         console.switch(UMBRA);
         let _ = print(console);
     });
 }
 
 /// Prints without the lock: EL2 is finished, and whoever holds the lock may be the reason.
-pub(crate) fn last_words(print: impl FnOnce(&mut dyn Write) -> fmt::Result) {
+#[inline(always)]
+pub(crate) fn last_words(text: Text<'_>) {
+    last_words_of(text.template, text.values);
+}
+
+#[inline(never)]
+fn last_words_of(template: &str, values: &[Value<'_>]) {
     // SAFETY: The machine stops after this; interleaved output is the worst that can happen.
     let console = unsafe { &mut *CONSOLE.as_mut_ptr() };
     console.channel = u8::MAX;
     console.switch(UMBRA);
-    let _ = print(console);
+    let _ = text::put(console, template, values);
 }
 
 /// One byte that a VM wrote to its PL011.
@@ -187,10 +216,9 @@ pub(crate) fn guest_byte(vm: usize, byte: u8) {
     // Whoever has a guest has the MMU on.
     let console = &mut *CONSOLE.lock();
     console.switch(UMBRA + 1 + vm as u8);
-    if !console.mux && console.fresh_line {
-        let name = console.names.get(vm).copied().unwrap_or("");
+    if !console.mux && !console.in_line {
         console.text("[");
-        console.text(name);
+        console.text(vm::find(vm as u64).map_or("", |vm| vm.name));
         console.text("] ");
     }
     console.byte(byte);
@@ -198,27 +226,27 @@ pub(crate) fn guest_byte(vm: usize, byte: u8) {
 
 /// Prints a line of Umbra's at level info.
 macro_rules! info {
-    ($($text:tt)*) => { $crate::console::log($crate::console::Level::Info, format_args!($($text)*)) };
+    ($($text:tt)*) => { $crate::console::line($crate::console::Kind::Info, hyp_core::text!($($text)*)) };
 }
 
 /// Prints a line of Umbra's at level warning.
 macro_rules! warning {
-    ($($text:tt)*) => { $crate::console::log($crate::console::Level::Warning, format_args!($($text)*)) };
+    ($($text:tt)*) => { $crate::console::line($crate::console::Kind::Warning, hyp_core::text!($($text)*)) };
 }
 
-/// Prints a line of Umbra's at level error.
+/// Prints a line of Umbra's, whatever the level.
 macro_rules! error {
-    ($($text:tt)*) => { $crate::console::log($crate::console::Level::Error, format_args!($($text)*)) };
+    ($($text:tt)*) => { $crate::console::line($crate::console::Kind::Error, hyp_core::text!($($text)*)) };
 }
 
 /// Prints a record, whatever the level.
 macro_rules! record {
-    ($($text:tt)*) => { $crate::console::print_record(format_args!($($text)*)) };
+    ($($text:tt)*) => { $crate::console::line($crate::console::Kind::Record, hyp_core::text!($($text)*)) };
 }
 
 /// Prints a record of what was found at boot.
 macro_rules! found {
-    ($($text:tt)*) => { $crate::console::print_found(format_args!($($text)*)) };
+    ($($text:tt)*) => { $crate::console::line($crate::console::Kind::Found, hyp_core::text!($($text)*)) };
 }
 
 pub(crate) use {error, found, info, record, warning};

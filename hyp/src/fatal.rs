@@ -2,7 +2,11 @@
 
 use core::{panic::PanicInfo, sync::atomic::Ordering};
 
-use hyp_core::crash::{El2Crash, El2Failure, El2State};
+use hyp_core::{
+    crash::{El2Crash, El2Failure, El2State},
+    text,
+    text::Value,
+};
 
 use crate::{
     arch::{barrier, cpu},
@@ -20,7 +24,7 @@ fn die(page: &El2Crash<'_>, status: u32) -> ! {
     let dying = &percpu::this().dying;
     if !dying.load(Ordering::Relaxed) {
         dying.store(true, Ordering::Relaxed);
-        console::last_words(|out| write!(out, "\n{page}"));
+        console::last_words(text!("\n{}", Value::Of(page)));
         power::end_with(status);
     }
     loop {

@@ -7,10 +7,12 @@
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use hyp_abi::call::{Counter, VmState};
+use hyp_core::{put, text, text::Value};
 
 use crate::{
     arch::barrier::Mutex,
-    console, power,
+    console::{self, error},
+    power, system,
     vm::{self, Vm},
 };
 
@@ -38,7 +40,7 @@ static WAITING: AtomicBool = AtomicBool::new(false);
 
 /// The console's interrupt: bytes have arrived.
 pub(crate) fn arrived() {
-    let uart = console::uart();
+    let Some(uart) = console::uart() else { return };
     let mut input = INPUT.lock();
     for _ in 0..BURST {
         let Some(byte) = input.kept.take().or_else(|| uart.receive()) else {
@@ -72,10 +74,10 @@ impl Input {
         }
         if byte == MONITOR_KEY {
             self.monitor = true;
-            console::line(format_args!(
+            error!(
                 "monitor: l list, 0-7 focus on a VM, s stop or resume, r reset, o off, g start, q quit; focus is VM {}",
                 self.focus
-            ));
+            );
             return true;
         }
         // Without a VM to take it, or when that VM has ended, it goes nowhere, as on a machine that is off.
@@ -83,32 +85,26 @@ impl Input {
     }
 
     fn command(&mut self, key: u8) {
-        match key {
-            b'l' => vm::all().iter().for_each(list),
-            b'0'..=b'7' => self.focus_on(u64::from(key - b'0')),
-            MONITOR_KEY => {}
-            b'q' => power::end_of_run(0, format_args!("quit=1")),
-            b's' | b'r' | b'o' | b'g' => match vm::find(self.focus) {
-                Some(vm) => act(vm, key),
-                None => console::line(format_args!("monitor: there is no VM {}", self.focus)),
-            },
-            _ => console::line(format_args!("monitor: no such command")),
-        }
-    }
-
-    fn focus_on(&mut self, id: u64) {
-        match vm::find(id) {
-            Some(vm) => {
-                self.focus = id;
-                console::line(format_args!("monitor: focus is VM {id} ({})", vm.name));
-            }
-            None => console::line(format_args!("monitor: there is no VM {id}")),
-        }
+        let id = match key {
+            b'l' => return vm::all().iter().for_each(list),
+            MONITOR_KEY => return,
+            b'q' => power::end_of_run(0, text!("quit=1")),
+            b'0'..=b'7' => u64::from(key - b'0'),
+            b's' | b'r' | b'o' | b'g' => self.focus,
+            _ => return error!("monitor: no such command"),
+        };
+        let Some(vm) = vm::find(id) else {
+            return error!("monitor: there is no VM {}", id);
+        };
+        self.focus = id;
+        error!("monitor: VM {} ({}) {}", id, vm.name, act(vm, key));
     }
 }
 
-fn act(vm: &Vm, key: u8) {
-    let done = match key {
+/// Does what `key` asks for. Gives what became of it.
+fn act(vm: &Vm, key: u8) -> &'static str {
+    match key {
+        b'0'..=b'7' => "has the focus",
         b's' if vm.is_running() => {
             let held = vm.held();
             vm.hold(!held);
@@ -134,35 +130,33 @@ fn act(vm: &Vm, key: u8) {
             }
         }
         _ => "is not in a state for that",
-    };
-    console::line(format_args!("monitor: VM {} ({}) {done}", vm.id, vm.name));
+    }
 }
 
 /// A VM's vCPUs, as the shadow page and the counters have them: nobody is stopped for it.
 fn list(vm: &Vm) {
     console::page(|out| {
-        writeln!(out, "VM {} {}: {:?}", vm.id, vm.name, vm.shown_state())?;
+        let state = vm.shown_state();
+        put!(out, "VM {} {}: {}\n", vm.id, vm.name, Value::Of(&format_args!("{state:?}")))?;
         for vcpu in vm.vcpus {
-            let word = vcpu.slot.word();
+            let (state, word) = (vcpu.power.state(), vcpu.slot.word());
             let fresh = if word.exact() {
                 "exact"
             } else {
                 "as of its last exit that changed it"
             };
-            writeln!(
+            put!(
                 out,
-                "  vCPU {} on pCPU {}: {:?}, ICC_CTLR_EL1 {:#x} ({fresh}, generation {})",
+                "  vCPU {} on pCPU {}: {}, ICC_CTLR_EL1 {:#x} ({}, generation {})\n   ",
                 vcpu.index,
                 vcpu.pcpu,
-                vcpu.power.state(),
+                Value::Of(&format_args!("{state:?}")),
                 word.ctlr(),
+                fresh,
                 word.generation()
             )?;
-            write!(out, "   ")?;
-            for counter in Counter::ALL.into_iter().filter(|counter| vcpu.counter(*counter) != 0) {
-                write!(out, " {}={}", counter.name(), vcpu.counter(counter))?;
-            }
-            writeln!(out)?;
+            system::put_counters(out, false, &|counter| vcpu.counter(counter))?;
+            out.write_char('\n')?;
         }
         Ok(())
     });

@@ -1,8 +1,12 @@
 //! The run as a whole: which VMs have ended, and what follows when all have.
 
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::{
+    fmt::{self, Write},
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+};
 
 use hyp_abi::call::Counter;
+use hyp_core::{put, text, text::Text};
 
 use crate::{
     arch::{barrier, gic, timer},
@@ -139,32 +143,48 @@ fn report() -> ! {
     let status = u32::from(crashed + refused > 0);
     power::end_of_run(
         status,
-        format_args!("vms={} off={off} crashed={crashed} refused={refused}", off + crashed + refused),
+        text!(
+            "vms={} off={} crashed={} refused={}",
+            off + crashed + refused,
+            off,
+            crashed,
+            refused
+        ),
     )
 }
 
 /// Prints every vCPU's counters.
 fn counts(vm: &Vm) {
     for vcpu in vm.vcpus {
-        console::page(|out| {
-            write!(out, "@umbra count vm={} vcpu={}", vm.id, vcpu.index)?;
-            for counter in Counter::ALL {
-                write!(out, " {}={}", counter.name(), vcpu.counter(counter))?;
-            }
-            writeln!(out)
+        print_counters(text!("@umbra count vm={} vcpu={}", vm.id, vcpu.index), &|counter| {
+            vcpu.counter(counter)
         });
     }
 }
 
 /// Prints a record of a VM's counters, summed over its vCPUs.
 pub(crate) fn mark(vm: &Vm, label: u64) {
+    let what = text!("@umbra mark vm={} label={} time={}", vm.id, label, timer::now());
+    print_counters(what, &|counter| vm.sum(counter));
+}
+
+fn print_counters(what: Text<'_>, count: &dyn Fn(Counter) -> u64) {
     console::page(|out| {
-        write!(out, "@umbra mark vm={} label={label} time={}", vm.id, timer::now())?;
-        for counter in Counter::ALL {
-            write!(out, " {}={}", counter.name(), vm.sum(counter))?;
-        }
-        writeln!(out)
+        what.put(out)?;
+        put_counters(out, true, count)?;
+        out.write_char('\n')
     });
+}
+
+/// Writes each counter's name and value, those that are 0 only with `zeroes`.
+pub(crate) fn put_counters(out: &mut dyn Write, zeroes: bool, count: &dyn Fn(Counter) -> u64) -> fmt::Result {
+    for counter in &Counter::ALL {
+        let value = count(*counter);
+        if zeroes || value != 0 {
+            put!(out, " {}={}", counter.name(), value)?;
+        }
+    }
+    Ok(())
 }
 
 /// There is nothing to run at all.

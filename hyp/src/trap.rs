@@ -14,7 +14,9 @@ use hyp_core::{
     idreg::{self, IccRegister, SysRegAction},
     inject::{self, CrashReason, Injected, Interrupted, Target},
     psci::{self, CpuOn, Forwarded, Outcome},
+    put,
     sched::earlier,
+    text::Value,
     timer::Register,
     types::Ipa,
     vgic::{
@@ -818,6 +820,6 @@ fn crash(exit: &mut Exit<'_>, reason: CrashReason) -> Leave {
         x: &x,
         el1: context::for_report(),
     };
-    console::page(|out| write!(out, "{page}"));
+    console::page(|out| put!(out, "{}", Value::Of(&page)));
     end(exit, VmState::Crashed)
 }

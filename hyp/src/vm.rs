@@ -30,6 +30,8 @@ use hyp_core::{
     psci::{Power, Start, State, VmView},
     shadow::Ready,
     stage2::{self, Attrs, Stage2, Tables},
+    text,
+    text::Value,
     types::{Ipa, Pa, Range},
     vgic::{
         Absent,
@@ -48,7 +50,7 @@ use crate::{
         timer,
     },
     boot,
-    console::{self, error, found, info, record, warning},
+    console::{error, found, info, record, warning},
     passed::Passed,
     percpu::{self, BootCell},
     run, system,
@@ -115,7 +117,7 @@ unsafe impl<T: Sync> Sync for Setup<T> {}
 
 /// Every VM, the host partition first if there is one.
 static VMS: Once<&'static [Vm]> = Once::new();
-static BOARD: Once<&'static Board> = Once::new();
+static BOARD: Once<Board> = Once::new();
 static POOL: BootCell<Pool> = BootCell::new(Pool { next: 0, end: 0 });
 
 /// Pages for stage-2 tables and shadow pages: RAM that EL2 maps and no VM does.
@@ -197,15 +199,15 @@ pub(crate) fn plan(board: &Board, tree: &Tree<'_>, blob: &[u8], memory: &mut phy
                 let at = if id == 0 { 0 } else { plan.len() };
                 plan.insert(at, Planned { id, name, desc, placement });
             }
-            Err(error) => refuse(id, &name, format_args!("{error}")),
+            Err(error) => refuse(id, &name, Value::Of(&error)),
         }
     }
     Ok(plan)
 }
 
-fn refuse(id: usize, name: &str, reason: core::fmt::Arguments<'_>) {
-    error!("VM {name} is refused: {reason}");
-    record!("end vm={id} name={name} reason=refused");
+fn refuse(id: usize, name: &str, reason: Value<'_>) {
+    error!("VM {} is refused: {}", name, reason);
+    record!("end vm={} name={} reason=refused", id, name);
     system::refused();
 }
 
@@ -240,9 +242,14 @@ pub(crate) fn room(plan: &[Planned]) -> u64 {
     SPARE + plan.iter().map(|planned| vm(&planned.desc) as u64).sum::<u64>()
 }
 
+/// The machine is `board`.
+pub(crate) fn know(board: &'static Board) {
+    BOARD.set(board);
+}
+
 /// The machine.
 pub(crate) fn board() -> Option<&'static Board> {
-    BOARD.get().copied()
+    BOARD.get()
 }
 
 /// Every VM that was built.
@@ -264,7 +271,6 @@ pub(crate) fn find(id: u64) -> Option<&'static Vm> {
 /// are built.
 #[inline(never)]
 pub(crate) fn build(board: &'static Board, plan: Vec<Planned>, memory: &mut physmem::PhysMem) {
-    BOARD.call_once(|| board);
     // SAFETY: The boot CPU, before any other runs.
     let pool = unsafe { POOL.get_mut() };
     let guests = plan.iter().filter(|vm| vm.id != 0);
@@ -277,8 +283,8 @@ pub(crate) fn build(board: &'static Board, plan: Vec<Planned>, memory: &mut phys
     for Planned { id, name, desc, placement } in plan {
         let name: &'static str = name.leak();
         match make(id, name, desc, placement, memory, pool, &machine, &mut built) {
-            Ok(()) => console::name(id, name),
-            Err(reason) => refuse(id, name, format_args!("{reason}")),
+            Ok(()) => {}
+            Err(reason) => refuse(id, name, reason.into()),
         }
     }
     let vms: &'static [Vm] = Box::leak(built.into_boxed_slice());
@@ -304,7 +310,7 @@ pub(crate) fn build(board: &'static Board, plan: Vec<Planned>, memory: &mut phys
     if vms.is_empty() {
         warning!("no VM to run: describe one below /chosen (docs/devicetree.md)");
     }
-    VMS.call_once(|| vms);
+    VMS.set(Box::leak(Box::new(vms)));
     let host = vms.iter().find(|vm| vm.id == 0);
     system::built(vms.iter().filter(|vm| vm.id != 0).count(), host);
 }
@@ -449,7 +455,7 @@ pub(crate) fn refuse_without_pcpus(online: impl Fn(usize) -> bool) {
         if let Some(vcpu) = vm.vcpus.iter().find(|vcpu| !online(vcpu.pcpu))
             && vm.change(VmState::Built, VmState::Off)
         {
-            refuse(vm.id, vm.name, format_args!("umbra,pcpus: pCPU {} did not come up", vcpu.pcpu));
+            refuse(vm.id, vm.name, Value::Of(&text!("umbra,pcpus: pCPU {} did not come up", vcpu.pcpu)));
             system::never_built(vm.id);
         }
     }
@@ -622,8 +628,8 @@ impl Vm {
             self.begin_restart(vcpu);
         } else {
             let reason = if state == VmState::Crashed { "crashed" } else { "off" };
-            info!("VM {} ({}) ended on pCPU {}: {reason}", self.id, self.name, vcpu.pcpu);
-            record!("end vm={} name={} reason={reason}", self.id, self.name);
+            info!("VM {} ({}) ended on pCPU {}: {}", self.id, self.name, vcpu.pcpu, reason);
+            record!("end vm={} name={} reason={}", self.id, self.name, reason);
             self.exits.ended(state == VmState::Crashed);
             system::ended(self.id, state == VmState::Crashed);
             self.over.store(true, Ordering::Release);

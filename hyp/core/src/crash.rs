@@ -1,11 +1,13 @@
 //! One readable page when a vCPU cannot go on, and when EL2 itself cannot.
 
-use core::fmt;
+use core::fmt::{self, Write};
 
 use crate::esr::Esr;
 use crate::inject::CrashReason;
 use crate::regs::cpu::SPSR_EL2;
+use crate::text::{Text, Value};
 use crate::types::Ipa;
+use crate::{put, text};
 
 /// What the registers held at a guest's crash. Its `Display` is the report.
 #[derive(Clone, Copy, Debug)]
@@ -59,19 +61,43 @@ pub struct El1 {
 
 impl fmt::Display for GuestCrash<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "VM {} ({}) crashed: {}", self.vm_id, self.vm, self.reason)?;
-        writeln!(f, "  vCPU {} on pCPU {}", self.vcpu, self.pcpu)?;
-        writeln!(f, "  PC    {:#018x}", self.pc)?;
-        writeln!(f, "  ESR   {:#018x}  {}", self.esr, Esr::new(self.esr))?;
-        writeln!(f, "  FAR   {:#018x}", self.far)?;
-        match self.ipa {
-            Some(ipa) => writeln!(f, "  IPA   {:#018x}", ipa.get())?,
-            None => writeln!(f, "  IPA   unknown")?,
+        put!(
+            f,
+            "VM {} ({}) crashed: {}\n  vCPU {} on pCPU {}\n",
+            self.vm_id,
+            self.vm,
+            self.reason.text(),
+            self.vcpu,
+            self.pcpu
+        )?;
+        let ipa = match self.ipa {
+            Some(ipa) => text!("IPA   {:#018x}", ipa.get()),
+            None => text!("IPA   unknown"),
+        };
+        Exception {
+            pc: self.pc,
+            esr: self.esr,
+            far: self.far,
+            pstate: self.pstate,
+            besides: ipa,
         }
-        writeln!(f, "  SPSR  {:#018x}  {}", self.pstate, Pstate(self.pstate))?;
+        .put(f)?;
         general(f, self.x)?;
-        self.el1.fmt(f)?;
-        writeln!(f, "  What to do next: {}", self.advice())
+        let el1 = &self.el1;
+        put!(
+            f,
+            "  SP_EL0 {:#018x}  SP_EL1 {:#018x}\n  VBAR_EL1 {:#018x}  SCTLR_EL1 {:#018x}\n  ELR_EL1 {:#018x}  SPSR_EL1 {:#x}  FAR_EL1 {:#018x}\n  ESR_EL1 {:#018x}  {}\n  What to do next: {}\n",
+            el1.sp_el0,
+            el1.sp_el1,
+            el1.vbar,
+            el1.sctlr,
+            el1.elr,
+            el1.spsr,
+            el1.far,
+            el1.esr,
+            Value::Of(&Esr::new(el1.esr)),
+            self.advice()
+        )
     }
 }
 
@@ -94,27 +120,37 @@ impl GuestCrash<'_> {
     }
 }
 
-impl fmt::Display for El1 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "  SP_EL0 {:#018x}  SP_EL1 {:#018x}", self.sp_el0, self.sp_el1)?;
-        writeln!(f, "  VBAR_EL1 {:#018x}  SCTLR_EL1 {:#018x}", self.vbar, self.sctlr)?;
-        writeln!(
-            f,
-            "  ELR_EL1 {:#018x}  SPSR_EL1 {:#x}  FAR_EL1 {:#018x}",
-            self.elr, self.spsr, self.far
-        )?;
-        writeln!(f, "  ESR_EL1 {:#018x}  {}", self.esr, Esr::new(self.esr))
+/// An exception to EL2, and a line besides.
+struct Exception<'a> {
+    pc: u64,
+    esr: u64,
+    far: u64,
+    pstate: u64,
+    besides: Text<'a>,
+}
+
+impl Exception<'_> {
+    fn put(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        put!(
+            out,
+            "  PC    {:#018x}\n  ESR   {:#018x}  {}\n  FAR   {:#018x}\n  {}\n  SPSR  {:#018x}  {}\n",
+            self.pc,
+            self.esr,
+            Value::Of(&Esr::new(self.esr)),
+            self.far,
+            Value::Of(&self.besides),
+            self.pstate,
+            Value::Of(&Pstate(self.pstate))
+        )
     }
 }
 
 /// x0 to x30, three to a line.
-fn general(f: &mut fmt::Formatter<'_>, x: &[u64; 31]) -> fmt::Result {
+fn general(out: &mut dyn fmt::Write, x: &[u64; 31]) -> fmt::Result {
     for (n, value) in x.iter().enumerate() {
         let pad = if n < 10 { " " } else { "" };
-        write!(f, "  x{n}{pad} {value:#018x}")?;
-        if n % 3 == 2 || n == 30 {
-            writeln!(f)?;
-        }
+        let end = if n % 3 == 2 || n == 30 { "\n" } else { "" };
+        put!(out, "  x{}{} {:#018x}{}", n, pad, *value, end)?;
     }
     Ok(())
 }
@@ -125,29 +161,26 @@ struct Pstate(u64);
 impl fmt::Display for Pstate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(mode(self.0))?;
-        let flags = [
-            (SPSR_EL2::N::SET.value, " N"),
-            (SPSR_EL2::Z::SET.value, " Z"),
-            (SPSR_EL2::C::SET.value, " C"),
-            (SPSR_EL2::V::SET.value, " V"),
+        // NZCV are bits 31 to 28, DAIF bits 9 to 6.
+        for (n, name) in b"NZCV".iter().enumerate() {
+            if self.0 << n & SPSR_EL2::N::SET.value != 0 {
+                f.write_char(' ')?;
+                f.write_char(char::from(*name))?;
+            }
+        }
+        for (bit, name) in [
             (SPSR_EL2::PAN::SET.value, " PAN"),
             (SPSR_EL2::IL::SET.value, " IL"),
             (SPSR_EL2::SS::SET.value, " SS"),
-        ];
-        for (bit, name) in flags {
+        ] {
             if self.0 & bit != 0 {
                 f.write_str(name)?;
             }
         }
-        let masks = [
-            (SPSR_EL2::D::SET.value, 'D'),
-            (SPSR_EL2::A::SET.value, 'A'),
-            (SPSR_EL2::I::SET.value, 'I'),
-            (SPSR_EL2::F::SET.value, 'F'),
-        ];
         f.write_str(", masked: ")?;
-        for (bit, name) in masks {
-            fmt::Write::write_char(f, if self.0 & bit == 0 { '-' } else { name })?;
+        for (n, name) in b"DAIF".iter().enumerate() {
+            let masked = self.0 << n & SPSR_EL2::D::SET.value != 0;
+            f.write_char(if masked { char::from(*name) } else { '-' })?;
         }
         Ok(())
     }
@@ -215,50 +248,45 @@ pub struct El2State<'a> {
 
 impl fmt::Display for El2Crash<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.failure {
+        let advice = match self.failure {
             El2Failure::Panic { message, location } => {
-                writeln!(f, "hypervisor panic on pCPU {}: {message}", self.pcpu)?;
+                put!(f, "hypervisor panic on pCPU {}: {}\n", self.pcpu, Value::Of(message))?;
                 if let Some((file, line)) = location {
-                    writeln!(f, "  at {file}:{line}")?;
+                    put!(f, "  at {}:{}\n", file, line)?;
                 }
+                "no guest may cause this. Report it with this page and what the guests were doing."
             }
             El2Failure::GuardPage => {
-                writeln!(
+                put!(
                     f,
-                    "hypervisor stack overflow on pCPU {}: the stack ran into its guard page",
+                    "hypervisor stack overflow on pCPU {}: the stack ran into its guard page\n",
                     self.pcpu
                 )?;
+                "look up image offset in the image's symbols: a recursion, or a large array on the stack."
             }
-            El2Failure::Exception => writeln!(f, "hypervisor exception on pCPU {}", self.pcpu)?,
-        }
+            El2Failure::Exception => {
+                put!(f, "hypervisor exception on pCPU {}\n", self.pcpu)?;
+                "look up image offset in the image's symbols (addr2line), and report it with this page."
+            }
+        };
         if let Some(state) = &self.state {
-            state.fmt(f)?;
+            Exception {
+                pc: state.elr,
+                esr: state.esr,
+                far: state.far,
+                pstate: state.spsr,
+                besides: text!(
+                    "SP    {:#018x}, and the PC is at image offset {:#x}",
+                    state.sp,
+                    state.elr.wrapping_sub(state.image_base)
+                ),
+            }
+            .put(f)?;
+            if let Some(x) = state.x {
+                general(f, x)?;
+            }
         }
-        f.write_str("  What to do next: ")?;
-        f.write_str(match self.failure {
-            El2Failure::Panic { .. } => "no guest may cause this. Report it with this page and what the guests were doing.\n",
-            El2Failure::GuardPage => "look up image offset in the image's symbols: a recursion, or a large array on the stack.\n",
-            El2Failure::Exception => "look up image offset in the image's symbols (addr2line), and report it with this page.\n",
-        })
-    }
-}
-
-impl fmt::Display for El2State<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "  PC    {:#018x}  image offset {:#x}",
-            self.elr,
-            self.elr.wrapping_sub(self.image_base)
-        )?;
-        writeln!(f, "  ESR   {:#018x}  {}", self.esr, Esr::new(self.esr))?;
-        writeln!(f, "  FAR   {:#018x}", self.far)?;
-        writeln!(f, "  SP    {:#018x}", self.sp)?;
-        writeln!(f, "  SPSR  {:#018x}  {}", self.spsr, Pstate(self.spsr))?;
-        match self.x {
-            Some(x) => general(f, x),
-            None => Ok(()),
-        }
+        put!(f, "  What to do next: {}\n", advice)
     }
 }
 

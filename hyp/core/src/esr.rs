@@ -2,7 +2,9 @@
 
 use core::fmt;
 
+use crate::put;
 use crate::regs::cpu::{SCTLR_EL1, SPSR_EL2, SysReg};
+use crate::text::Value;
 use crate::types::Ipa;
 
 /// A syndrome, as `ESR_EL2` holds it. DDI 0487 ESR_EL2.
@@ -248,6 +250,10 @@ impl Abort {
     #[must_use]
     pub const fn on_stage1_walk(self) -> bool {
         self.bit(7)
+    }
+    /// [`on_stage1_walk`](Self::on_stage1_walk) in words.
+    const fn of_walk(self) -> &'static str {
+        if self.on_stage1_walk() { ", on the stage 1 walk" } else { "" }
     }
     /// The access was cache maintenance or address translation.
     #[must_use]
@@ -563,9 +569,9 @@ impl fmt::Display for Fault {
             Self::Alignment => return f.write_str("alignment fault"),
             Self::TlbConflict => return f.write_str("TLB conflict"),
             Self::UnsupportedExclusive => return f.write_str("unsupported exclusive or atomic access"),
-            Self::Other { code } => return write!(f, "fault status {:#04x}", u64::from(code)),
+            Self::Other { code } => return put!(f, "fault status {:#04x}", code),
         };
-        write!(f, "{what}, level {}", i64::from(level))
+        put!(f, "{}, level {}", what, i64::from(level))
     }
 }
 
@@ -605,49 +611,40 @@ pub const fn ec_name(ec: u8) -> &'static str {
 impl fmt::Display for Esr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (ec, iss) = (self.ec(), self.iss());
-        write!(f, "EC {:#04x} {}", u64::from(ec), ec_name(ec))?;
+        put!(f, "EC {:#04x} {}, ", ec, ec_name(ec))?;
         match ec {
-            ec::HVC | ec::SMC | ec::SVC | ec::BRK => write!(f, ", immediate {:#x}", u64::from(iss & 0xffff)),
-            ec::WFX => write!(f, ", {:?}", Wfx::decode(iss)),
+            ec::HVC | ec::SMC | ec::SVC | ec::BRK => put!(f, "immediate {:#x}", iss as u16),
+            ec::WFX => write!(f, "{:?}", Wfx::decode(iss)),
             ec::SYSREG => {
                 let access = SysRegAccess::decode(iss);
-                write!(
-                    f,
-                    ", {} of {}, x{}",
-                    if access.read { "read" } else { "write" },
-                    access.register,
-                    u64::from(access.rt)
-                )
+                let how = if access.read { "read" } else { "write" };
+                put!(f, "{} of {}, x{}", how, Value::Of(&access.register), access.rt)
             }
             ec::INST_ABORT_LOWER | ec::INST_ABORT_SAME => {
                 let abort = Abort { iss };
-                write!(
-                    f,
-                    ", {}{}",
-                    abort.status(),
-                    if abort.on_stage1_walk() { ", on the stage 1 walk" } else { "" }
-                )
+                put!(f, "{}{}", Value::Of(&abort.status()), abort.of_walk())
             }
             ec::DATA_ABORT_LOWER | ec::DATA_ABORT_SAME => data_abort(Abort { iss }, f),
-            _ => write!(f, ", ISS {:#x}", u64::from(iss)),
+            _ => put!(f, "ISS {:#x}", iss),
         }
     }
 }
 
 fn data_abort(abort: Abort, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    write!(f, ", {}, {}", abort.status(), if abort.write() { "write" } else { "read" })?;
-    if abort.on_stage1_walk() {
-        f.write_str(", on the stage 1 walk")?;
-    }
-    if abort.cache_maintenance() {
-        f.write_str(", cache maintenance")?;
-    }
+    put!(
+        f,
+        "{}, {}{}{}, ",
+        Value::Of(&abort.status()),
+        if abort.write() { "write" } else { "read" },
+        abort.of_walk(),
+        if abort.cache_maintenance() { ", cache maintenance" } else { "" }
+    )?;
     match abort.access() {
         Some(a) => {
             let (width, sign) = (if a.sixty_four { "x" } else { "w" }, if a.sign_extend { ", signed" } else { "" });
-            write!(f, ", {} bytes, {width}{}{sign}", u64::from(a.size), u64::from(a.rt))
+            put!(f, "{} bytes, {}{}{}", a.size, width, a.rt, sign)
         }
-        None => f.write_str(", no instruction syndrome (ISV=0)"),
+        None => f.write_str("no instruction syndrome (ISV=0)"),
     }
 }
 

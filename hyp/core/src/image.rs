@@ -6,6 +6,8 @@
 
 use core::fmt;
 
+use crate::put;
+
 /// How many of the file's first bytes [`Image::parse`] looks at.
 pub const HEADER_SIZE: usize = 64;
 const MAGIC: [u8; 4] = *b"ARM\x64";
@@ -75,11 +77,11 @@ pub enum ImageError {
 
 impl fmt::Display for ImageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
+        match *self {
             Self::Empty => f.write_str("the image is empty"),
-            Self::Compressed { with } => write!(f, "the image is compressed ({with}): decompress it first"),
+            Self::Compressed { with } => put!(f, "the image is compressed ({}): decompress it first", with),
             Self::Elf => f.write_str("the image is an ELF file: `cargo xtask` flattens it, or use `objcopy -O binary`"),
-            Self::Container { kind } => write!(f, "the image is a {kind}: extract the kernel from it first"),
+            Self::Container { kind } => put!(f, "the image is a {}: extract the kernel from it first", kind),
             Self::BigEndian => f.write_str("the image is a big-endian kernel, which is not supported"),
         }
     }

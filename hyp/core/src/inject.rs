@@ -1,7 +1,5 @@
 //! Exceptions that EL2 gives a guest, whole, as hardware would have taken them; and when to give up instead.
 
-use core::fmt;
-
 use crate::esr::{Abort, ec};
 use crate::idreg::HostId;
 use crate::regs::cpu::{SCTLR_EL1, SPSR_EL2};
@@ -174,14 +172,16 @@ pub enum CrashReason {
     Unexpected,
 }
 
-impl fmt::Display for CrashReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl CrashReason {
+    /// In words.
+    #[must_use]
+    pub const fn text(self) -> &'static str {
+        match self {
             Self::VectorFault => "its exception vector is not in its memory",
             Self::RepeatedAbort => "the same abort came twice at one instruction, with nothing between",
             Self::SError => "SError",
             Self::Unexpected => "an exception that no guest should be able to cause",
-        })
+        }
     }
 }
 

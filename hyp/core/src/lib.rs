@@ -25,6 +25,7 @@ pub mod shadow;
 pub mod stage1;
 pub mod stage2;
 pub mod sync;
+pub mod text;
 pub mod timer;
 pub mod types;
 pub mod vgic;

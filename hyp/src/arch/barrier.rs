@@ -1,6 +1,10 @@
 //! Barriers and waiting, each with its memory effect.
 
-use core::arch::asm;
+use core::{
+    arch::asm,
+    ptr,
+    sync::atomic::{AtomicPtr, Ordering},
+};
 
 /// Earlier stores are visible to the inner-shareable domain before what follows (`DSB ISHST`).
 pub(crate) fn dsb_ishst() {
@@ -48,8 +52,27 @@ pub(crate) type Mutex<T> = spin::mutex::SpinMutex<T, Yield>;
 pub(crate) type FairMutex<T> = spin::mutex::TicketMutex<T, Yield>;
 /// The proof that a [`Mutex`] is held.
 pub(crate) type Guard<'a, T> = spin::mutex::SpinMutexGuard<'a, T, Yield>;
+
 /// What is made once, at boot, and read without a lock ever after.
-pub(crate) type Once<T> = spin::once::Once<T, Yield>;
+pub(crate) struct Once<T: 'static>(AtomicPtr<T>);
+
+impl<T: Sync> Once<T> {
+    /// It is not made yet.
+    pub(crate) const fn new() -> Self {
+        Self(AtomicPtr::new(ptr::null_mut()))
+    }
+
+    /// It is `value`.
+    pub(crate) fn set(&self, value: &'static T) {
+        self.0.store(ptr::from_ref(value).cast_mut(), Ordering::Release);
+    }
+
+    /// What was [`set`](Self::set).
+    pub(crate) fn get(&self) -> Option<&'static T> {
+        // SAFETY: Null, or what `set` was given: a shared reference that lives for ever.
+        unsafe { self.0.load(Ordering::Acquire).as_ref() }
+    }
+}
 
 /// Frees the lock of `mutex`, which `guard` holds, for as long as `meanwhile` takes `with` what it is given, and takes it again. The guard
 /// of another lock stays as it is.

@@ -8,6 +8,7 @@ use arrayvec::{ArrayString, ArrayVec};
 
 use super::{COMPATIBLE, Cells, Node, Sought, Tree, TreeError, one_string};
 use crate::physmem::{Full, MAX_REGIONS, RangeSet};
+use crate::put;
 use crate::types::{Pa, Range};
 
 /// The most CPUs that are used.
@@ -215,16 +216,16 @@ impl From<TreeError> for BoardError {
 
 impl fmt::Display for BoardError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
+        match *self {
             Self::Tree(error) => error.fmt(f),
             Self::NoRam => f.write_str("the device tree describes no RAM (the boot loader fills in /memory)"),
             Self::NoCpu => f.write_str("the device tree describes no usable CPU below /cpus"),
-            Self::BadCpu { index } => write!(f, "CPU {index} of the device tree has no valid affinity in `reg`"),
-            Self::SameCpu { affinity } => write!(f, "two CPUs of the device tree have the affinity {affinity:#x}"),
+            Self::BadCpu { index } => put!(f, "CPU {} of the device tree has no valid affinity in `reg`", index),
+            Self::SameCpu { affinity } => put!(f, "two CPUs of the device tree have the affinity {:#x}", affinity),
             Self::NoGic => f.write_str("the device tree describes no GICv3 (compatible \"arm,gic-v3\")"),
-            Self::GicV2 { compatible } => write!(f, "the interrupt controller is a GICv2 ({compatible}); Umbra needs a GICv3"),
+            Self::GicV2 { compatible } => put!(f, "the interrupt controller is a GICv2 ({}); Umbra needs a GICv3", compatible),
             Self::BadGic => f.write_str("the GICv3's `reg` lacks the distributor or a redistributor region"),
-            Self::TooMany { what, most } => write!(f, "the device tree has more than {most} {what}"),
+            Self::TooMany { what, most } => put!(f, "the device tree has more than {} {}", most, what),
         }
     }
 }

@@ -14,6 +14,8 @@ mod write;
 
 use core::fmt;
 
+use crate::put;
+
 pub(crate) use tree::{COMPATIBLE, Cells, Node, Sought, first_of, is_okay, one_cell, one_string};
 
 pub use tree::Tree;
@@ -54,14 +56,14 @@ pub enum TreeError {
 
 impl fmt::Display for TreeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
+        match *self {
             Self::NoTree => f.write_str("no device tree there (no magic number)"),
             Self::Unaligned => f.write_str("the device tree does not lie at a multiple of 8"),
             Self::Truncated => f.write_str("the device tree is cut short"),
-            Self::Version { version } => write!(f, "device tree format {version} is not supported (17 is)"),
-            Self::Header { block } => write!(f, "the device tree's {block} lies outside of it"),
-            Self::Structure { offset } => write!(f, "the device tree is damaged (structure block, offset {offset:#x})"),
-            Self::TooDeep { offset } => write!(f, "the device tree is nested too deep (structure block, offset {offset:#x})"),
+            Self::Version { version } => put!(f, "device tree format {} is not supported (17 is)", version),
+            Self::Header { block } => put!(f, "the device tree's {} lies outside of it", block),
+            Self::Structure { offset } => put!(f, "the device tree is damaged (structure block, offset {:#x})", offset),
+            Self::TooDeep { offset } => put!(f, "the device tree is nested too deep (structure block, offset {:#x})", offset),
         }
     }
 }

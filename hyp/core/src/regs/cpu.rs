@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+use crate::put;
+
 pub use layout::*;
 
 mod layout {
@@ -322,8 +324,7 @@ impl SysReg {
 /// As an assembler spells a register without a name: `S3_0_C12_C12_4`.
 impl fmt::Display for SysReg {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [op0, op1, crn, crm, op2] = [self.op0(), self.op1(), self.crn(), self.crm(), self.op2()].map(u64::from);
-        write!(f, "S{op0}_{op1}_C{crn}_C{crm}_{op2}")
+        put!(f, "S{}_{}_C{}_C{}_{}", self.op0(), self.op1(), self.crn(), self.crm(), self.op2())
     }
 }
 

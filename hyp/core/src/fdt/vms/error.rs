@@ -4,7 +4,7 @@ use core::fmt;
 
 use hyp_abi::layout;
 
-use crate::image::ImageError;
+use crate::{image::ImageError, put, text::Value};
 
 /// Why a VM is refused: the property (or the child node) and what is wrong with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +17,7 @@ pub struct VmError {
 
 impl fmt::Display for VmError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.property, self.reason)
+        put!(f, "{}: {}", self.property, Value::Of(&self.reason))
     }
 }
 
@@ -171,39 +171,41 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Missing => f.write_str("missing"),
-            Self::Form { expected } => write!(f, "must be {expected}"),
-            Self::OutOfRange { value, least, most } => write!(f, "{value} is not in {least}..={most}"),
-            Self::TooLong { length, most } => write!(f, "{length} bytes are too long ({most} are allowed)"),
-            Self::Count { found, expected } => write!(f, "{found} given for {expected} vCPUs"),
-            Self::NoPcpu { pcpu, cpus } => write!(f, "no pCPU {pcpu}: the board has {cpus}"),
+            Self::Form { expected } => put!(f, "must be {}", expected),
+            Self::OutOfRange { value, least, most } => put!(f, "{} is not in {}..={}", value, least, most),
+            Self::TooLong { length, most } => put!(f, "{} bytes are too long ({} are allowed)", length, most),
+            Self::Count { found, expected } => put!(f, "{} given for {} vCPUs", found, expected),
+            Self::NoPcpu { pcpu, cpus } => put!(f, "no pCPU {}: the board has {}", pcpu, cpus),
             Self::NameTaken => f.write_str("an earlier VM has this name"),
             Self::SecondHost => f.write_str("there already is a host partition"),
-            Self::TooManyVms { most } => write!(f, "there can be no more than {most} guests"),
-            Self::Unaligned { value, align } => write!(f, "{value:#x} is not a multiple of {align:#x}"),
+            Self::TooManyVms { most } => put!(f, "there can be no more than {} guests", most),
+            Self::Unaligned { value, align } => put!(f, "{:#x} is not a multiple of {:#x}", value, align),
             Self::Empty => f.write_str("has no bytes"),
             Self::Wraps => f.write_str("goes beyond the end of the address space"),
-            Self::OnDevice { device } => write!(f, "overlaps the guest's {device}"),
-            Self::AboveIpa { end } => write!(f, "ends at {end:#x}, above the guest's {} address bits", layout::IPA_BITS),
-            Self::NotInBoardRam { start, end } => write!(f, "{start:#x}..{end:#x} is not in the board's RAM"),
-            Self::Overlaps { what, start, end } => write!(f, "{start:#x}..{end:#x} overlaps {what}"),
-            Self::NotInRam { start, size } => write!(f, "{size:#x} bytes at {start:#x} are not in the VM's RAM"),
-            Self::OverlapsInRam { what } => write!(f, "overlaps the {what} in the VM's RAM"),
-            Self::EntryOutside { entry } => write!(f, "{entry:#x} is not in the image"),
+            Self::OnDevice { device } => put!(f, "overlaps the guest's {}", device),
+            Self::AboveIpa { end } => put!(f, "ends at {:#x}, above the guest's {} address bits", end, layout::IPA_BITS),
+            Self::NotInBoardRam { start, end } => put!(f, "{:#x}..{:#x} is not in the board's RAM", start, end),
+            Self::Overlaps { what, start, end } => put!(f, "{:#x}..{:#x} overlaps {}", start, end, what),
+            Self::NotInRam { start, size } => put!(f, "{:#x} bytes at {:#x} are not in the VM's RAM", size, start),
+            Self::OverlapsInRam { what } => put!(f, "overlaps the {} in the VM's RAM", what),
+            Self::EntryOutside { entry } => put!(f, "{:#x} is not in the image", entry),
             Self::LoadOffset { load, text_offset } => {
-                write!(
+                put!(
                     f,
-                    "{load:#x} is not {text_offset:#x} (the image's text_offset) above a multiple of 2 MiB"
+                    "{:#x} is not {:#x} (the image's text_offset) above a multiple of 2 MiB",
+                    load,
+                    text_offset
                 )
             }
             Self::Image(error) => error.fmt(f),
             Self::NoIdentifiers => f.write_str("a range has no identifiers"),
             Self::BeyondIdentifiers => f.write_str("a range goes beyond 0xffffffff"),
-            Self::RangeTaken { base } => write!(f, "the range from {base:#x} overlaps an earlier one or a reserved one"),
-            Self::Action { action } => write!(f, "no action {action} (0 handle, 1 deny, 2 forward)"),
+            Self::RangeTaken { base } => put!(f, "the range from {:#x} overlaps an earlier one or a reserved one", base),
+            Self::Action { action } => put!(f, "no action {} (0 handle, 1 deny, 2 forward)", action),
             Self::NoHost => f.write_str("calls are to be forwarded, and there is no host partition"),
             Self::HostForwards => f.write_str("the host partition cannot forward to itself"),
-            Self::TooManyDevices { most } => write!(f, "a VM is given {most} devices at most"),
-            Self::Device { index, why } => write!(f, "entry {index}: {why}"),
+            Self::TooManyDevices { most } => put!(f, "a VM is given {} devices at most", most),
+            Self::Device { index, why } => put!(f, "entry {}: {}", index, why),
         }
     }
 }
