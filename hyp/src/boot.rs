@@ -33,7 +33,7 @@ use crate::{
     },
     console::{self, error, found, info, warning},
     heap,
-    percpu::{BOOT, EMERGENCY, Local, PerCpu},
+    percpu::{BOOT, EMERGENCY, Local, PerCpu, Stacks},
     run::{self, Run},
     vm,
 };
@@ -104,7 +104,12 @@ fn at(symbol: *const u8) -> u64 {
 }
 
 fn span(from: *const u8, to: *const u8) -> Range {
-    Range::new(at(from), at(to).saturating_sub(at(from))).unwrap_or(Range::EMPTY)
+    between(at(from), at(to))
+}
+
+/// From `start` up to `end`.
+fn between(start: u64, end: u64) -> Range {
+    Range::new(start, end.saturating_sub(start)).unwrap_or(Range::EMPTY)
 }
 
 /// The running image's sizes.
@@ -177,7 +182,12 @@ extern "C" fn primary(dtb: usize, _base: usize, el: u64) -> ! {
 
     distributor(board).enable();
     let maintenance = board.gic.maintenance.unwrap_or(25);
-    let boot_cpu = pcpu(board, boot_index, boot_stack());
+    let boot_stacks = Stacks {
+        guard: at(&raw const __boot_guard),
+        top: at(&raw const __boot_stack_top),
+        emergency: at(&raw const __image_end),
+    };
+    let boot_cpu = pcpu(board, boot_index, boot_stacks);
     cpu::set_per_cpu(core::ptr::from_ref(boot_cpu) as usize);
     join(board, boot_cpu, maintenance);
 
@@ -205,7 +215,7 @@ extern "C" fn primary(dtb: usize, _base: usize, el: u64) -> ! {
         console::listen(intid);
     }
     vm::start_all();
-    run::begin(boot_cpu.stack.end())
+    run::begin(boot_cpu.stacks.top)
 }
 
 /// A secondary pCPU, on its own stack with translation on.
@@ -213,7 +223,7 @@ extern "C" fn secondary(cpu: &'static PerCpu) -> ! {
     let Some(board) = vm::board() else { park() };
     join(board, cpu, board.gic.maintenance.unwrap_or(25));
     ONLINE.fetch_or(1 << (cpu.index & 63), Ordering::Release);
-    run::begin(cpu.stack.end())
+    run::begin(cpu.stacks.top)
 }
 
 fn park() -> ! {
@@ -324,20 +334,14 @@ pub(crate) fn image() -> Range {
     span(&raw const __image_start, &raw const __image_end)
 }
 
-fn boot_stack() -> (Range, Range, u64) {
-    (
-        span(&raw const __boot_guard, &raw const __boot_stack),
-        span(&raw const __boot_stack, &raw const __boot_stack_top),
-        at(&raw const __image_end),
-    )
-}
-
-/// The stack of the pCPU that comes up as number `nth`, from 1; the boot CPU has its own.
-fn area_stack(areas: Range, nth: usize) -> (Range, Range, u64) {
-    let start = areas.start() + (nth as u64 - 1) * AREA;
-    let guard = Range::new(start, GUARD).unwrap_or(Range::EMPTY);
-    let stack = Range::new(guard.end(), STACK).unwrap_or(Range::EMPTY);
-    (guard, stack, start + AREA)
+/// The stacks of the pCPU that comes up as number `nth`, from 1; the boot CPU has its own.
+fn area_stacks(areas: Range, nth: usize) -> Stacks {
+    let guard = areas.start() + (nth as u64 - 1) * AREA;
+    Stacks {
+        guard,
+        top: guard + GUARD + STACK,
+        emergency: guard + AREA,
+    }
 }
 
 /// EL2's address space: the image by its parts, the pCPUs' stacks without their guard pages, devices, and the memory for the
@@ -346,22 +350,27 @@ fn area_stack(areas: Range, nth: usize) -> (Range, Range, u64) {
 fn translate(board: &Board, areas: Range, room: Range, plan: &[vm::Planned], memory: &mut PhysMem) -> Result<Registers, Range> {
     let map = Map::new().ok_or(Range::EMPTY)?;
     let identity = |range: Range, access: Access| map.identity(range, access);
-    identity(span(&raw const __image_start, &raw const __text_end), Access::Execute)?;
-    identity(span(&raw const __text_end, &raw const __rodata_end), Access::Read)?;
-    identity(span(&raw const __rodata_end, &raw const __heap_end), Access::Write)?;
-    identity(span(&raw const __boot_stack, &raw const __image_end), Access::Write)?;
+    for (from, to, access) in [
+        (&raw const __image_start, &raw const __text_end, Access::Execute),
+        (&raw const __text_end, &raw const __rodata_end, Access::Read),
+        (&raw const __rodata_end, &raw const __heap_end, Access::Write),
+        (&raw const __boot_stack, &raw const __image_end, Access::Write),
+    ] {
+        identity(span(from, to), access)?;
+    }
     for index in 1..board.cpus.len() {
-        let (guard, _, end) = area_stack(areas, index);
-        identity(Range::new(guard.end(), end - guard.end()).unwrap_or(Range::EMPTY), Access::Write)?;
+        let stacks = area_stacks(areas, index);
+        identity(between(stacks.guard + GUARD, stacks.emergency), Access::Write)?;
     }
     identity(room, Access::Write)?;
     identity(board.gic.gicd, Access::Device)?;
     for region in &board.gic.gicr {
         let end = redistributors(board, *region).last().map_or(region.start(), |(_, next)| next);
-        identity(Range::new(region.start(), end - region.start()).unwrap_or(*region), Access::Device)?;
+        identity(between(region.start(), end), Access::Device)?;
     }
     if let Some(console) = board.console {
-        identity(Range::new(console.base.get(), 0x1000).unwrap_or(Range::EMPTY), Access::Device)?;
+        let base = console.base.get();
+        identity(between(base, base.saturating_add(0x1000)), Access::Device)?;
     }
     let pool = vm::reserve_pool(plan, memory).ok_or(Range::EMPTY)?;
     identity(pool, Access::Write)?;
@@ -369,9 +378,9 @@ fn translate(board: &Board, areas: Range, room: Range, plan: &[vm::Planned], mem
     Ok(unsafe { map.activate() })
 }
 
-fn pcpu(board: &Board, index: usize, (guard, stack, emergency): (Range, Range, u64)) -> &'static PerCpu {
+fn pcpu(board: &Board, index: usize, stacks: Stacks) -> &'static PerCpu {
     let affinity = board.cpus.get(index).map_or(0, |cpu| cpu.affinity);
-    Box::leak(Box::new(PerCpu::new(index, affinity, guard, stack, emergency)))
+    Box::leak(Box::new(PerCpu::new(index, affinity, stacks)))
 }
 
 /// The machine's distributor, once EL2's translation is on.
@@ -447,7 +456,7 @@ fn bring_up(board: &'static Board, boot_index: usize, areas: Range, registers: &
     }
     let others = board.cpus.iter().enumerate().filter(|(index, _)| *index != boot_index);
     for (nth, (index, described)) in others.enumerate() {
-        let cpu = pcpu(board, index, area_stack(areas, nth + 1));
+        let cpu = pcpu(board, index, area_stacks(areas, nth + 1));
         let boot = Box::leak(Box::new(SecondaryBoot {
             hcr: HCR_BOOT,
             mair: registers.mair,
@@ -455,7 +464,7 @@ fn bring_up(board: &'static Board, boot_index: usize, areas: Range, registers: &
             ttbr0: registers.ttbr0,
             sctlr: registers.sctlr,
             vbar: at(&raw const el2_vectors),
-            stack_top: cpu.stack.end(),
+            stack_top: cpu.stacks.top,
             percpu: core::ptr::from_ref(cpu) as u64,
         }));
         memory::clean_to_poc(core::ptr::from_ref(boot) as usize, size_of::<SecondaryBoot>());

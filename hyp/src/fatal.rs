@@ -51,7 +51,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 pub(crate) extern "C" fn el2_fault(vector: u64, frame: &Frame, sp: u64) -> ! {
     let cpu = percpu::this();
     let far = cpu::far();
-    let overflow = cpu.guard_page.contains(far) || cpu.guard_page.contains(sp);
+    let overflow = cpu.stacks.ran_out_at(far) || cpu.stacks.ran_out_at(sp);
     let state = El2State {
         esr: cpu::esr(),
         elr: cpu::elr(),

@@ -67,6 +67,7 @@ pub(crate) fn usage() -> [(usize, usize); 2] {
 // SAFETY: The boot CPU is the only one that allocates, and only before `seal`: after it `alloc` gives null and `dealloc`
 // leaks, so the heap has one user at a time.
 unsafe impl GlobalAlloc for BootHeap {
+    #[inline(never)]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: See above.
         unsafe {

@@ -7,8 +7,6 @@ use core::{
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
-use hyp_core::types::Range;
-
 use crate::{
     arch::cpu,
     run::{Resident, Run},
@@ -50,20 +48,34 @@ pub(crate) struct PerCpu {
 /// Where a pCPU is, and what the vectors and a fault's report need of it.
 #[repr(C)]
 pub(crate) struct Place {
-    /// Top of the emergency stack: the vectors look here (`EMERGENCY`).
-    emergency: usize,
     /// For the short paths of the vectors (`SHORT_*`).
     pub(crate) short: Short,
     /// Its number: the place of its node in the device tree's `/cpus`.
     pub(crate) index: usize,
     /// Its affinity, in `MPIDR_EL1`'s layout.
     pub(crate) affinity: u64,
-    /// The page below its stack, which is never mapped.
-    pub(crate) guard_page: Range,
-    /// Its stack.
-    pub(crate) stack: Range,
+    /// What it runs on.
+    pub(crate) stacks: Stacks,
     /// A fault report of this pCPU is being printed; another fault only parks it.
     pub(crate) dying: AtomicBool,
+}
+
+/// Where a pCPU's stacks are.
+#[derive(Clone, Copy)]
+pub(crate) struct Stacks {
+    /// The page below the stack, which is never mapped; 0 where none is known.
+    pub(crate) guard: u64,
+    /// The end of the stack, where it begins to grow.
+    pub(crate) top: u64,
+    /// The same of the emergency stack.
+    pub(crate) emergency: u64,
+}
+
+impl Stacks {
+    /// Whether `address` is in the guard page.
+    pub(crate) const fn ran_out_at(&self, address: u64) -> bool {
+        self.guard != 0 && address >> 12 == self.guard >> 12
+    }
 }
 
 impl Deref for PerCpu {
@@ -75,7 +87,7 @@ impl Deref for PerCpu {
 }
 
 /// Where the vectors find the emergency stack: a [`Place`] begins a pCPU's data.
-pub(crate) const EMERGENCY: usize = offset_of!(Place, emergency);
+pub(crate) const EMERGENCY: usize = offset_of!(Place, stacks) + offset_of!(Stacks, emergency);
 
 /// Where the vectors find what the short paths need.
 pub(crate) const SHORT_CALLS: usize = offset_of!(Place, short) + offset_of!(Short, calls);
@@ -144,27 +156,33 @@ pub(crate) struct Local {
 }
 
 /// The boot CPU's, before its own is made: `boot.s` fills in the emergency stack.
-pub(crate) static BOOT: Place = Place::new(0, 0, Range::EMPTY, Range::EMPTY, 0);
+pub(crate) static BOOT: Place = Place::new(
+    0,
+    0,
+    Stacks {
+        guard: 0,
+        top: 0,
+        emergency: 0,
+    },
+);
 
 impl Place {
-    const fn new(index: usize, affinity: u64, guard_page: Range, stack: Range, emergency_top: u64) -> Self {
+    const fn new(index: usize, affinity: u64, stacks: Stacks) -> Self {
         Self {
-            emergency: emergency_top as usize,
+            stacks,
             short: Short::new(),
             index,
             affinity,
-            guard_page,
-            stack,
             dying: AtomicBool::new(false),
         }
     }
 }
 
 impl PerCpu {
-    /// A pCPU with its stacks: `stack` begins with the guard page.
-    pub(crate) const fn new(index: usize, affinity: u64, guard_page: Range, stack: Range, emergency_top: u64) -> Self {
+    /// A pCPU with its stacks.
+    pub(crate) const fn new(index: usize, affinity: u64, stacks: Stacks) -> Self {
         Self {
-            place: Place::new(index, affinity, guard_page, stack, emergency_top),
+            place: Place::new(index, affinity, stacks),
             here: UnsafeCell::new(None),
             local: UnsafeCell::new(None),
         }

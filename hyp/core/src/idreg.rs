@@ -589,7 +589,7 @@ pub enum SysRegAction {
 /// Decides one trapped access.
 #[must_use]
 #[inline(always)]
-pub const fn classify(register: SysReg, read: bool) -> SysRegAction {
+pub fn classify(register: SysReg, read: bool) -> SysRegAction {
     if is_id(register) {
         return if read { SysRegAction::Id } else { SysRegAction::Undef };
     }
@@ -630,35 +630,35 @@ const fn set_way(register: SysReg, read: bool) -> SysRegAction {
     }
 }
 
-/// `MDSCR_EL1`, breakpoints and watchpoints are the vCPU's own. The OS lock cannot be locked, and no external debugger is at the other
-/// end of the communications channel. Trace registers (op1 1) are undefined.
-const fn debug(register: SysReg, read: bool) -> SysRegAction {
-    // OSLM = 0b10: the OS lock is implemented; OSLK = 0: not locked.
-    const OSLSR: u64 = 0b1000;
-    // CLAIM reads as ones: the claim tags that exist.
-    const CLAIM: u64 = 0xff;
-    if is_breakpoint(register) {
+/// The other debug registers: what they read as, if they can be read, and whether a write is ignored. The OS lock is implemented
+/// (OSLM = 0b10) and cannot be locked, the claim tags that exist read as ones, and no external debugger is at the other end of the
+/// communications channel.
+const DEBUG: [(SysReg, Option<u8>, bool); 15] = [
+    (SysReg::OSLSR_EL1, Some(0b1000), false),
+    (SysReg::OSLAR_EL1, None, true),
+    (SysReg::MDRAR_EL1, Some(0), false),
+    (SysReg::DBGAUTHSTATUS_EL1, Some(0), false),
+    (SysReg::MDCCSR_EL0, Some(0), false),
+    (SysReg::MDCCINT_EL1, Some(0), true),
+    (SysReg::OSDTRRX_EL1, Some(0), true),
+    (SysReg::OSDTRTX_EL1, Some(0), true),
+    (SysReg::OSECCR_EL1, Some(0), true),
+    (SysReg::OSDLR_EL1, Some(0), true),
+    (SysReg::DBGPRCR_EL1, Some(0), true),
+    (SysReg::DBGCLAIMSET_EL1, Some(0xff), true),
+    (SysReg::DBGCLAIMCLR_EL1, Some(0), true),
+    (SysReg::DBGDTR_EL0, Some(0), true),
+    (SysReg::DBGDTRRX_EL0, Some(0), true),
+];
+
+/// `MDSCR_EL1`, breakpoints and watchpoints are the vCPU's own. Trace registers (op1 1) are undefined.
+fn debug(register: SysReg, read: bool) -> SysRegAction {
+    if register == SysReg::MDSCR_EL1 || is_breakpoint(register) {
         return SysRegAction::Debug;
     }
-    match (register, read) {
-        (SysReg::MDSCR_EL1, _) => SysRegAction::Debug,
-        (SysReg::OSLSR_EL1, true) => SysRegAction::Value(OSLSR),
-        (SysReg::DBGCLAIMSET_EL1, true) => SysRegAction::Value(CLAIM),
-        (SysReg::OSLAR_EL1, false) => SysRegAction::Ignore,
-        (SysReg::MDRAR_EL1 | SysReg::DBGAUTHSTATUS_EL1 | SysReg::MDCCSR_EL0, true) => SysRegAction::Value(0),
-        (
-            SysReg::MDCCINT_EL1
-            | SysReg::OSDTRRX_EL1
-            | SysReg::OSDTRTX_EL1
-            | SysReg::OSECCR_EL1
-            | SysReg::OSDLR_EL1
-            | SysReg::DBGPRCR_EL1
-            | SysReg::DBGCLAIMSET_EL1
-            | SysReg::DBGCLAIMCLR_EL1
-            | SysReg::DBGDTR_EL0
-            | SysReg::DBGDTRRX_EL0,
-            _,
-        ) => raz_wi(read),
+    match DEBUG.iter().find(|(known, ..)| *known == register) {
+        Some((_, Some(value), _)) if read => SysRegAction::Value(u64::from(*value)),
+        Some((_, _, true)) if !read => SysRegAction::Ignore,
         _ => SysRegAction::Undef,
     }
 }

@@ -149,20 +149,19 @@ pub(crate) fn mmfr0() -> u64 {
 }
 
 macro_rules! id_registers {
-    ($($crm:literal)+) => {
-        /// The hardware's value of an ID register (op0 3, op1 0, CRn 0, `crm`, `op2`), allocated or reserved (RAZ); 0 for encodings
-        /// outside the space.
-        #[inline(never)]
-        pub(crate) fn id_register(crm: u64, op2: u64) -> u64 {
-            match crm {
-                1..=7 => mrs_indexed!((8 * crm + op2) as usize, $(
-                    "S3_0_C0_C" $crm "_0", "S3_0_C0_C" $crm "_1", "S3_0_C0_C" $crm "_2", "S3_0_C0_C" $crm "_3",
-                    "S3_0_C0_C" $crm "_4", "S3_0_C0_C" $crm "_5", "S3_0_C0_C" $crm "_6", "S3_0_C0_C" $crm "_7"
-                ),+),
-                _ => 0,
-            }
-        }
+    ($index:expr, [$($crm:literal)+] $ops:tt) => { id_registers!(@ $index, $([$crm $ops])+) };
+    (@ $index:expr, $([$crm:literal [$($op2:literal)+]])+) => {
+        mrs_indexed!($index as usize, $($("S3_0_C0_C" $crm "_" $op2),+),+)
     };
 }
 
-id_registers!(0 1 2 3 4 5 6 7);
+/// The hardware's value of an ID register (op0 3, op1 0, CRn 0, `crm`, `op2`), allocated or reserved (RAZ): of the AArch32 ones, and of
+/// the first four of each kind of the AArch64 ones, beyond which nothing is shown. 0 for others.
+#[inline(never)]
+pub(crate) fn id_register(crm: u64, op2: u64) -> u64 {
+    match (crm, op2) {
+        (1..=3, 0..=7) => id_registers!(8 * crm + op2, [0 1 2 3] [0 1 2 3 4 5 6 7]),
+        (4..=7, 0..=3) => id_registers!(4 * (crm - 4) + op2, [4 5 6 7] [0 1 2 3]),
+        _ => 0,
+    }
+}
