@@ -14,6 +14,21 @@
     str     x30, [sp, #240]
 .endm
 
+// What save_caller_saved saves but x1 and x2, and x0 = frame, for a call of Rust.
+.macro save_most
+    str     x0, [sp]
+    mov     x0, sp
+    stp     x3, x4, [sp, #24]
+    stp     x5, x6, [sp, #40]
+    stp     x7, x8, [sp, #56]
+    stp     x9, x10, [sp, #72]
+    stp     x11, x12, [sp, #88]
+    stp     x13, x14, [sp, #104]
+    stp     x15, x16, [sp, #120]
+    stp     x17, x18, [sp, #136]
+    str     x30, [sp, #240]
+.endm
+
 .macro save_callee_saved
     str     x19, [sp, #152]
     stp     x20, x21, [sp, #160]
@@ -56,24 +71,18 @@ el2_vectors:
 guest_sync:
     stp     x1, x2, [sp, #8]
     mrs     x1, esr_el2
-    mov     w2, #{hvc0}             // SMC #0 differs from HVC #0 in bit 26
-    eor     x2, x1, x2
-    tst     x2, #~(1 << 26)
+    mov     w2, #{hvc0}
+    subs    x2, x1, x2
     b.eq    short_call
-other_sync:
-    str     x0, [sp]
-    mov     x0, sp
-    stp     x3, x4, [sp, #24]
-    stp     x5, x6, [sp, #40]
-    stp     x7, x8, [sp, #56]
-    stp     x9, x10, [sp, #72]
-    stp     x11, x12, [sp, #88]
-    stp     x13, x14, [sp, #104]
-    stp     x15, x16, [sp, #120]
-    stp     x17, x18, [sp, #136]
-    str     x30, [sp, #240]
     tbnz    w1, #31, sync_abort     // exception classes from 0x20
     tbnz    w1, #29, sync_sysreg    // 0x18 to 0x1F, and what is as rare as these
+    tst     x2, #~(1 << 26)         // SMC #0 differs from HVC #0 in this bit
+    b.eq    short_smc
+other_sync:
+    save_most
+    lsr     w2, w1, #26
+    cmp     w2, #{ec_hvc}
+    b.ne    sync_any
     b       sync_call
 
     .balign 128                     // IRQ
@@ -128,6 +137,7 @@ guest_serror:
 // The ways through Rust: x0 = frame, x1 = ESR_EL2. A call can name x0 to x17 only. What is common is tried first, and puts nothing
 // into a callee-saved register of the guest's; if it is something else, nothing has happened yet.
 sync_abort:
+    save_most
     tbnz    w1, #6, 1f              // a store
     bl      {load}
     cbz     w0, resume
@@ -144,6 +154,7 @@ sync_saved:
     cbz     w0, resume
     b       sync_saved
 sync_sysreg:
+    save_most
     tbz     w1, #0, 2f              // a write
     bl      {id}
     cbz     w0, resume
@@ -152,10 +163,9 @@ sync_sysreg:
     bl      {sysreg}
     cbz     w0, resume
     b       sync_saved
+other_hvc:
+    save_most
 sync_call:
-    lsr     x2, x1, #26
-    cmp     x2, #{ec_hvc}
-    b.ne    sync_any
     mrs     x2, tpidr_el2
     ldr     x2, [x2, #{short_starts}]
     cbz     x2, 3f
@@ -192,30 +202,7 @@ resume:
 
 // A call that only reads, by HVC #0 or SMC #0, of a guest whose filter leaves such calls alone: answered as psci::smccc does. x1
 // and x2 are saved, x0 is the guest's, x1 is ESR_EL2. Anything else goes on as if nothing had been.
-short_call:
-    tbnz    w1, #26, short_smc
-short_either:
-    mrs     x2, tpidr_el2
-    ldr     x2, [x2, #{short_calls}]
-    cbz     x2, not_short
-    ubfx    w1, w0, #24, #6         // the service that owns the function
-    cmp     w1, #4
-    b.eq    short_psci
-    cbz     w1, short_arch
-    mov     w1, #({hyp_uid} & 0xFFFF)
-    movk    w1, #({hyp_uid} >> 16), lsl #16
-    cmp     w0, w1
-    b.eq    not_short
-    mov     x0, #-1                 // NOT_SUPPORTED
-short_done:
-    ldr     x1, [x2, #{count_calls}]
-    add     x1, x1, #1
-    str     x1, [x2, #{count_calls}]
-    ldp     x1, x2, [sp, #8]
-    eret
-    dsb     nsh
-    isb
-
+//
 // The address to go on at is the SMC's own: past it, unless there is more to do than that (PSTATE.BTYPE, PSTATE.SS).
 short_smc:
     mrs     x2, spsr_el2
@@ -225,31 +212,57 @@ short_smc:
     mrs     x2, elr_el2
     add     x2, x2, #4
     msr     elr_el2, x2
-    b       short_either
+short_call:
+    mrs     x2, tpidr_el2
+    ldr     x2, [x2, #{short_calls}]
+    cbz     x2, not_short
+    tbz     w0, #25, 1f             // of the services, Arm's and the standard secure ones are among those without this bit
+    tbnz    w0, #15, 2f             // of the functions of the others, the UID is among those with this one
+short_unknown:
+    mov     x0, #-1                 // NOT_SUPPORTED
+short_done:
+    ldr     x1, [x2, #{count_calls}]
+    add     x1, x1, #1
+    str     x1, [x2, #{count_calls}]
+    ldp     x1, x2, [sp, #8]
+    eret
+    dsb     nsh
+    isb
+1:  eor     w1, w0, #{smccc_version}
+    cbz     w1, short_version
+    eor     w1, w1, #({psci_version} ^ {smccc_version})
+    cbz     w1, short_psci_version
+    and     w1, w1, #~(1 << 30)     // either width
+    cmp     w1, #({affinity_info} ^ {psci_version})
+    b.eq    short_affinity
+    and     w1, w0, #~(1 << 26)     // PSCI's service and Arm's differ in this bit
+    ubfx    w1, w1, #24, #6
+    cbnz    w1, short_unknown
+    b       not_short
+2:  mov     w1, #({hyp_uid} & 0xFFFF)
+    movk    w1, #({hyp_uid} >> 16), lsl #16
+    cmp     w0, w1
+    b.ne    short_unknown
 
 not_short:
     mrs     x1, esr_el2
-    tbz     w1, #26, other_sync
+    tbz     w1, #26, other_hvc
     mrs     x2, elr_el2
     sub     x2, x2, #4
     msr     elr_el2, x2
     b       other_sync
 
-short_arch:
-    mov     w1, #{smccc_version}
-    cmp     w0, w1
-    b.ne    not_short
+short_version:
     mov     w0, #({smccc_1_1} & 0xFFFF)
     movk    w0, #({smccc_1_1} >> 16), lsl #16
     b       short_done
 
-short_psci:
-    mov     w1, #{psci_version}
-    subs    w1, w0, w1
-    b.eq    0f
-    and     w1, w1, #~(1 << 30)     // either width
-    cmp     w1, #({affinity_info} - {psci_version})
-    b.ne    not_short
+short_psci_version:
+    mov     w0, #({psci_1_3} & 0xFFFF)
+    movk    w0, #({psci_1_3} >> 16), lsl #16
+    b       short_done
+
+short_affinity:
     stp     x3, x4, [sp, #24]
     ldp     x1, x3, [sp, #8]        // target affinity and level
     cbnz    w3, 2f
@@ -269,9 +282,6 @@ short_psci:
     lsr     w0, w0, w3
     and     x0, x0, #3
     ldp     x3, x4, [sp, #24]
-    b       short_done
-0:  mov     w0, #({psci_1_3} & 0xFFFF)
-    movk    w0, #({psci_1_3} >> 16), lsl #16
     b       short_done
 2:  ldp     x3, x4, [sp, #24]
     b       not_short
