@@ -224,33 +224,26 @@ pub(crate) unsafe fn local() -> Option<&'static mut Local> {
     unsafe { (*whole().local.get()).as_mut() }
 }
 
-/// The vCPU in this pCPU's registers, apart from [`local`].
+/// What this pCPU runs and the vCPU in its registers, for an exit of that.
 ///
 /// # Safety
-/// As for [`local`]; the two may be held together.
+/// As for [`local`], and a guest has run here since this pCPU's registers were last given to a vCPU.
 #[inline(always)]
-pub(crate) unsafe fn here() -> Option<&'static mut Resident> {
-    // SAFETY: This function's contract.
-    unsafe { (*whole().here.get()).as_mut() }
-}
-
-/// Both [`local`] and [`here`], or nothing.
-///
-/// # Safety
-/// As for those.
-#[inline(always)]
-pub(crate) unsafe fn both() -> Option<(&'static mut Local, &'static mut Resident)> {
-    // SAFETY: This function's contract.
+pub(crate) unsafe fn at_exit() -> (&'static mut Local, &'static mut Resident) {
+    // SAFETY: This function's contract: what a guest leaves was put into both places before it ran.
     unsafe {
         let this = whole();
-        Some(((*this.local.get()).as_mut()?, (*this.here.get()).as_mut()?))
+        (
+            (*this.local.get()).as_mut().unwrap_unchecked(),
+            (*this.here.get()).as_mut().unwrap_unchecked(),
+        )
     }
 }
 
 /// The place of the vCPU in this pCPU's registers, for who puts it there and takes it away.
 ///
 /// # Safety
-/// As for [`here`], and instead of it.
+/// As for [`at_exit`], and instead of it; beside [`local`].
 pub(crate) unsafe fn place() -> &'static mut Option<Resident> {
     // SAFETY: This function's contract.
     unsafe { &mut *whole().here.get() }

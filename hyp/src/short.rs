@@ -21,11 +21,18 @@ use crate::{
     vm::View,
 };
 
-/// The resident vCPU, if an exit of it now has nothing to do for it but what it came for.
+/// The resident vCPU, whose exit this is.
+#[inline(always)]
+fn resident<'a>() -> &'a mut Resident {
+    // SAFETY: Only the vectors call what asks this, at a guest's exit, and it asks once; who has done nothing by then lets another ask,
+    // and this reference is gone then.
+    unsafe { percpu::at_exit().1 }
+}
+
+/// The [`resident`] vCPU, if an exit of it now has nothing to do for it but what it came for.
 #[inline(always)]
 fn undisturbed<'a>() -> Option<&'a mut Resident> {
-    // SAFETY: The outermost function of this exit; who gets nothing from here asks again, and this reference is gone then.
-    let here = unsafe { percpu::here() }?;
+    let here = resident();
     here.is_undisturbed().then_some(here)
 }
 
@@ -85,8 +92,7 @@ pub(crate) extern "C" fn guest_sysreg(frame: &mut Frame, syndrome: u64) -> Done 
 /// interrupts alone.
 #[inline(always)]
 fn cpu_on(frame: &mut Frame, syndrome: u64) -> Option<()> {
-    // SAFETY: The outermost function of this exit, which asks once; the reference is gone when another does.
-    let here = unsafe { percpu::here() }?;
+    let here = resident();
     let vm = here.vm;
     let immediate = syndrome as u16;
     if immediate != 0 {
@@ -104,8 +110,8 @@ fn cpu_on(frame: &mut Frame, syndrome: u64) -> Option<()> {
 /// A read of an ID register.
 #[inline(always)]
 fn id_register(frame: &mut Frame, syndrome: u64) -> Option<()> {
-    // SAFETY: The outermost function of this exit, which asks once; the references are gone when another does.
-    let (local, here) = unsafe { percpu::both() }?;
+    // SAFETY: As for `resident`.
+    let (local, here) = unsafe { percpu::at_exit() };
     let (rt, value) = local.run.machine.ids.read(syndrome)?;
     if !is_restored(rt) || !esr::is_plain(cpu::spsr()) || !here.is_undisturbed() {
         return None;
@@ -122,7 +128,7 @@ fn id_register(frame: &mut Frame, syndrome: u64) -> Option<()> {
 #[inline(always)]
 fn load(frame: &mut Frame, syndrome: u64) -> Option<()> {
     let abort = Abort::plain(syndrome)?;
-    let (here, ipa) = access(abort)?;
+    let (here, ipa) = access()?;
     if !is_restored(abort.rt()) {
         return None;
     }
@@ -159,7 +165,7 @@ fn load(frame: &mut Frame, syndrome: u64) -> Option<()> {
 #[inline(always)]
 fn store(frame: &mut Frame, syndrome: u64) -> Option<()> {
     let abort = Abort::plain(syndrome)?;
-    let (here, ipa) = access(abort)?;
+    let (here, ipa) = access()?;
     let value = frame.x.get(usize::from(abort.rt())).copied().unwrap_or(0);
     let own = ipa.wrapping_sub(here.vcpu.redistributor);
     if abort.size_log2() != 2 || own >= layout::GICR_STRIDE || !here.state.gic.write_plain(&here.vm.dist, own, value as u32) {
@@ -171,16 +177,15 @@ fn store(frame: &mut Frame, syndrome: u64) -> Option<()> {
 
 /// Who made a common access, and where to. The UART, which needs its lock, is out from the start.
 #[inline(always)]
-fn access<'a>(abort: Abort) -> Option<(&'a mut Resident, u64)> {
-    let page = abort.page(cpu::hpfar());
-    if page == layout::UART_BASE {
+fn access<'a>() -> Option<(&'a mut Resident, u64)> {
+    /// The bit of an IPA that tells the UART from the GIC.
+    const UART: u64 = layout::UART_BASE & !layout::GICD_BASE;
+    const _: () = assert!(UART.is_power_of_two() && (layout::GICD_BASE | layout::GICR_BASE) & UART == 0);
+    let ipa = Abort::plain_ipa(cpu::hpfar(), cpu::far());
+    if ipa & UART != 0 || !esr::is_plain(cpu::spsr()) || !esr::always_little_endian(context::guest_sctlr()) {
         return None;
     }
-    let pstate = cpu::spsr();
-    if !esr::is_plain(pstate) || esr::big_endian(pstate, context::guest_sctlr()) {
-        return None;
-    }
-    Some((undisturbed()?, page | cpu::far() & 0xFFF))
+    Some((undisturbed()?, ipa))
 }
 
 impl Resident {
@@ -207,10 +212,9 @@ fn sgi1r(value: u64) -> Option<()> {
     let here = undisturbed()?;
     let (vcpu, vm, state, interface) = here.parts();
     let (intid, targets) = sgi::decode_listed(value)?;
-    if targets == 1 << vcpu.index {
-        if state.gic.group_of(intid) != Group::One || !state.gic.show_again(interface, intid) {
-            return None;
-        }
+    if targets == vcpu.as_target {
+        let again = state.gic.again(interface, intid, Some(Group::One))?;
+        state.gic.show(interface, again);
     } else {
         if !targets.is_power_of_two() {
             return None;
@@ -237,16 +241,12 @@ fn kicked() -> Option<()> {
         return None;
     }
     let (vcpu, _, state, interface) = here.parts();
-    let word = vcpu.inbox.only_sgi()?;
-    let intid = state.gic.accepts(word)?;
+    let word = vcpu.inbox.only_sgi1()?;
+    let again = state.gic.again(interface, word.trailing_zeros(), Some(Group::One))?;
     if !vcpu.inbox.take_only(word) {
         return None;
     }
-    if !state.gic.show_again(interface, intid) {
-        // There, as if it had never been taken: the long way takes it.
-        vcpu.inbox.post(word);
-        return None;
-    }
+    state.gic.show(interface, again);
     vcpu.count_inbox();
     gic::drop_and_deactivate(KICK_SGI);
     vcpu.count(Counter::Interrupts);

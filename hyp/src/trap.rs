@@ -79,10 +79,8 @@ global_asm!(
     power_size = const size_of::<psci::Power>(),
     power_word = const psci::Power::WORD,
     gic_image = const VcpuGic::IMAGE,
-    gic_owner = const VcpuGic::OWNER,
     gic_slot = const VcpuGic::TIMER_SLOT,
     gic_latch = const VcpuGic::LATCH,
-    gic_shown = const VcpuGic::SHOWN,
     count_calls = const 8 * Counter::Calls as usize,
     count_interrupts = const 8 * Counter::Interrupts as usize,
 );
@@ -279,10 +277,8 @@ fn unexpected(exit: &mut Exit<'_>, reason: CrashReason) -> Leave {
 /// accesses, interrupts and waits, or as an exit that is none of these.
 #[inline(always)]
 fn ordinary(frame: &mut Frame, act: impl FnOnce(&mut Exit<'_>) -> Leave) -> Leave {
-    // SAFETY: The outermost function of this exit.
-    let Some((local, resident)) = (unsafe { percpu::both() }) else {
-        return Leave::Go;
-    };
+    // SAFETY: Only the vectors call what comes here, at a guest's exit, and it asks once.
+    let (local, resident) = unsafe { percpu::at_exit() };
     let (neighbours, machine) = local.run.besides();
     let mut exit = Exit {
         resident,

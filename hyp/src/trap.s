@@ -291,13 +291,10 @@ short_timer:
     mrs     x0, tpidr_el2
     ldr     x0, [x0, #{short_gic}]
     ldrb    w3, [x0, #{gic_slot}]
-    add     x1, x0, x3
-    ldrb    w2, [x1, #{gic_owner}]
-    cmp     w2, #{vtimer}
-    b.ne    3f
     add     x1, x0, x3, lsl #3
     ldr     x2, [x1, #{gic_image}]
-    cbz     x2, 3f
+    cmp     w2, #{vtimer}           // whose image it is
+    b.ne    3f
     mrs     x1, S3_4_C12_C11_5      // ICH_ELRSR_EL2
     lsr     x1, x1, x3
     tbz     w1, #0, 3f
@@ -311,12 +308,10 @@ short_timer:
 5:  mov     x1, #{vtimer}
     msr     S3_0_C12_C12_1, x1      // ICC_EOIR1_EL1
     isb
-    ldr     x1, [x0, #{gic_latch}]
+    ldp     x1, x2, [x0, #{gic_latch}]
     orr     x1, x1, #(1 << {vtimer})
-    str     x1, [x0, #{gic_latch}]
-    ldr     x1, [x0, #{gic_shown}]
-    orr     x1, x1, #(1 << {vtimer})
-    str     x1, [x0, #{gic_shown}]
+    orr     x2, x2, #(1 << {vtimer})
+    stp     x1, x2, [x0, #{gic_latch}]
     mrs     x0, tpidr_el2
     ldr     x0, [x0, #{short_gic} + 8]
     ldr     x1, [x0, #{count_interrupts}]

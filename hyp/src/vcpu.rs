@@ -52,6 +52,8 @@ const EXITS: [Counter; 6] = [
 pub(crate) struct Vcpu {
     /// Its number in its VM.
     pub(crate) index: usize,
+    /// The bit that it is in a list of SGI targets.
+    pub(crate) as_target: u16,
     /// The pCPU it runs on.
     pub(crate) pcpu: usize,
     /// That pCPU's affinity.
@@ -83,8 +85,13 @@ pub(crate) struct Vcpu {
     inboxes: AtomicU64,
 }
 
-/// What the vCPU's lock guards.
+/// What the vCPU's lock guards. What common exits look at comes first: near enough for one instruction to load two words.
+#[repr(C)]
 pub(crate) struct VcpuState {
+    /// Its private interrupts.
+    pub(crate) gic: VcpuGic,
+    /// Its CPU interface while it is not resident; of the resident one, `vmcr` as last seen.
+    pub(crate) cpuif: CpuIf,
     /// EL1 and FP registers while it is not resident.
     pub(crate) context: Context,
     /// `x0` to `x30` while it is not resident; on a pCPU that it does not share only `x0` to `x3`, the rest stays in the frame.
@@ -95,24 +102,20 @@ pub(crate) struct VcpuState {
     pub(crate) pc: u64,
     /// With which PSTATE.
     pub(crate) pstate: u64,
-    /// Its CPU interface while it is not resident; of the resident one, `vmcr` as last seen.
-    pub(crate) cpuif: CpuIf,
     /// What CPU_ON gives it.
     pub(crate) template: CpuIf,
-    /// Its private interrupts.
-    pub(crate) gic: VcpuGic,
-    /// It waits in its pCPU's registers with its lock free: who takes that can read `cpuif`, and has to ask for everything else.
-    pub(crate) in_place: bool,
     /// The one writer of its shadow.
     writer: ShadowWriter,
     /// The abort it was last given.
     pub(crate) aborts: AbortHistory,
     /// Its physical timer.
     pub(crate) timer: PhysicalTimer,
-    /// It is off, and its pCPU's registers are what `CPU_ON` gives it.
-    prepared: bool,
     /// How far cache maintenance by set and way has got.
     pub(crate) cleaned: u64,
+    /// It waits in its pCPU's registers with its lock free: who takes that can read `cpuif`, and has to ask for everything else.
+    pub(crate) in_place: bool,
+    /// It is off, and its pCPU's registers are what `CPU_ON` gives it.
+    prepared: bool,
     strict: bool,
 }
 
@@ -133,6 +136,7 @@ impl Vcpu {
         let template = CpuIf::new(view);
         Self {
             index,
+            as_target: 1 << (index & 15),
             pcpu,
             pcpu_affinity,
             kick_sgi: gic::kick_sgi(pcpu_affinity),

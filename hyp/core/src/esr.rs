@@ -332,6 +332,13 @@ impl Abort {
         // FIPA, bits 43:4, is IPA bits 51:12.
         (hpfar & 0x0fff_ffff_fff0) << 8
     }
+    /// The faulting IPA of a [`plain`](Self::plain) one.
+    #[must_use]
+    #[inline(always)]
+    pub const fn plain_ipa(hpfar: u64, far: u64) -> u64 {
+        // FIPA, bits 43:4, is IPA bits 51:12; the bits above are 0.
+        hpfar << 8 & !0xFFF | far & 0xFFF
+    }
     /// Whether `HPFAR_EL2` holds this fault's IPA: for a translation, access-flag or address-size fault, and for any stage 2 fault on
     /// a stage 1 walk. Not for a permission fault on the access itself: translate `FAR_EL2` instead.
     #[must_use]
@@ -434,6 +441,13 @@ pub const fn big_endian(pstate: u64, sctlr: u64) -> bool {
         SCTLR_EL1::EE::SET.value
     };
     sctlr & bit != 0
+}
+
+/// Whether the guest's data accesses are little-endian wherever it runs, in A64.
+#[must_use]
+#[inline(always)]
+pub const fn always_little_endian(sctlr: u64) -> bool {
+    sctlr & (SCTLR_EL1::E0E::SET.value | SCTLR_EL1::EE::SET.value) == 0
 }
 
 /// Whether to go past an instruction is to add 4 to its address: it was an A64 one, and `PSTATE.BTYPE` and `PSTATE.SS` are 0
@@ -682,10 +696,9 @@ mod tests {
                     (abort.rt(), abort.size(), abort.write())
                 );
                 assert!(!access.sign_extend && !abort.cache_maintenance() && !abort.on_stage1_walk());
-                assert_eq!(
-                    abort.ipa(0x0123_4567_89a0, 0xffff_0def),
-                    Some(Ipa::new(abort.page(0x0123_4567_89a0) | 0xdef))
-                );
+                for (hpfar, far) in [(0x0123_4567_89a0, 0xffff_0def), (0xfff_ffff_fff0, u64::MAX), (0x9_000f, 0)] {
+                    assert_eq!(abort.ipa(hpfar, far), Some(Ipa::new(Abort::plain_ipa(hpfar, far))));
+                }
             }
         }
     }
@@ -844,6 +857,16 @@ mod tests {
         assert!(big_endian(0x3c4, ee) && !big_endian(0x3c4, e0e), "EL1t");
         assert!(big_endian(0x3c0, e0e) && !big_endian(0x3c0, ee), "EL0");
         assert!(big_endian(0x210, 0) && !big_endian(0x010, ee | e0e), "AArch32");
+        for (pstate, sctlr) in [0x3c5, 0x3c4, 0x3c0]
+            .into_iter()
+            .flat_map(|p| [0, e0e, ee, e0e | ee].map(|s| (p, s | 5)))
+        {
+            assert!(
+                is_plain(pstate) && !(always_little_endian(sctlr) && big_endian(pstate, sctlr)),
+                "{sctlr:#x}"
+            );
+        }
+        assert!(always_little_endian(!(e0e | ee)));
     }
 
     #[test]

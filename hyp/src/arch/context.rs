@@ -187,7 +187,7 @@ pub(crate) fn guest_vectors() -> u64 {
 
 /// `SCTLR_EL1` of the resident guest.
 pub(crate) fn guest_sctlr() -> u64 {
-    mrs!("sctlr_el1")
+    mrs_apart!("sctlr_el1")
 }
 
 /// EL1's own registers, for the report of a crash.

@@ -283,7 +283,7 @@ pub(crate) fn vtr() -> u64 {
 
 /// `ICH_VMCR_EL2`: the guest's view of its CPU interface's control registers.
 pub(crate) fn vmcr() -> u64 {
-    mrs!("S3_4_C12_C11_7")
+    mrs_apart!("S3_4_C12_C11_7")
 }
 
 /// Writes `ICH_VMCR_EL2`.
@@ -377,7 +377,7 @@ impl Ich for Interface {
     }
 
     fn elrsr_at_exit(&self) -> u64 {
-        mrs!("S3_4_C12_C11_5")
+        mrs_apart!("S3_4_C12_C11_5")
     }
 
     fn all_empty_at_exit(&self) -> bool {

@@ -21,6 +21,17 @@ macro_rules! msr {
     }};
 }
 
+/// Reads a system register as [`mrs!`] does, one that no access to memory changes and that changes nothing in memory: the compiler may
+/// keep what it has loaded.
+macro_rules! mrs_apart {
+    ($reg:literal) => {{
+        let value: u64;
+        // SAFETY: As for `mrs!`.
+        unsafe { core::arch::asm!(concat!("mrs {}, ", $reg), out(reg) value, options(nomem, nostack, preserves_flags)) };
+        value
+    }};
+}
+
 /// Reads the register at place `$index` of the list, by a branch to its MRS. Their number is a power of two, and the index is taken
 /// modulo it.
 macro_rules! mrs_indexed {

@@ -44,15 +44,11 @@ const ACTIVE: u64 = 2;
 pub struct VcpuGic {
     words: Redist,
     id: Identity,
-    /// Those that a physical interrupt of the same number stands behind.
-    hw: u64,
     /// Those of `hw` that have come since [`attend`](Self::attend) was last here: it looks at them the next time, when the guest could
     /// take them.
     fresh: u64,
     /// Those that a list register holds or held when it was last looked at.
     in_lr: u64,
-    /// Those of `in_lr` that went in pending.
-    shown: u64,
     /// Active ones that the guest acknowledged, as opposed to set active by a write: those an EOIR may be for.
     taken: u64,
     /// Enabled and of a group that the distributor forwards.
@@ -61,7 +57,7 @@ pub struct VcpuGic {
     taken_group: u64,
     /// Priority as of when an active one was acknowledged: that is the one in the active-priority registers.
     taken_priority: [u8; INDICES],
-    /// What each list register was given, if it was an SGI or PPI of this vCPU's that would be shown in the same way again; else 0.
+    /// What each list register was given, if it holds or held an SGI or PPI of this vCPU's that would be shown in the same way again; else 0.
     image: [u64; MAX_LRS],
     /// What each list register holds.
     owner: [u8; MAX_LRS],
@@ -83,14 +79,13 @@ pub struct VcpuGic {
 impl VcpuGic {
     /// A vCPU's interrupts as after a reset of its VM. `hw` has a bit for each hardware-backed INTID.
     #[must_use]
+    #[inline(always)]
     pub const fn new(id: Identity, hw: u32) -> Self {
         Self {
-            words: Redist::new(id),
+            words: Redist::new(id, hw),
             id,
-            hw: hw as u64,
             fresh: 0,
             in_lr: 0,
-            shown: 0,
             taken: 0,
             open: 0,
             taken_group: 0,
@@ -120,7 +115,7 @@ impl VcpuGic {
     pub fn reset(&mut self) {
         *self = Self {
             trapping: self.trapping,
-            ..Self::new(self.id, self.hw as u32)
+            ..Self::new(self.id, self.words.hw as u32)
         };
     }
 
@@ -132,7 +127,7 @@ impl VcpuGic {
         self.loaded = true;
         self.hcr = 0;
         let live = self.words.latch | self.words.active;
-        for_each(self.hw & PRIVATE, |intid| h.set_active(intid, live >> intid & 1 != 0));
+        for_each(self.words.hw & PRIVATE, |intid| h.set_active(intid, live >> intid & 1 != 0));
         let words = self.come_online(dist, Vmcr::new(h.vmcr()));
         self.flush_with(h, dist, words);
     }
@@ -160,13 +155,13 @@ impl VcpuGic {
         let loaded = self.loaded;
         self.take_all_out(h);
         self.go_offline(dist);
-        self.words.latch &= !self.hw;
-        self.words.written &= !self.hw;
-        self.words.active &= !self.hw;
+        self.words.latch &= !self.words.hw;
+        self.words.written &= !self.words.hw;
+        self.words.active &= !self.words.hw;
         // The active-priority registers start from zero: no EOIR will be for what is active now.
         self.taken = 0;
         if loaded {
-            for_each(self.hw & PRIVATE, |intid| h.set_active(intid, false));
+            for_each(self.words.hw & PRIVATE, |intid| h.set_active(intid, false));
         }
     }
 
@@ -213,7 +208,7 @@ impl VcpuGic {
         if intid >= PRIVATE_INTIDS {
             return;
         }
-        let bit = 1u64 << intid & !SGIS & !self.hw;
+        let bit = 1u64 << intid & !SGIS & !self.words.hw;
         let line = if high { self.words.line | bit } else { self.words.line & !bit };
         if line == self.words.line {
             return;
@@ -249,14 +244,14 @@ impl VcpuGic {
     /// loads, for the ordinary exit path. The inbox is asked separately ([`super::sgi::Inbox::is_empty`]).
     #[must_use]
     pub const fn needs_attention(&self) -> bool {
-        self.words.latch & self.hw & !self.words.written != 0
+        self.words.latch & self.words.hw & !self.words.written != 0
     }
 
     /// Whether [`needs_attention`](Self::needs_attention) may be: less to look at.
     #[must_use]
     #[inline(always)]
     pub const fn may_need_attention(&self) -> bool {
-        self.words.latch & self.hw != 0
+        self.words.latch & self.words.hw != 0
     }
 
     /// Withdraws hardware-backed interrupts that the guest has not taken and whose line has fallen: hardware would not show them
@@ -264,23 +259,23 @@ impl VcpuGic {
     /// interrupt, and at the beginning of every other.
     pub fn attend<H: Ich>(&mut self, h: &mut H, dist: &Dist) {
         let old = !core::mem::take(&mut self.fresh);
-        for_each(self.words.latch & self.hw & !self.words.written & old, |index| {
+        for_each(self.words.latch & self.words.hw & !self.words.written & old, |index| {
             self.withdraw(h, dist, index);
         });
     }
 
     fn withdraw<H: Ich>(&mut self, h: &mut H, dist: &Dist, index: u32) {
         let bit = 1u64 << (index & 63);
-        if self.words.latch & self.hw & !self.words.written & !self.fresh & bit == 0 {
+        if self.words.latch & self.words.hw & !self.words.written & !self.fresh & bit == 0 {
             // Withdrawing another has moved it.
             return;
         }
-        if self.in_lr & self.shown & bit != 0 {
+        if self.in_lr & self.words.shown & bit != 0 {
             let lr = h.lr(self.slot_of(index));
             if LrValue::new(lr).read(ICH_LR_EL2::State) & PENDING == 0 {
                 // Taken: what is in the list register is active or over, and the guest's EOI reaches the physical interrupt.
                 self.words.latch &= !bit;
-                self.shown &= !bit;
+                self.words.shown &= !bit;
                 self.taken |= bit;
                 return;
             }
@@ -353,14 +348,14 @@ impl VcpuGic {
 
     /// What is pending and active now, by index.
     fn state<H: Ich>(&self, h: &H) -> (u64, u64) {
-        let mut pending = self.words.pending() & !(self.in_lr & self.shown & !self.words.line);
+        let mut pending = self.words.pending() & !(self.in_lr & self.words.shown & !self.words.line);
         let mut active = self.words.active & !self.in_lr;
         for_each(self.in_lr, |index| {
             let state = LrValue::new(h.lr(self.slot_of(index))).read(ICH_LR_EL2::State);
             pending |= (state & PENDING) << index;
             active |= ((state & ACTIVE) >> 1) << index;
         });
-        for_each(self.hw & PRIVATE & !pending, |intid| {
+        for_each(self.words.hw & PRIVATE & !pending, |intid| {
             pending |= u64::from(self.loaded && h.line(intid)) << intid;
         });
         (pending, active)
@@ -395,7 +390,9 @@ impl VcpuGic {
             self.taken &= self.words.active;
             let after = self.words.latch | self.words.active;
             // A pending state taken back from an interrupt whose line is still high must let it fire again.
-            for_each((before ^ after) & self.hw, |intid| h.set_active(intid, after >> intid & 1 != 0));
+            for_each((before ^ after) & self.words.hw, |intid| {
+                h.set_active(intid, after >> intid & 1 != 0);
+            });
             self.flush(h, dist);
             return;
         }
@@ -501,13 +498,13 @@ impl VcpuGic {
         self.image[i & (MAX_LRS - 1)] = 0;
         let lr = LrValue::new(h.lr(i));
         let state = lr.read(ICH_LR_EL2::State);
-        if self.shown & bit != 0 && state & PENDING == 0 {
+        if self.words.shown & bit != 0 && state & PENDING == 0 {
             self.words.latch &= !bit;
             self.words.written &= !bit;
             self.taken |= bit;
         }
         self.in_lr &= !bit;
-        self.shown &= !bit;
+        self.words.shown &= !bit;
         if state & ACTIVE != 0 {
             self.words.active |= bit;
             self.taken_priority[index as usize & 63] = lr.read(ICH_LR_EL2::Priority) as u8;
@@ -516,7 +513,7 @@ impl VcpuGic {
             self.words.active &= !bit;
             self.taken &= !bit;
             // An entry that only software stood behind: its end has not reached the physical interrupt.
-            if self.hw & bit != 0 && !lr.is_set(ICH_LR_EL2::HW) && self.words.latch & bit == 0 {
+            if self.words.hw & bit != 0 && !lr.is_set(ICH_LR_EL2::HW) && self.words.latch & bit == 0 {
                 self.set_physical(h, index, false);
             }
         }
@@ -560,7 +557,7 @@ impl VcpuGic {
         }
         self.words.active &= !bit;
         self.taken &= !bit;
-        if self.hw & !self.words.latch & bit != 0 {
+        if self.words.hw & !self.words.latch & bit != 0 {
             self.set_physical(h, index, false);
         }
     }
@@ -667,7 +664,7 @@ impl VcpuGic {
         let source = if active { self.words.latch } else { self.words.pending() };
         let mut pending = source & self.open & bit != 0;
         // One that hardware stands behind, or a line, is looked at when it ends, unless hardware does all that is needed.
-        let mut watched = active && source & self.hw & bit != 0 || self.words.line & bit != 0;
+        let mut watched = active && source & self.words.hw & bit != 0 || self.words.line & bit != 0;
         // Pending behind its own active state, it would come to the fore at its end without an exit; among others that are spilled,
         // whose turn it is must be asked then. An SPI that is another vCPU's now goes there then.
         let mut waits = crowded || self.held.elsewhere & bit != 0;
@@ -689,14 +686,14 @@ impl VcpuGic {
             + ICH_LR_EL2::State.val(state);
         if watched {
             lr += ICH_LR_EL2::EOI::SET;
-        } else if self.hw & bit != 0 {
+        } else if self.words.hw & bit != 0 {
             lr += ICH_LR_EL2::HW::SET + ICH_LR_EL2::pINTID.val(u64::from(self.intid(index)));
         }
         h.set_lr(i, lr.value);
         let again = state == PENDING && !watched && !crowded && index < PRIVATE_INTIDS && self.words.written & bit == 0;
         self.image[i & (MAX_LRS - 1)] = if again { lr.value } else { 0 };
         self.in_lr |= bit;
-        self.shown = self.shown & !bit | if pending { bit } else { 0 };
+        self.words.shown = self.words.shown & !bit | if pending { bit } else { 0 };
         self.owner[i & (MAX_LRS - 1)] = index as u8;
         self.slot[index as usize & 63] = i as u8;
         self.used |= 1 << (i & (MAX_LRS - 1));

@@ -71,6 +71,8 @@ impl Model {
 #[derive(Clone, Debug)]
 enum Op {
     Sgi(usize, bool),
+    /// Of the interrupt that ended last, if that is one: it may be shown again.
+    SgiAgain(bool),
     Write(Word, u32),
     Priority(usize, u8),
     Line(bool),
@@ -114,6 +116,7 @@ fn op() -> impl Strategy<Value = Op> {
     ];
     prop_oneof![
         6 => (0..7usize, any::<bool>()).prop_map(|(i, one)| Op::Sgi(i, one)),
+        4 => any::<bool>().prop_map(Op::SgiAgain),
         5 => (word, some).prop_map(|(word, bits)| Op::Write(word, bits)),
         2 => (0..INTIDS.len(), 0..32u8).prop_map(|(i, p)| Op::Priority(i, p * 8)),
         2 => any::<bool>().prop_map(Op::Line),
@@ -136,6 +139,7 @@ struct Machine {
     dist: Dist,
     model: Model,
     split: bool,
+    ended: u32,
 }
 
 impl Machine {
@@ -160,6 +164,7 @@ impl Machine {
             dist,
             model: Model::default(),
             split,
+            ended: 0,
         }
     }
 
@@ -202,11 +207,11 @@ impl Machine {
 
     fn step(&mut self, op: &Op) {
         match *op {
-            Op::Sgi(i, one) => {
-                let group = if one { Group::One } else { Group::Zero };
-                self.gic.receive(&mut self.h, &self.dist, sgi::word(INTIDS[i], group));
-                let irq = &mut self.model.irq[INTIDS[i] as usize];
-                irq.latch |= irq.group1 == one;
+            Op::Sgi(i, one) => self.sgi(INTIDS[i], one),
+            Op::SgiAgain(one) => {
+                if self.ended < 16 {
+                    self.sgi(self.ended, one);
+                }
             }
             Op::Write(word, bits) => self.write_word(word, bits),
             Op::Priority(i, priority) => {
@@ -228,6 +233,7 @@ impl Machine {
                     return self.h.eoi(3);
                 };
                 self.h.eoi(intid);
+                self.ended = intid;
                 if self.split {
                     self.model.dropped.push(intid);
                 } else {
@@ -276,6 +282,17 @@ impl Machine {
             }
             Op::Exit => {}
         }
+    }
+
+    /// As a write of the SGI register by the vCPU itself goes, and a kick that brings an SGI: the short way first.
+    fn sgi(&mut self, intid: u32, one: bool) {
+        let group = if one { Group::One } else { Group::Zero };
+        match self.gic.again(&self.h, intid, Some(group)) {
+            Some(again) => self.gic.show(&mut self.h, again),
+            None => self.gic.receive(&mut self.h, &self.dist, sgi::word(intid, group)),
+        }
+        let irq = &mut self.model.irq[intid as usize];
+        irq.latch |= irq.group1 == one;
     }
 
     fn ack(&mut self) {

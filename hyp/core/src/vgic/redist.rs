@@ -74,8 +74,13 @@ pub(super) struct Redist {
     /// Those of group 1.
     pub(super) group: u64,
     pub(super) enabled: u64,
+    /// Those that a physical interrupt of the same number stands behind.
+    pub(super) hw: u64,
     /// Made pending by an edge or a write and not taken yet.
     pub(super) latch: u64,
+    /// Those that a list register holds or held when it was last looked at, and that went in pending. Beside `hw` and `latch`: what is
+    /// common reads and writes them together.
+    pub(super) shown: u64,
     /// Those of `latch` that a guest's write set: a fallen line does not take them back.
     pub(super) written: u64,
     /// Emulated level lines that are high.
@@ -85,10 +90,18 @@ pub(super) struct Redist {
 }
 
 impl Redist {
-    /// Where `latch` is in it.
-    pub(super) const LATCH: usize = core::mem::offset_of!(Self, latch);
+    /// Where `latch` is in it, and `shown` behind that.
+    pub(super) const LATCH: usize = {
+        let at = core::mem::offset_of!(Self, latch);
+        assert!(
+            core::mem::offset_of!(Self, shown) == at + 8,
+            "the vectors load and store both at once"
+        );
+        at
+    };
 
-    pub(super) const fn new(id: Identity) -> Self {
+    #[inline(always)]
+    pub(super) const fn new(id: Identity, hw: u32) -> Self {
         let packed = (id.affinity >> 8) & 0xFF00_0000 | id.affinity & 0x00FF_FFFF;
         let typer = packed << 32 | (id.index as u64 & 0xFFFF) << 8 | (id.last as u64) << 4;
         Self {
@@ -96,7 +109,9 @@ impl Redist {
             waker: ASLEEP,
             group: 0,
             enabled: 0,
+            hw: hw as u64,
             latch: 0,
+            shown: 0,
             written: 0,
             line: 0,
             active: 0,
@@ -397,22 +412,28 @@ mod tests {
 
     #[test]
     fn changed_priorities_name_their_intids() {
-        let mut words = Redist::new(Identity {
-            index: 0,
-            last: false,
-            affinity: 0,
-        });
+        let mut words = Redist::new(
+            Identity {
+                index: 0,
+                last: false,
+                affinity: 0,
+            },
+            0,
+        );
         assert_eq!(words.write(IPRIORITYR0 + 8, 4, 0x0800_f800), 0b1010 << 8);
         assert_eq!(words.write(IPRIORITYR0 + 8, 4, 0x1000_f807), 0b1000 << 8);
         assert_eq!(words.write(IPRIORITYR0 + 8, 1, 0x80), 1 << 8);
         assert_eq!(words.write(IPRIORITYR_END, 1, 0xff), 1 << 31);
         for intid in 0..32 {
             for bit in 3..8 {
-                let mut words = Redist::new(Identity {
-                    index: 0,
-                    last: false,
-                    affinity: 0,
-                });
+                let mut words = Redist::new(
+                    Identity {
+                        index: 0,
+                        last: false,
+                        affinity: 0,
+                    },
+                    0,
+                );
                 assert_eq!(words.write(IPRIORITYR0 + intid, 1, 1 << bit), 1 << intid);
             }
         }

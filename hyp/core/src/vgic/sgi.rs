@@ -169,19 +169,19 @@ impl Inbox {
         self.0.fetch_and(LOOK, Ordering::AcqRel) as u32
     }
 
-    /// What is in it, if that is one SGI and nothing else.
+    /// What is in it, if that is one SGI of group 1 and nothing else.
     #[must_use]
     #[inline(always)]
-    pub fn only_sgi(&self) -> Option<u32> {
+    pub fn only_sgi1(&self) -> Option<u32> {
         let word = self.0.load(Ordering::Relaxed);
-        if word <= u64::from(u32::MAX) && word.is_power_of_two() {
+        if word <= u64::from(u16::MAX) && word.is_power_of_two() {
             Some(word as u32)
         } else {
             None
         }
     }
 
-    /// Takes `word`, which [`only_sgi`](Self::only_sgi) has given. False: something was added since, and nothing is taken.
+    /// Takes `word`, which [`only_sgi1`](Self::only_sgi1) has given. False: something was added since, and nothing is taken.
     #[must_use]
     #[inline(always)]
     pub fn take_only(&self, word: u32) -> bool {
@@ -255,19 +255,22 @@ mod tests {
     #[test]
     fn the_word_to_look_is_no_sgi_and_stays_until_the_owner_looks() {
         let inbox = Inbox::new();
-        assert_eq!(inbox.only_sgi(), None);
+        assert_eq!(inbox.only_sgi1(), None);
         assert!(inbox.post(4));
-        assert_eq!(inbox.only_sgi(), Some(4));
+        assert_eq!(inbox.only_sgi1(), Some(4));
         assert!(!inbox.is_untouched() && !inbox.is_to_look());
         inbox.look();
         assert!(!inbox.is_untouched() && inbox.is_to_look());
-        assert_eq!((inbox.only_sgi(), inbox.take_only(4)), (None, false));
+        assert_eq!((inbox.only_sgi1(), inbox.take_only(4)), (None, false));
         assert_eq!((inbox.drain_sgis(), inbox.is_empty()), (4, true));
         assert!(inbox.post(8), "whoever posts the first SGI kicks, whatever else is there");
-        assert_eq!(inbox.only_sgi(), None);
+        assert_eq!(inbox.only_sgi1(), None);
         assert_eq!(inbox.drain(), 8);
         assert!(inbox.is_untouched() && !inbox.is_to_look());
-        assert!(inbox.post(2) && inbox.only_sgi() == Some(2) && inbox.take_only(2) && inbox.is_empty());
+        assert!(inbox.post(word(0, Group::Zero)));
+        assert_eq!(inbox.only_sgi1(), None, "of group 0");
+        assert_eq!(inbox.drain(), 1 << 16);
+        assert!(inbox.post(2) && inbox.only_sgi1() == Some(2) && inbox.take_only(2) && inbox.is_empty());
     }
 
     #[test]

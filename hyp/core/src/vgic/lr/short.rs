@@ -5,35 +5,59 @@
 //! empty list register for the end of what was in it come first in an exit, before anything is written; [`VcpuGic::show_again`] may
 //! come at any time, because to write the same image twice is to write it once.
 
-use super::{Dist, Group, Ich, Redist, VcpuGic, accepted};
+use super::{Dist, Group, Ich, Redist, VcpuGic};
+use crate::regs::gic::ICH_LR_EL2;
 use hyp_abi::layout::VTIMER_INTID;
 
+/// How an interrupt is shown once more: the list register, and what it is given.
+#[derive(Clone, Copy, Debug)]
+pub struct Again {
+    intid: u32,
+    slot: usize,
+    image: u64,
+}
+
 impl VcpuGic {
-    /// [`inject`](Self::inject) of an SGI or PPI, when the list register in which it was last shown is empty and nothing about it has
-    /// changed since: its image is all there is to write. False, and nothing happens: it is not so. For the virtual timer the vectors do
-    /// just this.
+    /// [`inject`](Self::inject) of an SGI or PPI, when it can be [shown](Self::show) [again](Self::again). False, and nothing happens: it
+    /// cannot. For the virtual timer the vectors do just this.
     #[inline(always)]
     pub fn show_again<H: Ich>(&mut self, h: &mut H, intid: u32) -> bool {
-        let (bit, slot) = (1u64 << (intid & 31), self.slot_of(intid & 31));
-        let image = self.image_of(intid & 31);
-        if image == 0 || h.elrsr_at_exit() >> slot & 1 == 0 {
+        let Some(again) = self.again(h, intid, None) else {
             return false;
-        }
-        h.set_lr(slot, image);
-        self.words.latch |= bit;
-        self.shown |= bit;
+        };
+        self.show(h, again);
         true
     }
 
-    /// What the list register of `intid` held when that was shown; 0 if it may be something else by now.
+    /// How SGI or PPI `intid` is shown, when the list register in which it was last shown is empty and nothing about it has changed
+    /// since: its image is all there is to write. Not if it is to be of `group` and is not.
+    #[inline(always)]
+    #[must_use]
+    pub fn again<H: Ich>(&self, h: &H, intid: u32, group: Option<Group>) -> Option<Again> {
+        let (slot, image) = (self.slot_of(intid & 31), self.image_of(intid & 31));
+        // What changes its group forgets its image, so the image says which it is.
+        let fits = match group {
+            None => image != 0,
+            Some(Group::One) => image & ICH_LR_EL2::Group::SET.value != 0,
+            Some(Group::Zero) => image != 0 && image & ICH_LR_EL2::Group::SET.value == 0,
+        };
+        (fits && h.elrsr_at_exit() >> slot & 1 != 0).then_some(Again { intid, slot, image })
+    }
+
+    /// Makes it pending, as [`again`](Self::again) has just said.
+    #[inline(always)]
+    pub fn show<H: Ich>(&mut self, h: &mut H, again: Again) {
+        let bit = 1u64 << (again.intid & 31);
+        self.words.latch |= bit;
+        self.words.shown |= bit;
+        h.set_lr(again.slot, again.image);
+    }
+
+    /// What the list register of `intid` held when that was shown; 0 if it may be something else by now. An image names its interrupt.
     #[inline(always)]
     fn image_of(&self, intid: u32) -> u64 {
-        let slot = self.slot_of(intid);
-        if u32::from(self.owner[slot]) == intid {
-            self.image[slot]
-        } else {
-            0
-        }
+        let image = self.image[self.slot_of(intid)];
+        if image as u32 == intid { image } else { 0 }
     }
 
     /// The list register that is better left to the virtual timer, as a bit.
@@ -47,26 +71,23 @@ impl VcpuGic {
 
     /// Where in it the list registers' images are, 8 bytes each: 0, or what was last written to it for the interrupt that owns it.
     pub const IMAGE: usize = core::mem::offset_of!(Self, image);
-    /// Where in it the list registers' owners are, a byte each.
-    pub const OWNER: usize = core::mem::offset_of!(Self, owner);
     /// Where in it the byte is that says which list register is the virtual timer's.
     pub const TIMER_SLOT: usize = core::mem::offset_of!(Self, slot) + VTIMER_INTID as usize;
-    /// Where in it the word is that has a bit for each interrupt that was made pending.
+    /// Where in it the word is that has a bit for each interrupt that was made pending, and behind it that for each interrupt that went
+    /// into its list register pending.
     pub const LATCH: usize = core::mem::offset_of!(Self, words) + Redist::LATCH;
-    /// Where in it the word is that has a bit for each interrupt that went into its list register pending.
-    pub const SHOWN: usize = core::mem::offset_of!(Self, shown);
 
     /// [`attend`](Self::attend), if it has nothing to withdraw: the virtual timer's interrupt was taken and is over. False: it may have,
     /// or there is more. No list register was written since the exit.
     #[inline(always)]
     pub fn attend_ended<H: Ich>(&mut self, h: &H) -> bool {
         let (bit, slot) = (1u64 << VTIMER_INTID, self.slot_of(VTIMER_INTID));
-        let its_own = self.words.latch & self.hw & !self.words.written == bit && u32::from(self.owner[slot]) == VTIMER_INTID;
+        let its_own = self.words.latch & self.words.hw & !self.words.written == bit && u32::from(self.owner[slot]) == VTIMER_INTID;
         if !its_own || h.elrsr_at_exit() >> slot & 1 == 0 {
             return false;
         }
         self.words.latch &= !bit;
-        self.shown &= !bit;
+        self.words.shown &= !bit;
         true
     }
 
@@ -88,7 +109,7 @@ impl VcpuGic {
             return (self.words.active & !self.in_lr) as u32;
         }
         let timer = u64::from(h.line(VTIMER_INTID)) << VTIMER_INTID;
-        (self.words.latch & !(self.in_lr & self.shown) | self.words.line | self.hw & timer) as u32
+        (self.words.latch & !(self.in_lr & self.words.shown) | self.words.line | self.words.hw & timer) as u32
     }
 
     /// [`write`](Self::write) of a word that is neither pending nor active state, and that changes nothing of an interrupt which is one of
@@ -106,24 +127,5 @@ impl VcpuGic {
             self.open = self.words.enabled & dist.forwarded(self.words.group);
         }
         true
-    }
-
-    /// The SGI of `word`, which has one, if the vCPU takes it.
-    #[must_use]
-    #[inline(always)]
-    pub const fn accepts(&self, word: u32) -> Option<u32> {
-        let accepted = accepted(word, self.words.group as u32);
-        if accepted == 0 { None } else { Some(accepted.trailing_zeros()) }
-    }
-
-    /// The group of SGI or PPI `intid`.
-    #[must_use]
-    #[inline]
-    pub const fn group_of(&self, intid: u32) -> Group {
-        if self.words.group >> (intid & 31) & 1 != 0 {
-            Group::One
-        } else {
-            Group::Zero
-        }
     }
 }

@@ -115,7 +115,7 @@ impl VcpuGic {
             SpiOp::ReadPending | SpiOp::ReadActive => {
                 self.fold(h);
                 // Here and now: what is withdrawn by `attend` may change hands before the answer.
-                let old = self.words.latch & self.hw & !self.words.written & !self.fresh;
+                let old = self.words.latch & self.words.hw & !self.words.written & !self.fresh;
                 for_each(self.held.within(1 << word) & old, |index| {
                     if !self.asserted(h, index) {
                         self.unlatch(h, index);
@@ -156,7 +156,7 @@ impl VcpuGic {
         let bit = 1u64 << (index & 63);
         self.words.latch &= !bit;
         self.words.written &= !bit;
-        if self.hw & bit != 0 {
+        if self.words.hw & bit != 0 {
             // Also when the pending state was still in the distributor: who took it away there knows nothing of what is active here.
             self.set_physical(h, index, self.words.active & bit != 0);
         }
@@ -282,7 +282,7 @@ impl VcpuGic {
         let (bit, spi) = (1 << index, self.held.spi(index));
         let pulled = dist.pull(spi);
         if dist.is_backed(spi) {
-            self.hw |= bit;
+            self.words.hw |= bit;
             if pulled.latch {
                 self.fresh |= bit;
                 self.words.written |= if pulled.written { bit } else { 0 };
@@ -336,7 +336,7 @@ impl VcpuGic {
         self.words.forget(bit);
         self.taken &= !bit;
         self.open &= !bit;
-        self.hw &= !bit;
+        self.words.hw &= !bit;
         self.fresh &= !bit;
         self.held.elsewhere &= !bit;
         self.held.used &= !(1 << (index - PRIVATE_INTIDS));

@@ -226,6 +226,25 @@ fn an_interrupt_is_shown_again_until_something_about_it_changes() {
 }
 
 #[test]
+fn an_sgi_is_shown_again_in_the_group_that_it_is_of() {
+    let (mut gic, mut h, dist) = loaded(4);
+    h.vmcr = h.vmcr.with_igrpen0(1);
+    for (igroupr, group, other) in [(u64::MAX, Group::One, Group::Zero), (0, Group::Zero, Group::One)] {
+        gic.write(&mut h, &dist, IGROUPR0, 4, igroupr);
+        gic.inject(&mut h, &dist, 3);
+        assert!(gic.again(&h, 3, Some(group)).is_none(), "it is pending");
+        assert_eq!(h.ack(), Some(3));
+        h.eoi(3);
+        assert!(gic.again(&h, 3, Some(other)).is_none() && gic.again(&h, 2, None).is_none());
+        let again = gic.again(&h, 3, Some(group)).expect("nothing has changed");
+        gic.show(&mut h, again);
+        assert_eq!(gic.live(&h).pending, 1 << 3);
+        assert_eq!(h.ack(), Some(3));
+        h.eoi(3);
+    }
+}
+
+#[test]
 fn a_write_that_ends_the_timer_lets_it_fire_again() {
     let (mut gic, mut h, dist) = loaded(4);
     fire_timer(&mut gic, &mut h, &dist);
