@@ -32,7 +32,7 @@ use crate::{
         uart::Uart,
     },
     console::{self, error, found, info, warning},
-    heap,
+    heap, input,
     percpu::{BOOT, EMERGENCY, Local, PerCpu, Stacks},
     run::{self, Run},
     vm,
@@ -61,7 +61,7 @@ unsafe extern "C" {
     static __image_start: u8;
     static __text_end: u8;
     static __rodata_end: u8;
-    static __data_end: u8;
+    static __file_end: u8;
     static __heap_end: u8;
     static __boot_guard: u8;
     static __boot_stack: u8;
@@ -103,6 +103,7 @@ fn at(symbol: *const u8) -> u64 {
     symbol as u64
 }
 
+#[inline(never)]
 fn span(from: *const u8, to: *const u8) -> Range {
     between(at(from), at(to))
 }
@@ -115,7 +116,7 @@ fn between(start: u64, end: u64) -> Range {
 /// The running image's sizes.
 pub(crate) fn sizes() -> Sizes {
     Sizes {
-        image: span(&raw const __image_start, &raw const __data_end).size() as usize,
+        image: span(&raw const __image_start, &raw const __file_end).size() as usize,
         text: span(&raw const __image_start, &raw const __text_end).size() as usize,
         fixed: span(&raw const __rodata_end, &raw const __image_end).size() as usize,
     }
@@ -147,32 +148,32 @@ extern "C" fn primary(dtb: usize, _base: usize, el: u64) -> ! {
         .and_then(|tree| Ok((tree, keep(tree, chosen, uart)?)));
     let (tree, board) = match found {
         Ok(found) => found,
-        Err(reason) => fail(Value::Of(&reason)),
+        Err(reason) => fail_for(Value::Of(&reason)),
     };
     gic::use_system_registers();
     let boot_index = board.cpus.iter().position(|cpu| cpu.affinity == cpu::affinity()).unwrap_or(0);
     introduce(board, el);
 
     let Some(mut memory) = free_memory(board, blob) else {
-        fail(TOO_MANY.into())
+        fail(TOO_MANY)
     };
     let Ok(plan) = vm::plan(board, tree, blob, &mut memory) else {
-        fail(TOO_MANY.into())
+        fail(TOO_MANY)
     };
     let others = board.cpus.len() as u64 - 1;
     // A page more, so that there is something to take also when the boot CPU is alone.
     let Some(areas) = memory.alloc(AREA * others + GUARD, GUARD) else {
-        fail("no RAM is left for the pCPUs' stacks".into())
+        fail("no RAM is left for the pCPUs' stacks")
     };
     let room = (vm::room(&plan) + others * size_of::<PerCpu>() as u64).next_multiple_of(GUARD);
     let Some(room) = memory.alloc(room, GUARD) else {
-        fail("no RAM is left for the VMs' contexts".into())
+        fail("no RAM is left for the VMs' contexts")
     };
     let registers = match translate(board, areas, room, &plan, &mut memory) {
         Ok(registers) => registers,
         Err(range) => {
             let what = text!("EL2's map cannot hold {:#x}..{:#x}", range.start(), range.end());
-            fail(Value::Of(&what))
+            fail_for(Value::Of(&what))
         }
     };
     // SAFETY: Taken above, mapped by `translate`.
@@ -212,7 +213,7 @@ extern "C" fn primary(dtb: usize, _base: usize, el: u64) -> ! {
     memory::drop_all_guest_tlb();
     if let Some(intid) = board.console.and_then(|console| console.interrupt) {
         distributor(board).route(intid, boot_cpu.affinity);
-        console::listen(intid);
+        input::listen(intid);
     }
     vm::start_all();
     run::begin(boot_cpu.stacks.top)
@@ -232,7 +233,12 @@ fn park() -> ! {
     }
 }
 
-fn fail(reason: Value<'_>) -> ! {
+#[inline(never)]
+fn fail(reason: &str) -> ! {
+    fail_for(reason.into())
+}
+
+fn fail_for(reason: Value<'_>) -> ! {
     error!("Umbra cannot run here: {}. Parked.", reason);
     park()
 }
@@ -267,7 +273,7 @@ fn keep(tree: &Tree<'_>, chosen: Chosen, uart: Option<Console>) -> Result<&'stat
 
 fn early_console(chosen: &Chosen, found: Option<Console>) {
     // SAFETY: Not yet mapped, because the MMU is off, and `translate` maps it.
-    let uart = found.map(|found| unsafe { Uart::new(found) });
+    let uart = found.map_or(Uart::NONE, |found| unsafe { Uart::new(found) });
     console::init(uart, chosen.console_mux, chosen.loglevel);
 }
 
@@ -348,34 +354,29 @@ fn area_stacks(areas: Range, nth: usize) -> Stacks {
 /// VMs' contexts and tables. No VM's RAM, no module, and not the device tree, which has been read.
 #[inline(never)]
 fn translate(board: &Board, areas: Range, room: Range, plan: &[vm::Planned], memory: &mut PhysMem) -> Result<Registers, Range> {
-    let map = Map::new().ok_or(Range::EMPTY)?;
-    let identity = |range: Range, access: Access| map.identity(range, access);
-    for (from, to, access) in [
-        (&raw const __image_start, &raw const __text_end, Access::Execute),
-        (&raw const __text_end, &raw const __rodata_end, Access::Read),
-        (&raw const __rodata_end, &raw const __heap_end, Access::Write),
-        (&raw const __boot_stack, &raw const __image_end, Access::Write),
-    ] {
-        identity(span(from, to), access)?;
-    }
+    let mut map = Map::new();
+    map.identity(span(&raw const __image_start, &raw const __text_end), Access::Execute);
+    map.identity(span(&raw const __text_end, &raw const __rodata_end), Access::Read);
+    map.identity(span(&raw const __rodata_end, &raw const __heap_end), Access::Write);
+    map.identity(span(&raw const __boot_stack, &raw const __image_end), Access::Write);
     for index in 1..board.cpus.len() {
         let stacks = area_stacks(areas, index);
-        identity(between(stacks.guard + GUARD, stacks.emergency), Access::Write)?;
+        map.identity(between(stacks.guard + GUARD, stacks.emergency), Access::Write);
     }
-    identity(room, Access::Write)?;
-    identity(board.gic.gicd, Access::Device)?;
+    map.identity(room, Access::Write);
+    map.identity(board.gic.gicd, Access::Device);
     for region in &board.gic.gicr {
         let end = redistributors(board, *region).last().map_or(region.start(), |(_, next)| next);
-        identity(between(region.start(), end), Access::Device)?;
+        map.identity(between(region.start(), end), Access::Device);
     }
     if let Some(console) = board.console {
         let base = console.base.get();
-        identity(between(base, base.saturating_add(0x1000)), Access::Device)?;
+        map.identity(between(base, base.saturating_add(0x1000)), Access::Device);
     }
     let pool = vm::reserve_pool(plan, memory).ok_or(Range::EMPTY)?;
-    identity(pool, Access::Write)?;
+    map.identity(pool, Access::Write);
     // SAFETY: The map shows the image with its own permissions, the stack we run on, and the heap.
-    Ok(unsafe { map.activate() })
+    unsafe { map.activate() }
 }
 
 fn pcpu(board: &Board, index: usize, stacks: Stacks) -> &'static PerCpu {

@@ -81,8 +81,8 @@ primary_entry:
     b       7b
 5:
     dsb     sy
-    // Instruction fetches may have been ahead, into the data that the relocations changed.
-    adrp    x0, __rodata_end
+    // Instruction fetches may have been ahead, into the constants and the data that the relocations changed.
+    adrp    x0, __text_end
     adrp    x1, __data_end
     add     x1, x1, :lo12:__data_end
     bl      invalidate

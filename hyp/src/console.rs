@@ -44,16 +44,16 @@ impl Kind {
 }
 
 struct Console {
-    /// `None`: there is none, and output is dropped.
-    uart: Option<Uart>,
+    uart: Uart,
     mux: bool,
     channel: u8,
     /// The last byte did not end a line.
     in_line: bool,
 }
 
+/// All zeroes, as every static of Umbra's is: it takes no room in the image.
 static CONSOLE: FairMutex<Console> = FairMutex::new(Console {
-    uart: None,
+    uart: Uart::NONE,
     mux: false,
     channel: UMBRA,
     in_line: false,
@@ -64,7 +64,7 @@ static LOCKABLE: AtomicBool = AtomicBool::new(false);
 static LEVEL: AtomicU8 = AtomicU8::new(0);
 
 /// Sets the UART. Before translation is on, by the boot CPU alone.
-pub(crate) fn init(uart: Option<Uart>, mux: bool, level: Option<u8>) {
+pub(crate) fn init(uart: Uart, mux: bool, level: Option<u8>) {
     with(&mut |console| {
         console.uart = uart;
         console.mux = mux;
@@ -74,8 +74,8 @@ pub(crate) fn init(uart: Option<Uart>, mux: bool, level: Option<u8>) {
 
 /// The physical UART.
 #[inline(never)]
-pub(crate) fn uart() -> Option<Uart> {
-    let mut uart = None;
+pub(crate) fn uart() -> Uart {
+    let mut uart = Uart::NONE;
     with(&mut |console| uart = console.uart);
     uart
 }
@@ -86,9 +86,7 @@ static INTERRUPT: AtomicU32 = AtomicU32::new(0);
 /// What is typed interrupts with `intid` from now on.
 pub(crate) fn listen(intid: u32) {
     INTERRUPT.store(intid, Ordering::Release);
-    if let Some(uart) = uart() {
-        uart.listen(true);
-    }
+    uart().listen(true);
 }
 
 /// Whether `intid` is the console's.
@@ -113,17 +111,11 @@ fn with(action: &mut dyn FnMut(&mut Console)) {
 }
 
 impl Console {
-    fn send(&self, byte: u8) {
-        if let Some(uart) = &self.uart {
-            uart.send(byte);
-        }
-    }
-
     fn byte(&mut self, byte: u8) {
         if byte == ESCAPE && self.mux {
-            self.send(ESCAPE);
+            self.uart.send(ESCAPE);
         }
-        self.send(byte);
+        self.uart.send(byte);
         self.in_line = byte != b'\n';
     }
 
@@ -133,8 +125,8 @@ impl Console {
         }
         self.channel = channel;
         if self.mux {
-            self.send(ESCAPE);
-            self.send(CHANNEL_BASE + channel);
+            self.uart.send(ESCAPE);
+            self.uart.send(CHANNEL_BASE + channel);
         } else if self.in_line {
             self.text("\n");
         }

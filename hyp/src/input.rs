@@ -31,16 +31,22 @@ struct Input {
 }
 
 static INPUT: Mutex<Input> = Mutex::new(Input {
-    focus: 1,
+    focus: 0,
     kept: None,
     monitor: false,
 });
 /// Bytes wait for the focused VM to read: looked at without the lock.
 static WAITING: AtomicBool = AtomicBool::new(false);
 
+/// What is typed interrupts with `intid` from now on, and goes to VM 1.
+pub(crate) fn listen(intid: u32) {
+    INPUT.lock().focus = 1;
+    console::listen(intid);
+}
+
 /// The console's interrupt: bytes have arrived.
 pub(crate) fn arrived() {
-    let Some(uart) = console::uart() else { return };
+    let uart = console::uart();
     let mut input = INPUT.lock();
     for _ in 0..BURST {
         let Some(byte) = input.kept.take().or_else(|| uart.receive()) else {

@@ -79,6 +79,10 @@ pub(crate) fn flatten(data: &[u8]) -> Result<Flat> {
     }
     let mut flat = Vec::new();
     for (start, _, bytes) in parts {
+        // Memory alone, as .bss is, adds nothing to the file.
+        if bytes.is_empty() {
+            continue;
+        }
         let at = usize::try_from(start - base)?;
         if flat.len() < at + bytes.len() {
             flat.resize(at + bytes.len(), 0);

@@ -9,7 +9,7 @@ use core::{
 
 pub(crate) use hyp_core::stage1::Access;
 use hyp_core::{
-    stage1::{self, MapFailed, Stage1},
+    stage1::{self, Stage1},
     stage2::{PAGE, Tables},
     types::{Pa, Range},
 };
@@ -43,8 +43,8 @@ impl Tables for FromHeap {
     }
 }
 
-/// EL2's translation tables.
-pub(crate) struct Map(Stage1);
+/// EL2's translation tables, as long as they hold what is mapped: then the first that they could not.
+pub(crate) struct Map(Result<Stage1, Range>);
 
 /// The registers that turn translation on, the same on every pCPU.
 #[derive(Clone, Copy, Debug)]
@@ -65,39 +65,43 @@ unsafe extern "C" {
 
 impl Map {
     /// An empty map.
-    pub(crate) fn new() -> Option<Self> {
-        Stage1::new(&mut FromHeap).map(Self)
+    pub(crate) fn new() -> Self {
+        Self(Stage1::new(&mut FromHeap).ok_or(Range::EMPTY))
     }
 
     /// Maps `range` to itself, rounded out to pages.
     #[inline(never)]
-    pub(crate) fn identity(&self, range: Range, access: Access) -> Result<(), Range> {
-        self.0.identity(&mut FromHeap, range, access).map_err(|MapFailed| range)
-    }
-
-    fn registers(&self) -> Registers {
-        let pa_range = (cpu::mmfr0() & 0xF).min(5);
-        Registers {
-            mair: stage1::MAIR,
-            // RES1 bits 31 and 23, PS, SH0 inner, ORGN0 and IRGN0 write-back write-allocate, T0SZ (DDI 0487 TCR_EL2).
-            tcr: 1 << 31 | 1 << 23 | pa_range << 16 | 3 << 12 | 1 << 10 | 1 << 8 | u64::from(64 - stage1::VA_BITS),
-            ttbr0: self.0.root().get(),
-            // RES1 bits, WXN, I, SA, C, M (DDI 0487 SCTLR_EL2).
-            sctlr: 0x30C5_0830 | 1 << 19 | 1 << 12 | 1 << 3 | 1 << 2 | 1,
+    pub(crate) fn identity(&mut self, range: Range, access: Access) {
+        if let Ok(tables) = &self.0
+            && tables.identity(&mut FromHeap, range, access).is_err()
+        {
+            self.0 = Err(range);
         }
     }
 
     /// Turns translation and caches on, on the boot CPU. The tables stay; those of the windows are changed by their users.
     ///
+    /// # Errors
+    /// What the tables could not hold: translation stays off.
+    ///
     /// # Safety
     /// The map must show the running image, its stack and every object in use, at their own addresses, with W^X.
-    pub(crate) unsafe fn activate(self) -> Registers {
-        let registers = self.registers();
-        WINDOW_TABLE.store(self.0.windows().get() as usize, Ordering::Relaxed);
+    pub(crate) unsafe fn activate(self) -> Result<Registers, Range> {
+        let tables = self.0?;
+        let pa_range = (cpu::mmfr0() & 0xF).min(5);
+        let registers = Registers {
+            mair: stage1::MAIR,
+            // RES1 bits 31 and 23, PS, SH0 inner, ORGN0 and IRGN0 write-back write-allocate, T0SZ (DDI 0487 TCR_EL2).
+            tcr: 1 << 31 | 1 << 23 | pa_range << 16 | 3 << 12 | 1 << 10 | 1 << 8 | u64::from(64 - stage1::VA_BITS),
+            ttbr0: tables.root().get(),
+            // RES1 bits, WXN, I, SA, C, M (DDI 0487 SCTLR_EL2).
+            sctlr: 0x30C5_0830 | 1 << 19 | 1 << 12 | 1 << 3 | 1 << 2 | 1,
+        };
+        WINDOW_TABLE.store(tables.windows().get() as usize, Ordering::Relaxed);
         barrier::dsb_sy();
         // SAFETY: This function's contract; the values are those of `registers`.
         unsafe { enable_mmu(registers.mair, registers.tcr, registers.ttbr0, registers.sctlr) };
-        registers
+        Ok(registers)
     }
 }
 

@@ -10,9 +10,11 @@ use super::mmio::Mmio;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Uart {
     mmio: Mmio,
-    kind: UartKind,
-    /// Registers are accessed 32 bits at a time, rather than as bytes.
-    wide: bool,
+    kind: Kind,
+    /// Distance between an 8250's registers, as a power of two.
+    shift: u8,
+    /// Registers are accessed as bytes, rather than 32 bits at a time.
+    narrow: bool,
     status: u8,
     transmit: u8,
     /// Bits of the status that are 0 when what the masks below are for is so.
@@ -23,6 +25,19 @@ pub(crate) struct Uart {
     empty: u8,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Kind {
+    /// There is none, and output is dropped.
+    None,
+    /// Arm PL011 (DDI 0183).
+    Pl011,
+    /// 8250 or compatible.
+    Uart8250,
+    /// NXP i.MX UART.
+    Imx,
+}
+
 /// A FIFO that stays full this long is dead; the byte is dropped rather than the machine held up.
 const PATIENCE: u32 = 1_000_000;
 
@@ -30,44 +45,63 @@ const PATIENCE: u32 = 1_000_000;
 static DEAD: AtomicBool = AtomicBool::new(false);
 
 impl Uart {
+    /// None.
+    pub(crate) const NONE: Self = Self {
+        // SAFETY: Nobody accesses it.
+        mmio: unsafe { Mmio::new(0) },
+        kind: Kind::None,
+        shift: 0,
+        narrow: false,
+        status: 0,
+        transmit: 0,
+        inverted: 0,
+        full: 0,
+        empty: 0,
+    };
+
     /// The device tree's console.
     ///
     /// # Safety
     /// Its frame is mapped as Device memory at EL2 whenever this is used, or the MMU is off.
     pub(crate) unsafe fn new(found: Console) -> Self {
-        let pl011 = Self {
+        let uart = Self {
             // SAFETY: This function's contract.
             mmio: unsafe { Mmio::new(found.base.get() as usize) },
-            kind: found.kind,
-            wide: true,
-            status: 0x18, // UARTFR (DDI 0183)
-            transmit: 0x00,
-            inverted: 0,
-            full: 1 << 5,  // TXFF
-            empty: 1 << 4, // RXFE
+            ..Self::NONE
         };
         match found.kind {
-            UartKind::Pl011 => pl011,
+            UartKind::Pl011 => Self {
+                kind: Kind::Pl011,
+                status: 0x18,  // UARTFR
+                full: 1 << 5,  // TXFF
+                empty: 1 << 4, // RXFE
+                ..uart
+            },
             UartKind::Uart8250 { reg_shift, io_width } => Self {
-                wide: io_width == 4,
+                kind: Kind::Uart8250,
+                shift: reg_shift,
+                narrow: io_width != 4,
                 status: 5 << reg_shift, // LSR
                 inverted: 1 << 5 | 1,
                 full: 1 << 5, // THRE
                 empty: 1,     // DR
-                ..pl011
+                ..uart
             },
             UartKind::Imx => Self {
+                kind: Kind::Imx,
                 status: 0xB4,   // UTS
                 transmit: 0x40, // URTX
                 full: 1 << 4,   // TXFULL
-                empty: 0,
-                ..pl011
+                ..uart
             },
         }
     }
 
     /// Sends one byte, waiting for room in the FIFO (bounded).
     pub(crate) fn send(&self, byte: u8) {
+        if self.kind == Kind::None {
+            return;
+        }
         if self.says(self.full) {
             return self.send_late(byte);
         }
@@ -92,13 +126,13 @@ impl Uart {
     /// Lets what is received interrupt, or not.
     pub(crate) fn listen(&self, listen: bool) {
         match self.kind {
-            UartKind::Imx => {}
-            UartKind::Pl011 => {
+            Kind::None | Kind::Imx => {}
+            Kind::Pl011 => {
                 self.mmio.write32(0x2C, 0x70); // UARTLCR_H: 8 bits, FIFOs
                 self.mmio.write32(0x30, 0x301); // UARTCR: RXE, TXE, UARTEN
                 self.mmio.write32(0x38, if listen { 0x50 } else { 0 }); // UARTIMSC: RTIM, RXIM
             }
-            UartKind::Uart8250 { reg_shift, .. } => self.write(1 << reg_shift, u8::from(listen)), // IER.ERBFI
+            Kind::Uart8250 => self.write(1 << self.shift, u8::from(listen)), // IER.ERBFI
         }
     }
 
@@ -108,18 +142,18 @@ impl Uart {
     }
 
     fn read(&self, register: u8) -> u8 {
-        if self.wide {
-            self.mmio.read32(usize::from(register)) as u8
-        } else {
+        if self.narrow {
             self.mmio.read8(usize::from(register))
+        } else {
+            self.mmio.read32(usize::from(register)) as u8
         }
     }
 
     fn write(&self, register: u8, byte: u8) {
-        if self.wide {
-            self.mmio.write32(usize::from(register), u32::from(byte));
-        } else {
+        if self.narrow {
             self.mmio.write8(usize::from(register), byte);
+        } else {
+            self.mmio.write32(usize::from(register), u32::from(byte));
         }
     }
 }
