@@ -115,8 +115,8 @@ impl Console {
         if byte == ESCAPE && self.mux {
             self.uart.send(ESCAPE);
         }
-        self.uart.send(byte);
         self.in_line = byte != b'\n';
+        self.uart.send(byte);
     }
 
     fn switch(&mut self, channel: u8) {
@@ -171,7 +171,7 @@ fn line_of(kind: Kind, template: &str, values: &[Value<'_>]) {
     if kind.level() > LEVEL.load(Ordering::Relaxed) {
         return;
     }
-    page(|out| {
+    page(&|out| {
         if matches!(kind, Kind::Record | Kind::Found) {
             out.write_str(RECORD_TAG)?;
         }
@@ -181,7 +181,7 @@ fn line_of(kind: Kind, template: &str, values: &[Value<'_>]) {
 }
 
 /// Prints lines that belong together, with no other line between them.
-pub(crate) fn page(print: impl Fn(&mut dyn Write) -> fmt::Result) {
+pub(crate) fn page(print: &dyn Fn(&mut dyn Write) -> fmt::Result) {
     with(&mut |console| {
         console.switch(UMBRA);
         let _ = print(console);

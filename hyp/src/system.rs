@@ -169,7 +169,7 @@ pub(crate) fn mark(vm: &Vm, label: u64) {
 }
 
 fn print_counters(what: Text<'_>, count: &dyn Fn(Counter) -> u64) {
-    console::page(|out| {
+    console::page(&|out| {
         what.put(out)?;
         put_counters(out, true, count)?;
         out.write_char('\n')

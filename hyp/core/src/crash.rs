@@ -105,17 +105,15 @@ impl GuestCrash<'_> {
     fn advice(&self) -> &'static str {
         match self.reason {
             CrashReason::VectorFault => {
-                "the guest took an exception before it set VBAR_EL1 to memory of its own. ELR_EL1, ESR_EL1 and FAR_EL1 above say which; look up ELR_EL1 in the guest's symbols."
+                "it took an exception while VBAR_EL1 was not in its memory. ELR_EL1, ESR_EL1 and FAR_EL1 say which; look ELR_EL1 up in its symbols."
             }
             CrashReason::RepeatedAbort => {
-                "compare the IPA with the VM's RAM and devices. If it should be RAM, make the VM's RAM larger; if a device, this VM has none there. Look up the PC in the guest's symbols."
+                "compare the IPA with the VM's RAM and devices: it may need more RAM, or has no such device. Look the PC up in its symbols."
             }
             CrashReason::SError => {
-                "the machine reported an error, often a write to an address with nothing behind it. Look for a wrong device or RAM address."
+                "the machine reported an error, often of a write where nothing is. Look for a wrong device or RAM address."
             }
-            CrashReason::Unexpected => {
-                "the exception class above is not one that a guest can cause here. Report it with this page and the machine's name."
-            }
+            CrashReason::Unexpected => "no guest can cause this exception class here. Report it with this page and the machine's name.",
         }
     }
 }
@@ -254,7 +252,7 @@ impl fmt::Display for El2Crash<'_> {
                 if let Some((file, line)) = location {
                     put!(f, "  at {}:{}\n", file, line)?;
                 }
-                "no guest may cause this. Report it with this page and what the guests were doing."
+                "no guest may cause this. Report it with this page and what guests were doing."
             }
             El2Failure::GuardPage => {
                 put!(
@@ -262,11 +260,11 @@ impl fmt::Display for El2Crash<'_> {
                     "hypervisor stack overflow on pCPU {}: the stack ran into its guard page\n",
                     self.pcpu
                 )?;
-                "look up image offset in the image's symbols: a recursion, or a large array on the stack."
+                "look the image offset up in the symbols: a recursion, or a large array on the stack."
             }
             El2Failure::Exception => {
                 put!(f, "hypervisor exception on pCPU {}\n", self.pcpu)?;
-                "look up image offset in the image's symbols (addr2line), and report it with this page."
+                "look the image offset up in the symbols (addr2line), and report it with this page."
             }
         };
         if let Some(state) = &self.state {
