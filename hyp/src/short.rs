@@ -4,9 +4,8 @@
 
 use hyp_abi::{call::Counter, layout};
 use hyp_core::{
-    esr::{self, Abort, SysRegAccess},
+    esr::{self, Abort},
     psci,
-    regs::cpu::SysReg,
     vgic::{Group, sgi},
 };
 
@@ -53,15 +52,26 @@ impl From<Option<()>> for Done {
     }
 }
 
-/// Whether `x<rt>` goes back to the guest from the frame after what is common: it is not one that Rust preserves, nor XZR.
-#[inline(always)]
-const fn is_restored(rt: u8) -> bool {
-    rt < 19 || rt == 30
+/// What a guest has read, for its register `rt`; none of its registers, if nothing has been done.
+#[repr(C)]
+pub(crate) struct Loaded {
+    value: u64,
+    rt: u64,
+}
+
+impl From<Option<(u8, u64)>> for Loaded {
+    #[inline(always)]
+    fn from(loaded: Option<(u8, u64)>) -> Self {
+        match loaded {
+            Some((rt, value)) => Self { value, rt: rt.into() },
+            None => Self { value: 0, rt: u64::MAX },
+        }
+    }
 }
 
 /// An exception of class 0x20 or above, by something that does not write.
-pub(crate) extern "C" fn guest_load(frame: &mut Frame, syndrome: u64) -> Done {
-    load(frame, syndrome).into()
+pub(crate) extern "C" fn guest_load(syndrome: u64) -> Loaded {
+    load(syndrome).into()
 }
 
 /// [`guest_load`], by something that writes; or not a data abort at all.
@@ -75,16 +85,12 @@ pub(crate) extern "C" fn guest_on(frame: &mut Frame, syndrome: u64) -> Done {
 }
 
 /// A trapped system register that a guest reads, or another exception of a class near it.
-pub(crate) extern "C" fn guest_id(frame: &mut Frame, syndrome: u64) -> Done {
-    id_register(frame, syndrome).into()
+pub(crate) extern "C" fn guest_id(syndrome: u64) -> Loaded {
+    id_register(syndrome).into()
 }
 
-/// A trapped system register that a guest writes, or another exception of a class near it.
-pub(crate) extern "C" fn guest_sysreg(frame: &mut Frame, syndrome: u64) -> Done {
-    let Some(rt) = SysRegAccess::write_of(syndrome, SysReg::ICC_SGI1R_EL1) else {
-        return Done::Nothing;
-    };
-    let value = frame.x.get(usize::from(rt)).copied().unwrap_or(0);
+/// A write of `ICC_SGI1R_EL1`.
+pub(crate) extern "C" fn guest_sgi(value: u64) -> Done {
     sgi1r(value).into()
 }
 
@@ -109,29 +115,23 @@ fn cpu_on(frame: &mut Frame, syndrome: u64) -> Option<()> {
 
 /// A read of an ID register.
 #[inline(always)]
-fn id_register(frame: &mut Frame, syndrome: u64) -> Option<()> {
+fn id_register(syndrome: u64) -> Option<(u8, u64)> {
     // SAFETY: As for `resident`.
     let (local, here) = unsafe { percpu::at_exit() };
     let (rt, value) = local.run.machine.ids.read(syndrome)?;
-    if !is_restored(rt) || !esr::is_plain(cpu::spsr()) || !here.is_undisturbed() {
+    if !esr::is_plain(cpu::spsr()) || !here.is_undisturbed() {
         return None;
-    }
-    if let Some(x) = frame.x.get_mut(usize::from(rt)) {
-        *x = value;
     }
     here.vcpu.count(Counter::Sysregs);
     cpu::set_elr(cpu::elr().wrapping_add(4));
-    Some(())
+    Some((rt, value))
 }
 
 /// A load from the distributor or the vCPU's own redistributor.
 #[inline(always)]
-fn load(frame: &mut Frame, syndrome: u64) -> Option<()> {
+fn load(syndrome: u64) -> Option<(u8, u64)> {
     let abort = Abort::plain(syndrome)?;
     let (here, ipa) = access()?;
-    if !is_restored(abort.rt()) {
-        return None;
-    }
     let own = ipa.wrapping_sub(here.vcpu.redistributor);
     // Each size by itself, for the compiler to know it.
     let value = if own < layout::GICR_STRIDE {
@@ -154,11 +154,8 @@ fn load(frame: &mut Frame, syndrome: u64) -> Option<()> {
             _ => return None,
         }
     };
-    if let Some(x) = frame.x.get_mut(usize::from(abort.rt())) {
-        *x = value;
-    }
     here.accessed();
-    Some(())
+    Some((abort.rt(), value))
 }
 
 /// A store of a word to the vCPU's own redistributor.

@@ -47,6 +47,34 @@
     ldp     x28, x29, [sp, #224]
 .endm
 
+// For a short way in Rust that has few registers to put anything in: x0, x1, x8 to x17 and x30 (xtask looks for others in what it
+// builds). x1 and x2 are saved. The guest's x0 is behind its x30, where the frame has no register.
+.macro save_few
+    stp     x8, x9, [sp, #64]
+    stp     x10, x11, [sp, #80]
+    stp     x12, x13, [sp, #96]
+    stp     x14, x15, [sp, #112]
+    stp     x16, x17, [sp, #128]
+    stp     x30, x0, [sp, #240]
+.endm
+
+.macro restore_few
+    ldp     x8, x9, [sp, #64]
+    ldp     x10, x11, [sp, #80]
+    ldp     x12, x13, [sp, #96]
+    ldp     x14, x15, [sp, #112]
+    ldp     x16, x17, [sp, #128]
+.endm
+
+// Calls a short way that has few registers. In an image for debugging every function uses what it likes: there it is the long way.
+.macro short_way function, otherwise
+.if {debug}
+    b       \otherwise
+.else
+    bl      \function
+.endif
+.endm
+
 .macro unexpected, kind
     .balign 128
     msr     sp_el0, x0              // the guest's SP_EL0 is lost: EL2 is not coming back
@@ -94,6 +122,7 @@ guest_irq:
     cmp     w1, #{vtimer}
     b.eq    short_timer
 other_irq:
+    cbz     w1, kicked              // INTID 0 is the kick
     stp     x4, x5, [sp, #32]
     stp     x6, x7, [sp, #48]
     stp     x8, x9, [sp, #64]
@@ -103,11 +132,7 @@ other_irq:
     stp     x16, x17, [sp, #128]
     str     x18, [sp, #144]
     str     x30, [sp, #240]
-    cbnz    w1, 1f                  // INTID 0 is the kick
-    bl      {kick}
-    cbz     w0, resume
-    mov     x1, #0
-1:  mov     x0, sp
+    mov     x0, sp
     bl      {irq}
     cbz     w0, resume
     b       leave
@@ -134,14 +159,21 @@ guest_serror:
     .balign 128
 
 .section .text.trap, "ax"
-// The ways through Rust: x0 = frame, x1 = ESR_EL2. A call can name x0 to x17 only. What is common is tried first, and puts nothing
-// into a callee-saved register of the guest's; if it is something else, nothing has happened yet.
+// The ways through Rust. What is common is tried first; if it is something else, nothing has happened yet. A long way has the frame in
+// x0, and a call, which can name x0 to x17 only, ESR_EL2 in x1. A short way has ESR_EL2 or what the guest wrote.
 sync_abort:
-    save_most
-    tbnz    w1, #6, 1f              // a store
-    bl      {load}
-    cbz     w0, resume
-sync_any:
+    tbnz    w1, #6, sync_store
+    save_few
+    mov     x0, x1
+    short_way {load}, sync_few
+    tbz     x1, #63, loaded
+sync_few:
+    ldr     x0, [sp, #248]
+    str     x0, [sp]
+    stp     x3, x4, [sp, #24]
+    stp     x5, x6, [sp, #40]
+    str     x7, [sp, #56]
+    str     x18, [sp, #144]
     save_callee_saved
 sync_saved:
     mov     x0, sp
@@ -149,20 +181,98 @@ sync_saved:
     cbnz    w0, leave_saved
     restore_callee_saved
     b       resume
-1:  save_callee_saved               // what is stored may be in any register
+sync_any:
+    save_callee_saved
+    b       sync_saved
+// What it stores may be in any register, and most of what is stored goes the long way.
+sync_store:
+    save_most
+    save_callee_saved
     bl      {store}
     cbz     w0, resume
     b       sync_saved
+
+// x0 = what the guest has read, x1 = the number of the register that it goes to.
+loaded:
+    restore_few
+    ldr     x30, [sp, #240]
+    adr     x2, 1f
+    add     x2, x2, x1, lsl #3
+    br      x2
+1:  str     x0, [sp, #248]
+    b       2f
+    str     x0, [sp, #8]
+    b       2f
+    str     x0, [sp, #16]
+    b       2f
+    .irp rt, x3, x4, x5, x6, x7, x8, x9, x10, x11, x12, x13, x14, x15, x16, x17, x18, x19, x20, x21, x22, x23, x24, x25, x26, x27, x28, x29, x30
+    mov     \rt, x0
+    b       2f
+    .endr
+    nop
+2:  ldr     x0, [sp, #248]
+    ldp     x1, x2, [sp, #8]
+    eret
+    dsb     nsh
+    isb
+
 sync_sysreg:
-    save_most
-    tbz     w1, #0, 2f              // a write
-    bl      {id}
+    save_few
+    tbz     w1, #0, 1f              // a write
+    mov     x0, x1
+    short_way {id}, sync_few
+    tbz     x1, #63, loaded
+    b       sync_few
+1:  mov     w2, #({sgi1r} & 0xFFFF)
+    movk    w2, #({sgi1r} >> 16), lsl #16
+    eor     x2, x1, x2
+    tst     x2, #~(31 << 5)
+    b.ne    sync_few
+    ubfx    x1, x1, #5, #5          // the register whose value it writes
+    adr     x2, 1f
+    add     x2, x2, x1, lsl #3
+    br      x2
+1:  nop
+    b       2f
+    ldr     x0, [sp, #8]
+    b       2f
+    ldr     x0, [sp, #16]
+    b       2f
+    .irp rt, x3, x4, x5, x6, x7, x8, x9, x10, x11, x12, x13, x14, x15, x16, x17, x18, x19, x20, x21, x22, x23, x24, x25, x26, x27, x28, x29, x30
+    mov     x0, \rt
+    b       2f
+    .endr
+    mov     x0, xzr
+2:  short_way {sgi}, sync_few
+    cbnz    w0, sync_few
+    restore_few
+    ldp     x30, x0, [sp, #240]
+    ldp     x1, x2, [sp, #8]
+    eret
+    dsb     nsh
+    isb
+
+.section .text.short, "ax"
+// The kick. x0 to x3 are saved.
+kicked:
+    save_few
+    short_way {kick}, 1f            // leaves x2 and x3 alone
+    cbnz    w0, 1f
+    restore_few
+    ldr     x30, [sp, #240]
+    ldp     x0, x1, [sp]
+    eret
+    dsb     nsh
+    isb
+1:  stp     x4, x5, [sp, #32]
+    stp     x6, x7, [sp, #48]
+    str     x18, [sp, #144]
+    mov     x0, sp
+    mov     x1, #0
+    bl      {irq}
     cbz     w0, resume
-    b       sync_any
-2:  save_callee_saved
-    bl      {sysreg}
-    cbz     w0, resume
-    b       sync_saved
+    b       leave
+
 other_hvc:
     save_most
 sync_call:

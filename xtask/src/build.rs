@@ -1,5 +1,6 @@
 //! Builds the EL2 image and the EL1 programs, and makes them flat.
 
+use crate::callgraph;
 use crate::flatten;
 use crate::setup::{self, TARGET};
 use crate::ui;
@@ -107,6 +108,9 @@ pub(crate) fn hyp(features: &[&str], profile: Profile, quiet: bool) -> Result<Hy
         variant
     });
     let bytes = std::fs::read(built).with_context(|| format!("cannot read {}", built.display()))?;
+    if profile == Profile::Release {
+        callgraph::check_leaves(&bytes)?;
+    }
     let flat = flatten::flatten(&bytes).context("Umbra's own ELF")?;
     ensure!(flat.base == 0, "Umbra's ELF is linked at {:#x}, not at 0", flat.base);
     ensure!(

@@ -197,9 +197,76 @@ impl Image {
 }
 
 /// Whether an instruction of the data-processing classes writes the register in its low five bits.
-fn writes_low(word: u32) -> bool {
+const fn writes_low(word: u32) -> bool {
     // Data processing, immediate (op0 100x) and register (x101).
     matches!((word >> 25) & 0xf, 0b1000 | 0b1001 | 0b0101 | 0b1101)
+}
+
+/// The short ways that the vectors call without having saved every register that a function may use, and the registers that they have
+/// saved, as bits: x0, x1, x8 to x17.
+const LEAVES: [&str; 4] = [
+    "hyp::short::guest_load",
+    "hyp::short::guest_id",
+    "hyp::short::guest_sgi",
+    "hyp::short::guest_kick",
+];
+const SAVED: u32 = 0x3 | 0x3FF << 8;
+
+/// The general-purpose registers that an instruction may write, as bits; XZR and SP, which have one number, are none. More than it does
+/// write, where that is simpler; all of them if it is none of those that the compiler gives for code without floating point. DDI 0487 C4.1.
+const fn writes(word: u32) -> u32 {
+    const fn bit(word: u32, at: u32) -> u32 {
+        1 << (word >> at & 31) & !(1 << 31)
+    }
+    let (rt, rn, rt2, rs) = (bit(word, 0), bit(word, 5), bit(word, 10), bit(word, 16));
+    let load = word >> 22 & 1 != 0;
+    match word >> 24 & 0x3F {
+        _ if writes_low(word) => rt,
+        // Branches but for those that leave a return address; exceptions and system instructions, of which MRS writes.
+        _ if word & 0xFC00_0000 == 0x9400_0000 || word & 0xFFFF_FC1F == 0xD63F_0000 => 1 << 30,
+        _ if word & 0xFFE0_0000 == 0xD520_0000 => rt,
+        _ if word >> 26 & 7 == 5 => 0,
+        // Exclusive, ordered, compare and swap: the status or what is compared, and the second of a pair.
+        0x08 => rs | rt2 | if load { rt } else { 0 },
+        // Pairs, with an address that stays and with one that is written back.
+        0x28 | 0x29 => {
+            let back = if word >> 23 & 1 != 0 { rn } else { 0 };
+            back | if load { rt | rt2 } else { 0 }
+        }
+        // One register: with an offset, and otherwise with one that may be written back, or read and written at once.
+        0x39 if word >> 22 & 3 == 0 => 0,
+        0x39 | 0x18 => rt,
+        0x38 => rt | if word >> 21 & 1 == 0 && word >> 10 & 1 != 0 { rn } else { 0 },
+        _ => !(1 << 31),
+    }
+}
+
+/// What keeps a function of [`LEAVES`] in `elf`, an optimised image, from being called with few registers saved.
+///
+/// # Errors
+/// It is no image of Umbra's.
+pub(crate) fn check_leaves(elf: &[u8]) -> Result<()> {
+    let image = Image::read(elf)?;
+    for name in LEAVES {
+        let leaf = image
+            .functions
+            .iter()
+            .find(|f| f.name == name)
+            .with_context(|| format!("no function {name}"))?;
+        for (at, word) in image.words(leaf.start, leaf.end).filter(|(at, _)| image.is_code(*at)) {
+            let stays = match decode(at, word) {
+                Flow::Next | Flow::Return => true,
+                Flow::To(target) => (leaf.start..leaf.end).contains(&target),
+                Flow::Indirect(register) => image.is_jump_table(leaf, at, register),
+            };
+            ensure!(
+                stays && writes(word) & !SAVED == 0,
+                "{name} {} at {at:#x}: the vectors (trap.s, save_few) have not saved every register for it",
+                if stays { "uses another register" } else { "calls something" }
+            );
+        }
+    }
+    Ok(())
 }
 
 /// What a look at an image found.
@@ -470,6 +537,64 @@ mod tests {
         // The same, but the label lies outside the function.
         let outside = [0x1000_0289, 0x3860_690a, 0x8b0a_0929, 0xd61f_0120, RET];
         assert_eq!(check_with(&program(&outside, &[]), &[], &[]).expect("followed").problems.len(), 1);
+    }
+
+    #[test]
+    fn what_an_instruction_writes_is_known() {
+        let x = |numbers: &[u32]| numbers.iter().fold(0, |bits, n| bits | 1 << n);
+        for (word, registers) in [
+            (0x8b0a_0929, x(&[9])),      // add x9, x9, x10, lsl #2
+            (0xd280_0028, x(&[8])),      // mov x8, #1
+            (0xeb09_011f, 0),            // cmp x8, x9
+            (0xd53c_1108, x(&[8])),      // mrs x8, hcr_el2
+            (0xd51c_1108, 0),            // msr hcr_el2, x8
+            (0xd503_3fdf, 0),            // isb
+            (0x9400_0010, x(&[30])),     // bl
+            (0xd63f_0100, x(&[30])),     // blr x8
+            (0xd61f_0120, 0),            // br x9
+            (0x3608_0041, 0),            // tbz w1, #1
+            (0xf940_0128, x(&[8])),      // ldr x8, [x9]
+            (0xf900_0128, 0),            // str x8, [x9]
+            (0xf840_8528, x(&[8, 9])),   // ldr x8, [x9], #8
+            (0xf86a_7928, x(&[8])),      // ldr x8, [x9, x10, lsl #3]
+            (0xf82a_0128, x(&[8])),      // ldadd x10, x8, [x9]
+            (0xa940_2528, x(&[8, 9])),   // ldp x8, x9, [x9]
+            (0xa900_2528, 0),            // stp x8, x9, [x9]
+            (0xa9bf_4ff4, 0),            // stp x20, x19, [sp, #-16]!
+            (0xa8c1_4ff4, x(&[20, 19])), // ldp x20, x19, [sp], #16
+            (0xc85f_fd2c, x(&[12])),     // ldaxr x12, [x9]
+            (0xc80e_fd2d, x(&[14])),     // stlxr w14, x13, [x9]
+            (0x88df_fd08, x(&[8])),      // ldar w8, [x8]
+            (0xc8ac_7d2a, x(&[12])),     // cas x12, x10, [x9]
+            (0x5800_0048, x(&[8])),      // ldr x8, label
+            (0x1e20_4000, !(1 << 31)),   // fmov s0, s0
+        ] {
+            assert_eq!(writes(word), registers, "{word:#010x}");
+        }
+    }
+
+    #[test]
+    fn a_leaf_that_uses_another_register_or_calls_is_refused() {
+        let few: &[u32] = &[0xd280_0028, RET];
+        let with = |last: &[u32]| {
+            let more: Vec<(&str, &[u32])> = LEAVES
+                .into_iter()
+                .map(|name| (name, if name == LEAVES[3] { last } else { few }))
+                .collect();
+            check_leaves(&program(&[RET], &more))
+        };
+        assert!(with(few).is_ok());
+        for bad in [
+            0xd280_0022,
+            0xd280_0032,
+            0xa8c1_4ff4,
+            bl(0x1000, 0x800),
+            b(0x1000, 0x800),
+            0xd61f_0120,
+        ] {
+            assert!(with(&[bad, RET]).is_err(), "{bad:#010x}");
+        }
+        assert!(check_leaves(&program(&[RET], &[])).is_err(), "there are none");
     }
 
     #[test]

@@ -3,11 +3,12 @@
 #![no_std]
 #![no_main]
 
+use core::arch::global_asm;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use guest::check::Check;
 use guest::gic::{self, CTLR_CBPR, CTLR_EOIMODE, SPURIOUS};
 use guest::{cpu, fault, mmio, oem, psci, timer};
-use hyp_abi::layout::{GICD_BASE, GICR_BASE, GICR_STRIDE, VTIMER_INTID, affinity_of};
+use hyp_abi::layout::{GICD_BASE, GICR_BASE, GICR_STRIDE, UART_BASE, VTIMER_INTID, affinity_of};
 
 guest::tests!(
     system_register_interface,
@@ -31,6 +32,7 @@ guest::tests!(
     timer_line_is_a_level,
     timer_wakes_wfi,
     typer_and_identification,
+    any_register,
     every_offset_has_a_result ; only
     template, narrowed, compare
 );
@@ -494,6 +496,91 @@ fn typer_and_identification(check: &mut Check) {
         );
         check.eq("GICR_PIDR2.ArchRev", mmio::read32(frame + 0xFFE8) >> 4 & 0xF, 3);
     }
+}
+
+global_asm!(include_str!("registers.s"));
+
+unsafe extern "C" {
+    fn with_registers(registers: &mut Registers, named: u64);
+    static loads_by_register: [u64; 32];
+    static stores_by_register: [u64; 32];
+    static sgis_by_register: [u64; 32];
+    static ids_by_register: [u64; 32];
+}
+
+/// `x0` to `x30`, and room for the stack pointer.
+#[repr(C, align(16))]
+#[derive(Clone)]
+struct Registers([u64; 32]);
+
+impl Registers {
+    /// Executes the instruction of `table` that names register `named`, with `x8` and all others at random, or with one value in `named` and
+    /// another elsewhere; what they hold before it and after.
+    fn around(seed: &mut u64, table: *const [u64; 32], named: usize, x8: u64, values: Option<[u64; 2]>) -> [[u64; 32]; 2] {
+        let mut registers = Self([0; 32]);
+        for register in &mut registers.0 {
+            *seed = seed.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(0x1405_7B7E_F767_814F);
+            *register = *seed ^ *seed >> 29;
+        }
+        registers.0[8] = x8;
+        if let Some([value, others]) = values {
+            registers.0 = [others; 32];
+            registers.0[named] = value;
+        }
+        registers.0[if named == 16 { 17 } else { 16 }] = table as u64 + 8 * named as u64;
+        let mut before = registers.0;
+        // SAFETY: It saves and restores what a function must, and executes an access to a device or a system register.
+        unsafe { with_registers(&mut registers, named as u64) };
+        // No register: XZR, and the stack pointer's place.
+        (before[31], registers.0[31]) = (0, 0);
+        [before, registers.0]
+    }
+}
+
+/// What traps works with each register that an instruction can name, and changes no other: accesses that have a short way, and some
+/// that have none.
+fn any_register(check: &mut Check) {
+    fresh();
+    let mut seed = cpu::affinity() ^ 0x5EED;
+    let sgi_frame = gic::redistributor() + 0x1_0000;
+    let id: u64;
+    // SAFETY: A read of an ID register.
+    unsafe { core::arch::asm!("mrs {}, id_aa64pfr0_el1", out(reg) id, options(nomem, nostack)) };
+    // Each has a list register of its own from now on, in which it can be shown again.
+    for intid in [3, 4] {
+        send_self(intid);
+    }
+    for intid in [3, 4] {
+        check.eq("what is taken at first", take(), intid);
+        gic::eoir1(intid);
+    }
+    for named in 0..32 {
+        let mut gives = |what, table, x8, value: u64| {
+            let [mut before, after] = Registers::around(&mut seed, table, named, x8, None);
+            if named < 31 {
+                before[named] = value;
+            }
+            check.eq(what, before == after, true);
+        };
+        for address in [GICD_BASE + 4, gic::redistributor() + 4, UART_BASE + 0xFE0, UART_BASE + 0x18] {
+            gives("a load", &raw const loads_by_register, address, mmio::read32(address).into());
+        }
+        gives("an ID register", &raw const ids_by_register, 0, id);
+        for address in [sgi_frame + 0x410, GICD_BASE + 0x420] {
+            let [before, after] = Registers::around(&mut seed, &raw const stores_by_register, named, address, None);
+            check.eq("a store changes no register", before == after, true);
+            check.eq("what was stored", mmio::read32(address), before[named] as u32 & 0xF8F8_F8F8);
+            mmio::write32(address, 0xA0A0_A0A0);
+        }
+        // By XZR it is for nobody.
+        let (sgi, to_self) = (if named < 31 { 3 } else { SPURIOUS }, 1 << (cpu::affinity() & 0xF));
+        let values = [3 << 24 | to_self, 4 << 24 | to_self];
+        let [before, after] = Registers::around(&mut seed, &raw const sgis_by_register, named, 0, Some(values));
+        check.eq("an SGI changes no register", before == after, true);
+        check.eq("what is taken", if named < 31 { take() } else { gic::iar1() }, sgi);
+        gic::eoir1(3);
+    }
+    fresh();
 }
 
 /// Reads of every word, writes of what was read, some bytes, half-words and doublewords: no fault.

@@ -193,16 +193,10 @@ pub struct SysRegAccess {
 }
 
 impl SysRegAccess {
-    /// Whether `ESR_EL2` is that of a trapped write of `register`; and by which general-purpose register.
+    /// `ESR_EL2` of a trapped write of `register` by XZR; the number of another general-purpose register is in bits 9:5.
     #[must_use]
-    #[inline(always)]
-    pub const fn write_of(esr: u64, register: SysReg) -> Option<u8> {
-        let esr = esr as u32;
-        if esr & (0x3F << 26 | SysReg::ISS_MASK | 1) == (ec::SYSREG as u32) << 26 | register.to_iss() {
-            Some((esr >> 5 & 31) as u8)
-        } else {
-            None
-        }
+    pub const fn write_syndrome(register: SysReg) -> u32 {
+        (ec::SYSREG as u32) << 26 | 1 << 25 | register.to_iss()
     }
 
     /// The access with this ISS.
@@ -674,10 +668,9 @@ mod tests {
     fn a_write_of_a_register_is_what_decoding_says() {
         for iss in (0..1 << 22).step_by(if cfg!(miri) { 1021 } else { 1 }) {
             let decoded = SysRegAccess::decode(iss);
-            let written = SysRegAccess::write_of(0x18 << 26 | u64::from(iss), SysReg::ICC_SGI1R_EL1);
-            assert_eq!(SysRegAccess::write_of(0x19 << 26 | u64::from(iss), SysReg::ICC_SGI1R_EL1), None);
+            let differs = (0x18 << 26 | 1 << 25 | iss) ^ SysRegAccess::write_syndrome(SysReg::ICC_SGI1R_EL1);
             assert_eq!(
-                written,
+                (differs & !(31 << 5) == 0).then_some((differs >> 5) as u8),
                 (decoded.register == SysReg::ICC_SGI1R_EL1 && !decoded.read).then_some(decoded.rt),
                 "{iss:#x}"
             );
