@@ -424,6 +424,7 @@ fn replace(cell: &AtomicU32, mask: u32, value: u32) -> u32 {
 }
 
 /// Bits 15:0 to bits 31, 29, .., 1: the upper bit of each field of `GICD_ICFGR<n>`.
+#[inline(always)]
 const fn spread(bits: u32) -> u32 {
     let mut x = bits & 0xFFFF;
     x = (x | x << 8) & 0x00FF_00FF;
