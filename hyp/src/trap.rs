@@ -55,7 +55,7 @@ global_asm!(
     id = sym short::guest_id,
     sgi = sym short::guest_sgi,
     sgi1r = const SysRegAccess::write_syndrome(SysReg::ICC_SGI1R_EL1),
-    debug = const cfg!(debug_assertions) as u32,
+    unchecked = const UNCHECKED as u32,
     sync = sym guest_sync,
     kick = sym short::guest_kick,
     irq = sym guest_irq,
@@ -87,6 +87,9 @@ global_asm!(
     count_calls = const 8 * Counter::Calls as usize,
     count_interrupts = const 8 * Counter::Interrupts as usize,
 );
+
+/// Nobody will look at which registers the functions of [`short`] use: whoever builds the image and does sets this variable.
+const UNCHECKED: bool = option_env!("UMBRA_LEAVES_ARE_CHECKED").is_none();
 
 /// A guest's general-purpose registers at the top of its pCPU's stack. `x19` to `x29` are there only after exits that can
 /// name them: in [`guest_sync`] and [`guest_serror`].

@@ -66,9 +66,9 @@
     ldp     x16, x17, [sp, #128]
 .endm
 
-// Calls a short way that has few registers. In an image for debugging every function uses what it likes: there it is the long way.
+// Calls a short way that has few registers. In an image that nobody checks for that, it is the long way.
 .macro short_way function, otherwise
-.if {debug}
+.if {unchecked}
     b       \otherwise
 .else
     bl      \function

@@ -45,7 +45,8 @@ fn compile(package: &str, features: &[&str], profile: Profile, extra: &[&str], q
         ])
         .args(extra);
     if profile == Profile::Release {
-        command.arg("--release");
+        // `hyp` does: without it, and for debugging, where every function uses what it likes, the long ways are taken.
+        command.arg("--release").env("UMBRA_LEAVES_ARE_CHECKED", "1");
     }
     if quiet {
         command.arg("--quiet");
