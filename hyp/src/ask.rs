@@ -181,7 +181,7 @@ fn show<H: Ich>(vcpu: &Vcpu, vm: &Vm, interface: &H) {
 
 #[cold]
 fn print_lrs(vcpu: &Vcpu, vm: &Vm, lrs: &[u64]) {
-    console::page(&|out| {
+    console::page(|out| {
         put!(out, "VM {} vCPU {}:", vm.id, vcpu.index)?;
         for (index, lr) in lrs.iter().enumerate() {
             put!(out, " LR{}={:#x}", index, *lr)?;

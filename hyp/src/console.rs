@@ -12,7 +12,10 @@ use hyp_abi::console::{CHANNEL_BASE, ESCAPE, RECORD_TAG, UMBRA};
 use hyp_core::text::{self, Text, Value};
 
 use crate::{
-    arch::{barrier::FairMutex, uart::Uart},
+    arch::{
+        barrier::{FairGuard, FairMutex},
+        uart::Uart,
+    },
     vm,
 };
 
@@ -65,7 +68,7 @@ static LEVEL: AtomicU8 = AtomicU8::new(0);
 
 /// Sets the UART. Before translation is on, by the boot CPU alone.
 pub(crate) fn init(uart: Uart, mux: bool, level: Option<u8>) {
-    with(&mut |console| {
+    with(|console| {
         console.uart = uart;
         console.mux = mux;
     });
@@ -75,9 +78,7 @@ pub(crate) fn init(uart: Uart, mux: bool, level: Option<u8>) {
 /// The physical UART.
 #[inline(never)]
 pub(crate) fn uart() -> Uart {
-    let mut uart = Uart::NONE;
-    with(&mut |console| uart = console.uart);
-    uart
+    with(|console| console.uart)
 }
 
 /// The INTID of the physical UART's interrupt; 0 while nobody listens.
@@ -99,15 +100,20 @@ pub(crate) fn lockable() {
     LOCKABLE.store(true, Ordering::Release);
 }
 
+/// The console's lock, once locks work.
 #[inline(never)]
-fn with(action: &mut dyn FnMut(&mut Console)) {
-    let mut guard = LOCKABLE.load(Ordering::Acquire).then(|| CONSOLE.lock());
+fn lock() -> Option<FairGuard<'static, Console>> {
+    LOCKABLE.load(Ordering::Acquire).then(|| CONSOLE.lock())
+}
+
+fn with<R>(action: impl FnOnce(&mut Console) -> R) -> R {
+    let mut guard = lock();
     action(match &mut guard {
         Some(guard) => guard,
         // SAFETY: Before `lockable` only the boot CPU runs, and it does not come back here from inside `action`, which
         // does nothing but formatting and device writes.
         None => unsafe { &mut *CONSOLE.as_mut_ptr() },
-    });
+    })
 }
 
 impl Console {
@@ -171,7 +177,7 @@ fn line_of(kind: Kind, template: &str, values: &[Value<'_>]) {
     if kind.level() > LEVEL.load(Ordering::Relaxed) {
         return;
     }
-    page(&|out| {
+    page(|out| {
         if matches!(kind, Kind::Record | Kind::Found) {
             out.write_str(RECORD_TAG)?;
         }
@@ -181,8 +187,9 @@ fn line_of(kind: Kind, template: &str, values: &[Value<'_>]) {
 }
 
 /// Prints lines that belong together, with no other line between them.
-pub(crate) fn page(print: &dyn Fn(&mut dyn Write) -> fmt::Result) {
-    with(&mut |console| {
+#[inline]
+pub(crate) fn page(print: impl FnOnce(&mut dyn Write) -> fmt::Result) {
+    with(|console| {
         console.switch(UMBRA);
         let _ = print(console);
     });

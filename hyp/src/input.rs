@@ -141,7 +141,7 @@ fn act(vm: &Vm, key: u8) -> &'static str {
 
 /// A VM's vCPUs, as the shadow page and the counters have them: nobody is stopped for it.
 fn list(vm: &Vm) {
-    console::page(&|out| {
+    console::page(|out| {
         let state = vm.shown_state();
         put!(out, "VM {} {}: {}\n", vm.id, vm.name, Value::Of(&format_args!("{state:?}")))?;
         for vcpu in vm.vcpus {
@@ -161,7 +161,7 @@ fn list(vm: &Vm) {
                 fresh,
                 word.generation()
             )?;
-            system::put_counters(out, false, &|counter| vcpu.counter(counter))?;
+            system::put_counts(out, false, &Counter::ALL.map(|counter| vcpu.counter(counter)))?;
             out.write_char('\n')?;
         }
         Ok(())

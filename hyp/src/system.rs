@@ -153,35 +153,39 @@ fn report() -> ! {
     )
 }
 
+/// What every counter is at.
+pub(crate) type Counts = [u64; Counter::ALL.len()];
+
 /// Prints every vCPU's counters.
 fn counts(vm: &Vm) {
     for vcpu in vm.vcpus {
-        print_counters(text!("@umbra count vm={} vcpu={}", vm.id, vcpu.index), &|counter| {
-            vcpu.counter(counter)
-        });
+        print_counts(
+            text!("@umbra count vm={} vcpu={}", vm.id, vcpu.index),
+            &Counter::ALL.map(|counter| vcpu.counter(counter)),
+        );
     }
 }
 
 /// Prints a record of a VM's counters, summed over its vCPUs.
 pub(crate) fn mark(vm: &Vm, label: u64) {
     let what = text!("@umbra mark vm={} label={} time={}", vm.id, label, timer::now());
-    print_counters(what, &|counter| vm.sum(counter));
+    print_counts(what, &Counter::ALL.map(|counter| vm.sum(counter)));
 }
 
-fn print_counters(what: Text<'_>, count: &dyn Fn(Counter) -> u64) {
-    console::page(&|out| {
+fn print_counts(what: Text<'_>, counts: &Counts) {
+    console::page(|out| {
         what.put(out)?;
-        put_counters(out, true, count)?;
+        put_counts(out, true, counts)?;
         out.write_char('\n')
     });
 }
 
 /// Writes each counter's name and value, those that are 0 only with `zeroes`.
-pub(crate) fn put_counters(out: &mut dyn Write, zeroes: bool, count: &dyn Fn(Counter) -> u64) -> fmt::Result {
-    for counter in &Counter::ALL {
-        let value = count(*counter);
-        if zeroes || value != 0 {
-            put!(out, " {}={}", counter.name(), value)?;
+#[inline(never)]
+pub(crate) fn put_counts(out: &mut dyn Write, zeroes: bool, counts: &Counts) -> fmt::Result {
+    for (counter, value) in Counter::ALL.iter().zip(counts) {
+        if zeroes || *value != 0 {
+            put!(out, " {}={}", counter.name(), *value)?;
         }
     }
     Ok(())

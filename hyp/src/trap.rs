@@ -827,6 +827,6 @@ fn crash(exit: &mut Exit<'_>, reason: CrashReason) -> Leave {
         x: &x,
         el1: context::for_report(),
     };
-    console::page(&|out| put!(out, "{}", Value::Of(&page)));
+    console::page(|out| put!(out, "{}", Value::Of(&page)));
     end(exit, VmState::Crashed)
 }

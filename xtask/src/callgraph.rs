@@ -33,9 +33,14 @@ const FORBIDDEN: [&str; 12] = [
 /// Functions that are not followed: where Umbra ends on purpose, after it has found that its own state is wrong.
 const SINKS: [&str; 1] = ["hyp::fatal::"];
 
-/// Functions that may branch to a register: formatting calls what the report of a crash is made of, through tables of
-/// functions. What it calls there is not followed.
-const INDIRECT: [&str; 1] = ["core::fmt::write"];
+/// Functions that may branch to a register: formatting calls what the report of a crash is made of, and where it goes, through
+/// tables of functions. What it calls there is not followed.
+const INDIRECT: [&str; 4] = [
+    "core::fmt::write",
+    "hyp_core::text::put",
+    "hyp_core::text::show",
+    "hyp_core::text::digits",
+];
 
 /// How the message of a reachable panic begins.
 pub(crate) const PANIC: &str = "a panic is reachable";

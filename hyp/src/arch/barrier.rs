@@ -50,6 +50,8 @@ impl spin::RelaxStrategy for Yield {
 pub(crate) type Mutex<T> = spin::mutex::SpinMutex<T, Yield>;
 /// A lock for what every pCPU wants again and again: first come, first served.
 pub(crate) type FairMutex<T> = spin::mutex::TicketMutex<T, Yield>;
+/// The proof that a [`FairMutex`] is held.
+pub(crate) type FairGuard<'a, T> = spin::mutex::ticket::TicketMutexGuard<'a, T, Yield>;
 /// The proof that a [`Mutex`] is held.
 pub(crate) type Guard<'a, T> = spin::mutex::SpinMutexGuard<'a, T, Yield>;
 
