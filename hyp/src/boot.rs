@@ -14,6 +14,7 @@ use hyp_core::{
     fdt::{
         Tree,
         board::{self, Board, BoardError, Chosen, Console, PsciMethod},
+        vms::Vms,
     },
     physmem::PhysMem,
     text,
@@ -165,11 +166,11 @@ extern "C" fn primary(dtb: usize, _base: usize, el: u64) -> ! {
     let Some(areas) = memory.alloc(AREA * others + GUARD, GUARD) else {
         fail("no RAM is left for the pCPUs' stacks")
     };
-    let room = (vm::room(&plan) + others * size_of::<PerCpu>() as u64).next_multiple_of(GUARD);
+    let room = (vm::room(plan) + others * size_of::<PerCpu>() as u64).next_multiple_of(GUARD);
     let Some(room) = memory.alloc(room, GUARD) else {
         fail("no RAM is left for the VMs' contexts")
     };
-    let registers = match translate(board, areas, room, &plan, &mut memory) {
+    let registers = match translate(board, blob, areas, room, plan, &mut memory) {
         Ok(registers) => registers,
         Err(range) => {
             let what = text!("EL2's map cannot hold {:#x}..{:#x}", range.start(), range.end());
@@ -302,7 +303,7 @@ fn introduce(board: &Board, el: u64) {
     }
     info!("timer   {} Hz", timer::frequency());
     match board.psci {
-        Some(found) if found.method == PsciMethod::Smc => {
+        Some(PsciMethod::Smc) => {
             let version = smc::smc(psci::VERSION, 0, 0, 0);
             info!("PSCI    {}.{} by SMC", version >> 16 & 0xFFFF, version & 0xFFFF);
         }
@@ -325,8 +326,8 @@ fn introduce(board: &Board, el: u64) {
 
 /// RAM without the image, the device tree, and what the tree reserves.
 #[inline(never)]
-fn free_memory(board: &Board, blob: &[u8]) -> Option<Box<PhysMem>> {
-    let mut memory = Box::new(PhysMem::new(board.ram.as_slice()).ok()?);
+fn free_memory(board: &'static Board, blob: &[u8]) -> Option<Box<PhysMem<'static>>> {
+    let mut memory = Box::new(PhysMem::new(&board.ram));
     for reserved in board.reserved.as_slice() {
         memory.reserve(*reserved).ok()?;
     }
@@ -351,9 +352,9 @@ fn area_stacks(areas: Range, nth: usize) -> Stacks {
 }
 
 /// EL2's address space: the image by its parts, the pCPUs' stacks without their guard pages, devices, and the memory for the
-/// VMs' contexts and tables. No VM's RAM, no module, and not the device tree, which has been read.
+/// VMs' contexts and tables; the device tree, where their descriptions have their texts. No VM's RAM, and no module.
 #[inline(never)]
-fn translate(board: &Board, areas: Range, room: Range, plan: &[vm::Planned], memory: &mut PhysMem) -> Result<Registers, Range> {
+fn translate(board: &Board, blob: &[u8], areas: Range, room: Range, plan: &Vms<'_>, memory: &mut PhysMem<'_>) -> Result<Registers, Range> {
     let mut map = Map::new();
     map.identity(span(&raw const __image_start, &raw const __text_end), Access::Execute);
     map.identity(span(&raw const __text_end, &raw const __rodata_end), Access::Read);
@@ -364,6 +365,7 @@ fn translate(board: &Board, areas: Range, room: Range, plan: &[vm::Planned], mem
         map.identity(between(stacks.guard + GUARD, stacks.emergency), Access::Write);
     }
     map.identity(room, Access::Write);
+    map.identity(between(at(blob.as_ptr()), at(blob.as_ptr()) + blob.len() as u64), Access::Read);
     map.identity(board.gic.gicd, Access::Device);
     for region in &board.gic.gicr {
         let end = redistributors(board, *region).last().map_or(region.start(), |(_, next)| next);
@@ -452,7 +454,7 @@ fn online(index: usize) -> bool {
 /// Starts every other pCPU, one after the other, from this one alone.
 #[inline(never)]
 fn bring_up(board: &'static Board, boot_index: usize, areas: Range, registers: &Registers) {
-    if board.psci.is_none_or(|psci| psci.method != PsciMethod::Smc) {
+    if board.psci != Some(PsciMethod::Smc) {
         return;
     }
     let others = board.cpus.iter().enumerate().filter(|(index, _)| *index != boot_index);

@@ -1,8 +1,10 @@
-//! Boot-time memory: used until the VMs start, sealed after.
+//! Boot-time memory: used until the VMs start, sealed after. What it gives is never given back.
 
+use alloc::alloc::{alloc, handle_alloc_error};
 use core::{
     alloc::{GlobalAlloc, Layout},
-    ptr,
+    mem::MaybeUninit,
+    ptr, slice,
 };
 
 use hyp_core::types::Range;
@@ -64,8 +66,60 @@ pub(crate) fn usage() -> [(usize, usize); 2] {
         .map(|heap| unsafe { (heap.get_mut().used(), heap.get_mut().size()) })
 }
 
-// SAFETY: The boot CPU is the only one that allocates, and only before `seal`: after it `alloc` gives null and `dealloc`
-// leaks, so the heap has one user at a time.
+/// Values that live for ever, in room that is made for all of them at once.
+pub(crate) struct List<T: 'static> {
+    room: &'static mut [MaybeUninit<T>],
+    len: usize,
+}
+
+impl<T> List<T> {
+    /// Room for `most` values.
+    pub(crate) fn new(most: usize) -> Self {
+        let start = bytes(size_of::<T>() * most, align_of::<T>());
+        // SAFETY: So many bytes, aligned so, that are nobody else's and stay.
+        let room = unsafe { slice::from_raw_parts_mut(start.cast(), most) };
+        Self { room, len: 0 }
+    }
+
+    /// Adds `value`, if there is room.
+    #[inline]
+    pub(crate) fn push(&mut self, value: T) {
+        if let Some(place) = self.room.get_mut(self.len) {
+            place.write(value);
+            self.len += 1;
+        }
+    }
+
+    /// The values.
+    pub(crate) fn leak(self) -> &'static mut [T] {
+        // SAFETY: So many were written, and nobody else has the room.
+        unsafe { slice::from_raw_parts_mut(self.room.as_mut_ptr().cast(), self.len) }
+    }
+}
+
+/// `count` words, which are 0.
+pub(crate) fn words(count: usize) -> &'static mut [u32] {
+    let start: *mut u32 = bytes(size_of::<u32>() * count, align_of::<u32>()).cast();
+    // SAFETY: So many words, aligned so, that are nobody else's and stay; made zeroes before anybody reads them.
+    unsafe {
+        start.write_bytes(0, count);
+        slice::from_raw_parts_mut(start, count)
+    }
+}
+
+fn bytes(size: usize, align: usize) -> *mut u8 {
+    // There is no layout of no bytes, nor one of more than the address space has.
+    let layout = Layout::from_size_align(size.max(1), align).unwrap_or(Layout::new::<u8>());
+    // SAFETY: The layout's size is not 0.
+    let start = unsafe { alloc(layout) };
+    if start.is_null() || layout.size() < size {
+        handle_alloc_error(layout);
+    }
+    start
+}
+
+// SAFETY: The boot CPU is the only one that allocates, and only before `seal`: after it `alloc` gives null, so the heap has one
+// user at a time.
 unsafe impl GlobalAlloc for BootHeap {
     #[inline(never)]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -80,14 +134,6 @@ unsafe impl GlobalAlloc for BootHeap {
         }
     }
 
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: See above; `at` came from `alloc` with this layout.
-        unsafe {
-            if let (false, Some(at)) = (*self.sealed.get_mut(), ptr::NonNull::new(at)) {
-                let [inside, besides] = &self.heaps;
-                let heap = if image().contains(&at.addr().get()) { inside } else { besides };
-                heap.get_mut().deallocate(at, layout);
-            }
-        }
-    }
+    /// What boot makes it makes to stay.
+    unsafe fn dealloc(&self, _: *mut u8, _: Layout) {}
 }

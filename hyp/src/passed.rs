@@ -4,11 +4,10 @@
 //! fires until the guest's own deactivation, which costs no exit. If the device still asserts a level then, it fires again. What
 //! software has to do to the physical interrupts (`hyp_core::vgic::dist`) is done by whoever does it, on any pCPU.
 
-use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU8, Ordering};
 
 use hyp_core::{
-    fdt::vms::VmDesc,
+    fdt::vms::{Spi, VmDesc},
     vgic::dist::{Dist, SPIS, Vcpus},
 };
 
@@ -25,7 +24,7 @@ static OWNER: [AtomicU8; SPIS as usize] = [const { AtomicU8::new(0) }; SPIS as u
 
 /// The SPIs of one VM's devices.
 pub(crate) struct Passed {
-    intids: Vec<u32>,
+    desc: &'static VmDesc<'static>,
     /// The machine's.
     pub(crate) distributor: Distributor,
 }
@@ -33,38 +32,39 @@ pub(crate) struct Passed {
 impl Passed {
     /// Those of the devices in `desc`, which stand behind the same of `dist` from now on: disabled, with their triggers set, on the pCPU
     /// with this affinity. On the boot CPU, before the VMs run.
-    pub(crate) fn new(id: usize, desc: &VmDesc, dist: &Dist, affinity: u64) -> Option<Self> {
+    pub(crate) fn new(desc: &'static VmDesc<'static>, dist: &Dist, affinity: u64) -> Option<Self> {
         let base = vm::board()?.gic.gicd.start() as usize;
         // SAFETY: The distributor's frame as the device tree gives it, mapped at EL2 before the VMs are built.
         let distributor = Distributor::new(unsafe { Mmio::new(base) });
-        let spis = desc.devices.iter().flat_map(|device| &device.interrupts);
-        for spi in spis.clone() {
-            distributor.configure(spi.intid, affinity);
-            distributor.set_edge(spi.intid, spi.edge);
+        let passed = Self { desc, distributor };
+        for spi in passed.spis() {
+            passed.distributor.configure(spi.intid, affinity);
+            passed.distributor.set_edge(spi.intid, spi.edge);
             dist.back(spi.intid, spi.edge);
             if let Some(owner) = place(spi.intid) {
-                owner.store(id as u8 + 1, Ordering::Relaxed);
+                owner.store(desc.id as u8 + 1, Ordering::Relaxed);
             }
         }
-        Some(Self {
-            intids: spis.map(|spi| spi.intid).collect(),
-            distributor,
-        })
+        Some(passed)
+    }
+
+    fn spis(&self) -> impl Iterator<Item = &'static Spi> + use<> {
+        self.desc.devices.iter().flat_map(|device| &device.interrupts)
     }
 
     /// The VM starts: nothing is left of an earlier run, and the interrupts may come.
     pub(crate) fn open(&self) {
         self.close();
-        for intid in &self.intids {
-            self.distributor.set_enabled(*intid, true);
+        for spi in self.spis() {
+            self.distributor.set_enabled(spi.intid, true);
         }
     }
 
     /// The VM has ended: none comes any more, and none is active.
     pub(crate) fn close(&self) {
-        for intid in &self.intids {
-            self.distributor.set_enabled(*intid, false);
-            self.distributor.clear(*intid);
+        for spi in self.spis() {
+            self.distributor.set_enabled(spi.intid, false);
+            self.distributor.clear(spi.intid);
         }
     }
 

@@ -1,6 +1,6 @@
 //! The VMs: made once at boot from the device tree, then started, held, restarted and ended, each by itself.
 
-use alloc::{boxed::Box, string::String, vec::Vec};
+use alloc::boxed::Box;
 use core::{
     cell::UnsafeCell,
     ptr, slice,
@@ -18,8 +18,7 @@ use hyp_core::{
     fdt::{
         Tree,
         board::Board,
-        guest::{Blob, GuestTree},
-        vms::{self, Device, Placement, Surroundings, VmDesc},
+        vms::{self, Device, Surroundings, VmDesc, Vms},
     },
     filter::{Action, Filter},
     forward::Exits,
@@ -51,6 +50,7 @@ use crate::{
     },
     boot,
     console::{error, found, info, record, warning},
+    heap::{self, List},
     passed::Passed,
     percpu::{self, BootCell},
     run, system,
@@ -64,13 +64,13 @@ pub(crate) struct Vm {
     /// For people.
     pub(crate) name: &'static str,
     /// What the device tree says.
-    pub(crate) desc: VmDesc,
-    /// Where things go in its RAM.
-    placement: Placement,
+    pub(crate) desc: &'static VmDesc<'static>,
     /// Its own device tree, as it is at each start.
-    tree: Blob,
+    tree: &'static [u8],
     /// Its RAM.
     ram: Range,
+    /// The same, as it sees it.
+    ipas: Range,
     /// `VTTBR_EL2`.
     pub(crate) vttbr: u64,
     /// Its vCPUs.
@@ -162,45 +162,30 @@ impl Tables for Pool {
     }
 }
 
-/// A VM that the device tree asks for, before it is built.
-pub(crate) struct Planned {
-    id: usize,
-    name: String,
-    desc: VmDesc,
-    placement: Placement,
-}
-
-/// Reads the VM descriptions, says which are refused, and keeps the modules of the others out of `memory`. The host partition comes
-/// first.
+/// Reads the VM descriptions, says which are refused, and keeps the modules of the others out of `memory`.
 ///
 /// # Errors
 /// [`physmem::Full`]: more modules than can be remembered.
 #[inline(never)]
-pub(crate) fn plan(board: &Board, tree: &Tree<'_>, blob: &[u8], memory: &mut physmem::PhysMem) -> Result<Vec<Planned>, physmem::Full> {
-    let dtb = Range::new(blob.as_ptr() as u64, blob.len() as u64).unwrap_or(Range::EMPTY);
-    let vms = vms::describe(
-        tree,
-        &Surroundings {
-            ram: board.ram.as_slice(),
-            reserved: board.reserved.as_slice(),
-            hyp: boot::image(),
-            dtb,
-            cpus: board.cpus.len(),
-        },
-    );
-    let mut plan = Vec::with_capacity(vms.len());
-    for vms::Vm { id, name, description } in vms {
-        match description.and_then(|desc| Ok((place(&desc)?, desc))) {
-            Ok((placement, desc)) => {
-                memory.reserve(desc.image)?;
-                if let Some(initrd) = desc.initrd {
-                    memory.reserve(initrd)?;
-                }
-                let at = if id == 0 { 0 } else { plan.len() };
-                plan.insert(at, Planned { id, name, desc, placement });
-            }
-            Err(error) => refuse(id, &name, Value::Of(&error)),
-        }
+pub(crate) fn plan(
+    board: &Board,
+    tree: &Tree<'static>,
+    blob: &'static [u8],
+    memory: &mut physmem::PhysMem<'_>,
+) -> Result<&'static Vms<'static>, physmem::Full> {
+    let around = Surroundings {
+        board,
+        hyp: boot::image(),
+        dtb: Range::new(blob.as_ptr() as u64, blob.len() as u64).unwrap_or(Range::EMPTY),
+        head: &head,
+    };
+    let plan = Box::leak(Box::new(Vms::new()));
+    vms::describe(tree, &around, plan, &mut |id, name, property, reason| {
+        refuse(id, name, Value::Of(&text!("{}: {}", property, Value::Of(&reason))));
+    });
+    for desc in plan.iter() {
+        memory.reserve(desc.image)?;
+        memory.reserve(desc.initrd.unwrap_or(Range::EMPTY))?;
     }
     Ok(plan)
 }
@@ -211,18 +196,22 @@ fn refuse(id: usize, name: &str, reason: Value<'_>) {
     system::refused();
 }
 
-fn place(desc: &VmDesc) -> Result<Placement, vms::VmError> {
-    let size = (desc.image.size() as usize).min(image::HEADER_SIZE);
-    // SAFETY: The module lies in RAM (checked by `describe`), nobody writes it, and the MMU is off: every address is
-    // mapped.
-    let head = unsafe { slice::from_raw_parts(desc.image.start() as *const u8, size) };
-    Placement::new(desc, head)
+/// How an image begins that lies there.
+fn head(image: Range) -> &'static [u8] {
+    let size = (image.size() as usize).min(image::HEADER_SIZE);
+    // SAFETY: The module lies in RAM (checked by `describe`) that is given to nobody, nobody writes it, and the MMU is off:
+    // every address is mapped.
+    unsafe { slice::from_raw_parts(image.start() as *const u8, size) }
 }
 
 /// Takes the memory for stage-2 tables and shadow pages, for EL2 to map.
-pub(crate) fn reserve_pool(plan: &[Planned], memory: &mut physmem::PhysMem) -> Option<Range> {
-    let registers = plan.iter().flat_map(|vm| &vm.desc.devices).flat_map(Device::pages).count() as u64;
-    let pages = POOL_PAGES_PER_VM * plan.len().max(1) as u64 + POOL_PAGES_PER_DEVICE * registers;
+pub(crate) fn reserve_pool(plan: &Vms<'_>, memory: &mut physmem::PhysMem<'_>) -> Option<Range> {
+    let mut pages = 0;
+    for desc in plan.iter() {
+        let registers: usize = desc.devices.iter().map(|device| device.registers.len()).sum();
+        pages += POOL_PAGES_PER_VM + POOL_PAGES_PER_DEVICE * registers as u64;
+    }
+    let pages = pages.max(POOL_PAGES_PER_VM);
     let pool = memory.alloc(pages * stage2::PAGE, stage2::PAGE)?;
     // SAFETY: The boot CPU, before any other runs.
     unsafe {
@@ -235,11 +224,11 @@ pub(crate) fn reserve_pool(plan: &[Planned], memory: &mut physmem::PhysMem) -> O
 }
 
 /// What the contexts of the plan's VMs take, with room for what is used while they are made.
-pub(crate) fn room(plan: &[Planned]) -> u64 {
+pub(crate) fn room(plan: &Vms<'_>) -> u64 {
     const SPARE: u64 = 16 << 10;
-    let tree = |desc: &VmDesc| desc.bootargs.len() + GuestTree::room(desc.vcpus(), desc.devices.len());
-    let vm = |desc: &VmDesc| size_of::<Vm>() + desc.vcpus() * (size_of::<Vcpu>() + size_of::<Power>()) + tree(desc);
-    SPARE + plan.iter().map(|planned| vm(&planned.desc) as u64).sum::<u64>()
+    let contexts = |desc: &VmDesc<'_>| size_of::<Vm>() + desc.vcpus() * (size_of::<Vcpu>() + size_of::<Power>());
+    let room = |desc: &VmDesc<'_>| (contexts(desc) + desc.tree_size) as u64;
+    SPARE + plan.iter().map(room).sum::<u64>()
 }
 
 /// The machine is `board`.
@@ -270,24 +259,22 @@ pub(crate) fn find(id: u64) -> Option<&'static Vm> {
 /// Builds every VM of the plan: memory, tables, vCPUs, first contents. A VM that cannot be built is refused; the others
 /// are built.
 #[inline(never)]
-pub(crate) fn build(board: &'static Board, plan: Vec<Planned>, memory: &mut physmem::PhysMem) {
+pub(crate) fn build(board: &'static Board, plan: &'static Vms<'static>, memory: &mut physmem::PhysMem<'_>) {
     // SAFETY: The boot CPU, before any other runs.
     let pool = unsafe { POOL.get_mut() };
-    let guests = plan.iter().filter(|vm| vm.id != 0);
-    let machine = Machine {
-        shadows: guests.filter_map(|vm| Some((vm.id as u64, pool.take(1, stage2::PAGE)?))).collect(),
-        seed: board.chosen.seed,
-    };
-    let fresh = board.chosen.fresh_ram;
-    let mut built: Vec<Vm> = Vec::with_capacity(plan.len());
-    for Planned { id, name, desc, placement } in plan {
-        let name: &'static str = name.leak();
-        match make(id, name, desc, placement, memory, pool, &machine, &mut built) {
+    let mut shadows = [0; layout::MAX_VMS];
+    for desc in plan.iter() {
+        shadows[desc.id % layout::MAX_VMS] = pool.take(1, stage2::PAGE).unwrap_or(0);
+    }
+    let mut built = List::new(plan.iter().count());
+    for desc in plan.iter() {
+        match make(board, desc, memory, pool, &shadows, &mut built) {
             Ok(()) => {}
-            Err(reason) => refuse(id, name, reason.into()),
+            Err(reason) => refuse(desc.id, desc.name(), reason.into()),
         }
     }
-    let vms: &'static [Vm] = Box::leak(built.into_boxed_slice());
+    let vms: &'static [Vm] = built.leak();
+    let fresh = board.chosen.fresh_ram;
     for vm in vms {
         vm.contents(!fresh);
         found!(
@@ -304,7 +291,7 @@ pub(crate) fn build(board: &'static Board, plan: Vec<Planned>, memory: &mut phys
             vm.name,
             vm.vcpus.len(),
             vm.ram.size() >> 20,
-            vm.desc.ram.start()
+            vm.ipas.start()
         );
     }
     if vms.is_empty() {
@@ -315,27 +302,17 @@ pub(crate) fn build(board: &'static Board, plan: Vec<Planned>, memory: &mut phys
     system::built(vms.iter().filter(|vm| vm.id != 0).count(), host);
 }
 
-/// What every VM is made with.
-struct Machine {
-    /// The shadow pages: VM and physical address.
-    shadows: Vec<(u64, u64)>,
-    /// The boot loader's seed.
-    seed: Option<u64>,
-}
-
-/// Makes one VM and adds it to `built`, which has room for it.
-#[inline(never)]
-#[allow(clippy::too_many_arguments, reason = "what every VM is made with, and what this one is")]
+/// Makes one VM and adds it to `built`. `shadows` are the VMs' shadow pages, by their numbers; 0 is none.
+#[inline(always)]
 fn make(
-    id: usize,
-    name: &'static str,
-    desc: VmDesc,
-    placement: Placement,
-    memory: &mut physmem::PhysMem,
+    board: &'static Board,
+    desc: &'static VmDesc<'static>,
+    memory: &mut physmem::PhysMem<'_>,
     pool: &mut Pool,
-    machine: &Machine,
-    built: &mut Vec<Vm>,
+    shadows: &[u64; layout::MAX_VMS],
+    built: &mut List<Vm>,
 ) -> Result<(), &'static str> {
+    let id = desc.id;
     const BLOCK: u64 = stage2::BLOCK_2M;
     const NO_TABLES: &str = "no memory is left for its stage-2 tables";
     let ram = memory
@@ -357,65 +334,45 @@ fn make(
         map(page.start(), page.start(), page.size(), Attrs::Device).map_err(|_| "a passed device's registers cannot be mapped")?;
     }
     if id == 0 {
-        for (vm, page) in &machine.shadows {
+        for (vm, page) in (0..).zip(shadows).filter(|(vm, page)| *vm != 0 && **page != 0) {
             map(layout::SHADOW_BASE + vm * layout::SHADOW_STRIDE, *page, stage2::PAGE, Attrs::RoData)?;
         }
     }
-    let page = match machine.shadows.iter().find(|(vm, _)| *vm == id as u64) {
-        Some((_, page)) => *page,
-        None => pool.take(1, stage2::PAGE).ok_or("no memory is left for its shadow page")?,
-    };
+    let page = shadows[id % layout::MAX_VMS];
+    if page == 0 {
+        return Err("no memory is left for its shadow page");
+    }
     // SAFETY: A zeroed page of the pool, which lives for ever; `ShadowPage` is made of atomics and fits a page. Guests
     // that see it see it read-only.
     let shadow: &'static ShadowPage = unsafe { &*(page as *const ShadowPage) };
-    let mut filter = Filter::new();
-    for entry in &desc.filter {
-        filter
-            .insert(entry.base, entry.count, entry.action as u64)
-            .map_err(|errno| match errno {
-                Errno::Exists => "umbra,smccc-filter: an entry overlaps another or the reserved ranges",
-                _ => "umbra,smccc-filter: a bad entry",
-            })?;
-    }
-    let tree = GuestTree {
-        ram: desc.ram,
-        vcpus: desc.vcpus(),
-        bootargs: &desc.bootargs,
-        initrd: placement.initrd,
-        // Each VM its own; it has to do for every start of it.
-        seed: machine.seed.map(|seed| seed ^ (id as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
-        devices: &desc.devices,
-    }
-    .write()
-    .map_err(|_| "its device tree cannot be written")?;
-    if tree.len() as u64 > vms::DTB_SIZE {
+    if desc.tree_size as u64 > vms::DTB_SIZE {
         return Err("its device tree is too large");
     }
+    let tree = desc.tree(board).write(heap::words(desc.tree_size.div_ceil(4)));
+    let tree = tree.ok_or("its device tree cannot be written")?;
     let view = CtlrView::new(gic::vtr(), gic::physical_ctlr());
-    let first = desc.pcpus.first().and_then(|pcpu| BOARD.get()?.cpus.get(*pcpu));
+    let affinity = |pcpu: u8| board.cpus.get(usize::from(pcpu)).map_or(0, |cpu| cpu.affinity);
     let dist = Dist::new(&view);
-    let passed = Passed::new(id, &desc, &dist, first.map_or(0, |cpu| cpu.affinity)).ok_or("the machine has no distributor")?;
-    let power: Vec<Power> = (0..desc.vcpus()).map(|_| Power::new()).collect();
-    let power: &'static [Power] = Box::leak(power.into_boxed_slice());
+    let first = desc.pcpus.first().map_or(0, |pcpu| affinity(*pcpu));
+    let passed = Passed::new(desc, &dist, first).ok_or("the machine has no distributor")?;
+    let mut power = List::new(desc.vcpus());
+    (0..desc.vcpus()).for_each(|_| power.push(Power::new()));
+    let power: &'static [Power] = power.leak();
+    let mut vcpus = List::new(desc.vcpus());
     let shown = power.iter().zip(shadow.slots());
-    let vcpus: Vec<Vcpu> = desc
-        .pcpus
-        .iter()
-        .zip(shown)
-        .enumerate()
-        .map(|(index, (pcpu, shown))| {
-            let affinity = BOARD.get().and_then(|board| board.cpus.get(*pcpu)).map_or(0, |cpu| cpu.affinity);
-            Vcpu::new((index, index + 1 == desc.vcpus()), (*pcpu, affinity), shown, view, desc.strict)
-        })
-        .collect();
+    for (index, (pcpu, shown)) in desc.pcpus.iter().zip(shown).enumerate() {
+        let on = (usize::from(*pcpu), affinity(*pcpu));
+        vcpus.push(Vcpu::new((index, index + 1 == desc.vcpus()), on, shown, view, desc.strict));
+    }
     built.push(Vm {
         id,
-        name,
-        placement,
+        name: desc.name(),
+        desc,
         tree,
         ram,
+        ipas: desc.ram,
         vttbr: run::vttbr(id, root),
-        vcpus: Box::leak(vcpus.into_boxed_slice()),
+        vcpus: vcpus.leak(),
         power,
         exits: Exits::new(id as u8),
         verdict_ticks: timer::ticks(u64::from(desc.forward_deadline_ms)),
@@ -427,14 +384,13 @@ fn make(
         cntvoff: AtomicU64::new(0),
         rebuild: Mutex::new(None),
         ready: Ready::new(),
-        filter: Setup(UnsafeCell::new(filter)),
+        filter: Setup(UnsafeCell::new(desc.smccc_filter())),
         short_calls: AtomicBool::new(false),
         state: AtomicU8::new(VmState::Built as u8),
         held: AtomicU32::new(0),
         departed: AtomicU32::new(0),
         generation: AtomicU32::new(0),
         has_run: AtomicBool::new(false),
-        desc,
     });
     Ok(())
 }
@@ -579,8 +535,8 @@ impl Vm {
         }
         self.passed.open();
         let start = Start {
-            entry: self.placement.entry,
-            context: self.placement.dtb.unwrap_or(0),
+            entry: self.desc.placement.entry,
+            context: self.desc.placement.dtb.unwrap_or(0),
             big_endian: false,
         };
         if let (Some(power), Some(vcpu)) = (self.power.first(), self.vcpus.first()) {
@@ -714,20 +670,21 @@ impl Vm {
     /// What goes into its RAM, one thing after the other: offset, size, and where it comes from. Behind an image's file is what
     /// the first thing left: zeroes, or RAM that holds them already.
     fn segment(&self, index: usize) -> Option<(u64, u64, Source<'_>)> {
-        let (image, file) = (self.placement.image, self.desc.image);
-        let offset = |ipa: u64| ipa - self.desc.ram.start();
+        let (image, file) = (self.desc.placement.image, self.desc.image);
+        let offset = |ipa: u64| ipa - self.ipas.start();
         let nothing = (0, 0, Source::Zero);
         Some(match index {
             0 => (0, self.ram.size(), Source::Zero),
             1 => (offset(image.start()), file.size(), Source::Memory(file.start())),
-            2 => match (self.placement.initrd, self.desc.initrd) {
+            2 => match (self.desc.placement.initrd, self.desc.initrd) {
                 (Some(at), Some(file)) => (offset(at.start()), file.size(), Source::Memory(file.start())),
                 _ => nothing,
             },
             3 => self
+                .desc
                 .placement
                 .dtb
-                .map_or(nothing, |at| (offset(at), self.tree.len() as u64, Source::Bytes(&self.tree))),
+                .map_or(nothing, |at| (offset(at), self.tree.len() as u64, Source::Bytes(self.tree))),
             _ => return None,
         })
     }
@@ -890,7 +847,7 @@ impl VmView for View {
     }
 
     fn in_ram(&self, ipa: u64) -> bool {
-        self.vm.desc.ram.contains(ipa)
+        self.vm.ipas.contains(ipa)
     }
 
     fn power(&self, index: usize) -> State {

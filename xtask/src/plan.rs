@@ -6,6 +6,7 @@ use crate::ui;
 use crate::vmfile::{BLOCK, Dtb, Vm};
 use anyhow::{Result, ensure};
 use hyp_abi::layout;
+use hyp_core::fdt::board::{Board, BoardError};
 use hyp_core::fdt::vms::Device;
 use hyp_core::types::Range;
 use std::ffi::OsString;
@@ -203,11 +204,17 @@ impl Plan {
         if self.vms.iter().all(|vm| vm.devices.is_empty()) {
             return Ok(());
         }
-        let tree = hyp_core::fdt::Tree::new(blob).map_err(|e| anyhow::anyhow!("the device tree that QEMU wrote: {e}"))?;
+        let qemus = |e: BoardError| anyhow::anyhow!("the device tree that QEMU wrote: {e}");
+        let tree = hyp_core::fdt::Tree::new(blob).map_err(|e| qemus(e.into()))?;
+        let board = Board::discover(blob).map_err(qemus)?;
         let mut given: Vec<Device> = Vec::new();
         for vm in &self.vms {
             for (i, path) in vm.devices.iter().enumerate() {
-                let device = Device::read(&tree, path).and_then(|device| device.fits(vm.ram, given.iter()).map(|()| device));
+                let device = Device::read(&tree, &board, path.as_bytes()).and_then(|device| {
+                    device.fits(vm.ram)?;
+                    device.apart(&given)?;
+                    Ok(device)
+                });
                 let shown = path.escape_debug();
                 given.push(device.map_err(|why| usage(format!("{}: devices[{i}]: \"{shown}\": {why}", vm.origin)))?);
             }
@@ -620,7 +627,7 @@ pub(crate) mod tests {
     #[test]
     fn a_command_line_with_quotes_is_in_the_guests_tree_as_it_is_in_the_vm_file() {
         use hyp_core::fdt::guest::GuestTree;
-        use hyp_core::fdt::vms::{Surroundings, describe};
+        use hyp_core::fdt::vms::{Surroundings, Vms, describe};
         const LINE: &str = r#"console=ttyAMA0 title="two  words" path='a b' back\slash 100% tab	end=ä,;#$(x)`y`"#;
         let folder = tempfile::tempdir().expect("a folder");
         let at = |name: &str| folder.path().join(name);
@@ -633,25 +640,30 @@ pub(crate) mod tests {
         let qemus = Tree::parse(include_bytes!("../../hyp/core/tests/data/qemu-virt-gicv3.dtb")).expect("a tree");
         let merged = plan.describe(&qemus).flatten().expect("written");
         let range = |start, size| Range::new(start, size).expect("a range");
+        let mut board = Board::discover(&merged).expect("a board");
+        board.ram.insert(range(RAM_BASE, 1 << 30)).expect("room");
         let around = Surroundings {
-            ram: &[range(RAM_BASE, 1 << 30)],
-            reserved: &[],
+            board: &board,
             hyp: range(KERNEL, UMBRA_ROOM),
             dtb: range(RAM_BASE + (128 << 20), DTB_ROOM),
-            cpus: 8,
+            head: &|_| &[0; 64],
         };
-        let read = describe(&hyp_core::fdt::Tree::new(&merged).expect("a tree"), &around);
-        let [vm] = read.as_slice() else { panic!("{read:?}") };
-        let vm = vm.description.as_ref().expect("a description");
+        let mut read = Vms::new();
+        let tree = hyp_core::fdt::Tree::new(&merged).expect("a tree");
+        describe(&tree, &around, &mut read, &mut |_, name, property, reason| {
+            panic!("{name}: {property}: {reason}")
+        });
+        let vm = read.iter().next().expect("a description");
         let tree = GuestTree {
             ram: vm.ram,
             vcpus: vm.vcpus(),
-            bootargs: &vm.bootargs,
+            bootargs: vm.bootargs,
             initrd: None,
             seed: None,
             devices: &[],
         };
-        let tree = Tree::parse(&tree.write().expect("written")).expect("a tree");
+        let mut words = vec![0; tree.size().div_ceil(4)];
+        let tree = Tree::parse(tree.write(&mut words).expect("written")).expect("a tree");
         let chosen = tree.root.children.iter().find(|n| n.name == "chosen").expect("chosen");
         assert_eq!(chosen.property("bootargs"), Some(format!("{LINE}\0").as_bytes()));
     }

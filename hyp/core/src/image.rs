@@ -159,14 +159,11 @@ impl Image {
     }
 }
 
-/// The little-endian word at `offset`; bytes that are not there count as 0.
+/// The little-endian word at `offset`, 0 where there is none.
+#[inline(never)]
 fn le64(bytes: &[u8], offset: usize) -> u64 {
-    bytes
-        .iter()
-        .skip(offset)
-        .take(8)
-        .rev()
-        .fold(0, |word, byte| word << 8 | u64::from(*byte))
+    let word = bytes.get(offset..).and_then(<[u8]>::first_chunk);
+    word.map_or(0, |word| u64::from_le_bytes(*word))
 }
 
 #[cfg(test)]

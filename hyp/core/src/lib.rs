@@ -1,10 +1,8 @@
-//! Every decision of the Umbra hypervisor, without a register access or a pointer.
+//! Every decision of the Umbra hypervisor, without a register access, a pointer, or a heap.
 //!
 //! `hyp` is a thin shell around this crate: it reads registers, asks here what they mean and what to do, and does it.
 #![cfg_attr(not(any(test, loom)), no_std)]
 #![forbid(unsafe_code)]
-
-extern crate alloc;
 
 pub mod crash;
 pub mod esr;

@@ -18,45 +18,35 @@ pub const MAX_RESERVED: usize = 128;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 
-/// A set of addresses as at most `N` ranges: sorted, disjoint, and not even adjacent (neighbours are merged).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RangeSet<const N: usize> {
-    ranges: ArrayVec<Range, N>,
+/// A set of addresses as ranges: sorted, disjoint, and not even adjacent (neighbours are merged).
+#[derive(Clone, Debug)]
+pub struct RangeSet {
+    ranges: ArrayVec<Range, MAX_RESERVED>,
+    most: usize,
 }
 
-impl<const N: usize> RangeSet<N> {
-    /// The empty set.
+impl RangeSet {
+    /// The empty set, which may have `most` ranges, and [`MAX_RESERVED`] in any case.
     #[must_use]
-    pub const fn new() -> Self {
+    pub const fn new(most: usize) -> Self {
         Self {
             ranges: ArrayVec::new_const(),
+            most,
         }
     }
 
     /// Adds every address of `range`. An empty range changes nothing.
     ///
     /// # Errors
-    /// [`Full`] when the set would need more than `N` ranges; it is then as it was.
+    /// [`Full`] when the set would need more ranges than it may have; it is then as it was.
     pub fn insert(&mut self, range: Range) -> Result<(), Full> {
-        if range.size() == 0 {
-            return Ok(());
-        }
-        let first = self
-            .ranges
-            .iter()
-            .position(|r| r.end() >= range.start())
-            .unwrap_or(self.ranges.len());
-        let touched = self.ranges.iter().skip(first).take_while(|r| r.start() <= range.end()).count();
-        let mut merged = range;
-        for r in self.ranges.iter().skip(first).take(touched) {
-            merged = hull(merged, *r);
-        }
-        if touched == 0 {
-            return self.ranges.try_insert(first, merged).map_err(|_| Full);
-        }
-        self.ranges.drain(first..first + touched - 1);
-        if let Some(slot) = self.ranges.get_mut(first) {
-            *slot = merged;
+        match absorb(&mut self.ranges, range) {
+            Some(len) => self.ranges.truncate(len),
+            None if self.ranges.len() < self.most => {
+                self.ranges.try_push(range).map_err(|_| Full)?;
+                sort_last(&mut self.ranges);
+            }
+            None => return Err(Full),
         }
         Ok(())
     }
@@ -86,6 +76,39 @@ impl<const N: usize> RangeSet<N> {
     }
 }
 
+/// Makes `range` and those of `ranges` that it overlaps or touches one. Gives how many there are then; `None` where it has to be
+/// one more.
+fn absorb(ranges: &mut [Range], range: Range) -> Option<usize> {
+    if range.size() == 0 {
+        return Some(ranges.len());
+    }
+    let mut merged = None::<usize>;
+    let mut len = 0;
+    for at in 0..ranges.len() {
+        let next = ranges[at];
+        let touches = next.end() >= range.start() && next.start() <= range.end();
+        match merged {
+            Some(into) if touches => ranges[into] = hull(ranges[into], next),
+            _ => {
+                ranges[len] = if touches { hull(range, next) } else { next };
+                merged = merged.or(touches.then_some(len));
+                len += 1;
+            }
+        }
+    }
+    merged.map(|_| len)
+}
+
+/// Moves the last of `ranges` to its place.
+#[inline(never)]
+fn sort_last(ranges: &mut [Range]) {
+    for at in (1..ranges.len()).rev() {
+        if ranges[at - 1].start() > ranges[at].start() {
+            ranges.swap(at - 1, at);
+        }
+    }
+}
+
 /// The smallest range that holds both. Ends of ranges do not wrap, so the difference does not either.
 fn hull(a: Range, b: Range) -> Range {
     let start = a.start().min(b.start());
@@ -95,25 +118,19 @@ fn hull(a: Range, b: Range) -> Range {
 
 /// The board's RAM and what of it is taken.
 #[derive(Clone, Debug)]
-pub struct PhysMem {
-    ram: RangeSet<MAX_REGIONS>,
-    taken: RangeSet<MAX_RESERVED>,
+pub struct PhysMem<'b> {
+    ram: &'b RangeSet,
+    taken: RangeSet,
 }
 
-impl PhysMem {
-    /// All of `regions`, nothing of it taken.
-    ///
-    /// # Errors
-    /// [`Full`] for more than [`MAX_REGIONS`] separate regions.
-    pub fn new(regions: &[Range]) -> Result<Self, Full> {
-        let mut ram = RangeSet::new();
-        for region in regions {
-            ram.insert(*region)?;
-        }
-        Ok(Self {
+impl<'b> PhysMem<'b> {
+    /// All of `ram`, nothing of it taken.
+    #[must_use]
+    pub const fn new(ram: &'b RangeSet) -> Self {
+        Self {
             ram,
-            taken: RangeSet::new(),
-        })
+            taken: RangeSet::new(MAX_RESERVED),
+        }
     }
 
     /// Takes `range` out of what [`Self::alloc`] gives, whether it is RAM or not, and whether it was taken before or not.
@@ -151,12 +168,6 @@ impl PhysMem {
         }
     }
 
-    /// The RAM, taken or not.
-    #[must_use]
-    pub fn ram(&self) -> &[Range] {
-        self.ram.as_slice()
-    }
-
     /// What is taken: reservations and allocations, merged where they touch.
     #[must_use]
     pub fn taken(&self) -> &[Range] {
@@ -175,9 +186,15 @@ mod tests {
         Range::new(start, size).unwrap()
     }
 
+    fn ram(regions: &[Range]) -> RangeSet {
+        let mut ram = RangeSet::new(MAX_REGIONS);
+        regions.iter().for_each(|region| ram.insert(*region).unwrap());
+        ram
+    }
+
     #[test]
     fn neighbours_and_overlaps_merge_into_one_range() {
-        let mut set = RangeSet::<4>::new();
+        let mut set = RangeSet::new(4);
         for range in [r(0x100, 0x10), r(0x200, 0x10), r(0x110, 0x10), r(0x1f0, 0x30), r(0x500, 0)] {
             set.insert(range).unwrap();
         }
@@ -188,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_full_set_stays_as_it_was() {
-        let mut set = RangeSet::<2>::new();
+        let mut set = RangeSet::new(2);
         set.insert(r(0, 1)).unwrap();
         set.insert(r(10, 1)).unwrap();
         assert_eq!(set.insert(r(20, 1)), Err(Full));
@@ -199,7 +216,8 @@ mod tests {
 
     #[test]
     fn allocation_goes_low_to_high_around_reservations() {
-        let mut mem = PhysMem::new(&[r(0x4000_0000, 64 * MIB)]).unwrap();
+        let ram = ram(&[r(0x4000_0000, 64 * MIB)]);
+        let mut mem = PhysMem::new(&ram);
         mem.reserve(r(0x4020_0000, MIB)).unwrap();
         assert_eq!(mem.alloc(2 * MIB, 2 * MIB), Some(r(0x4000_0000, 2 * MIB)));
         assert_eq!(mem.alloc(2 * MIB, 2 * MIB), Some(r(0x4040_0000, 2 * MIB)));
@@ -209,20 +227,23 @@ mod tests {
 
     #[test]
     fn a_second_region_serves_what_the_first_cannot() {
-        let mut mem = PhysMem::new(&[r(0x8_8000_0000, 64 * MIB), r(0x8000_0000, 2 * MIB)]).unwrap();
+        let ram = ram(&[r(0x8_8000_0000, 64 * MIB), r(0x8000_0000, 2 * MIB)]);
+        let mut mem = PhysMem::new(&ram);
         assert_eq!(mem.alloc(4 * MIB, 2 * MIB), Some(r(0x8_8000_0000, 4 * MIB)));
     }
 
     #[test]
     fn address_zero_is_never_handed_out() {
-        let mut mem = PhysMem::new(&[r(0, MIB)]).unwrap();
+        let ram = ram(&[r(0, MIB)]);
+        let mut mem = PhysMem::new(&ram);
         assert_eq!(mem.alloc(4096, 4096), Some(r(4096, 4096)));
         assert_eq!(mem.alloc(1, 1), Some(r(1, 1)));
     }
 
     #[test]
     fn the_top_of_the_address_space_does_not_wrap() {
-        let mut mem = PhysMem::new(&[r(u64::MAX - 0x1fff, 0x1fff)]).unwrap();
+        let ram = ram(&[r(u64::MAX - 0x1fff, 0x1fff)]);
+        let mut mem = PhysMem::new(&ram);
         assert_eq!(mem.alloc(0x2000, 0x1000), None);
         assert_eq!(mem.alloc(u64::MAX, 1 << 63), None);
         assert_eq!(mem.alloc(0x1000, 0x1000), Some(r(u64::MAX - 0x1fff, 0x1000)));
@@ -231,7 +252,8 @@ mod tests {
 
     #[test]
     fn a_size_of_zero_and_a_crooked_alignment_get_nothing() {
-        let mut mem = PhysMem::new(&[r(0x1000, MIB)]).unwrap();
+        let ram = ram(&[r(0x1000, MIB)]);
+        let mut mem = PhysMem::new(&ram);
         assert_eq!(mem.alloc(0, 1), None);
         assert_eq!(mem.alloc(1, 0), None);
         assert_eq!(mem.alloc(1, 3), None);
@@ -248,7 +270,8 @@ mod tests {
             requests in prop::collection::vec((1u64..12, 0u32..4), 1..12),
         ) {
             let mut free = [false; 256];
-            let mut mem = PhysMem::new(&regions.iter().map(|&(s, n)| r(s, n)).collect::<Vec<_>>()).unwrap();
+            let ram = ram(&regions.iter().map(|&(s, n)| r(s, n)).collect::<Vec<_>>());
+            let mut mem = PhysMem::new(&ram);
             for (s, n) in regions { for page in s..s + n { free[page as usize] = page != 0; } }
             for (s, n) in reserved {
                 mem.reserve(r(s, n)).unwrap();

@@ -83,4 +83,10 @@ impl Range {
     pub const fn overlaps(self, other: Self) -> bool {
         self.size != 0 && other.size != 0 && self.start < other.end() && other.start < self.end()
     }
+    /// Whether any byte lies in one of `others`, too.
+    #[must_use]
+    #[inline(never)]
+    pub fn overlaps_any(self, others: &[Self]) -> bool {
+        others.iter().any(|other| self.overlaps(*other))
+    }
 }

@@ -5,10 +5,7 @@
 mod fdt_source;
 
 use fdt_source::{Node, QEMU_GICV2, QEMU_GICV3, cells, node, quads, strings};
-use hyp_core::fdt::board::{
-    Board, BoardError, Console, Cpu, EnableMethod, MAX_CPUS, MAX_GICR, MAX_RESERVED, Psci, PsciMethod, PsciVersion, Timer, UartKind,
-    console, psci,
-};
+use hyp_core::fdt::board::{Board, BoardError, Console, Cpu, MAX_CPUS, MAX_GICR, MAX_RESERVED, PsciMethod, UartKind, console, psci};
 use hyp_core::fdt::{MAX_DEPTH, Tree, TreeError};
 use hyp_core::types::{Pa, Range};
 
@@ -129,20 +126,8 @@ fn qemus_virt_machine_is_found_whole() {
     let board = Board::discover(QEMU_GICV3).unwrap();
     assert_eq!(board.ram.as_slice(), [r(0x4000_0000, 0x4000_0000)]);
     assert!(board.reserved.as_slice().is_empty());
-    assert_eq!(
-        board.cpus.as_slice(),
-        [0, 1, 2, 3, 4].map(|affinity| Cpu {
-            affinity,
-            enable_method: EnableMethod::Psci
-        })
-    );
-    assert_eq!(
-        board.psci,
-        Some(Psci {
-            method: PsciMethod::Smc,
-            version: PsciVersion::V1_0
-        })
-    );
+    assert_eq!(board.cpus.as_slice(), [0, 1, 2, 3, 4].map(|affinity| Cpu { affinity }));
+    assert_eq!(board.psci, Some(PsciMethod::Smc));
     assert_eq!(board.gic.gicd, r(0x0800_0000, 0x1_0000));
     assert_eq!(board.gic.gicr.as_slice(), [r(0x080a_0000, 0xf6_0000)]);
     assert_eq!((board.gic.stride, board.gic.maintenance), (None, Some(25)));
@@ -153,14 +138,6 @@ fn qemus_virt_machine_is_found_whole() {
             base: Pa::new(0x0900_0000),
             interrupt: Some(33),
         })
-    );
-    assert_eq!(
-        board.timer,
-        Timer {
-            physical: Some(30),
-            virt: Some(27),
-            hyp: Some(26)
-        }
     );
     assert!(board.chosen.nonce.is_empty() && !board.chosen.semihosting && !board.chosen.console_mux);
     assert_eq!(board.chosen.loglevel, None);
@@ -181,7 +158,6 @@ fn a_gicv2_is_named_and_there_is_a_console_to_say_it_on() {
 fn cpus_keep_the_trees_order_and_sparse_affinities_and_unusable_ones_are_passed_over() {
     let cpus = discover(&soc()).unwrap().cpus;
     assert_eq!(cpus.iter().map(|cpu| cpu.affinity).collect::<Vec<_>>(), [0, 0x100, 0x1_0000_0000]);
-    assert_eq!(cpus[2].enable_method, EnableMethod::SpinTable);
 }
 
 #[test]
@@ -191,13 +167,7 @@ fn an_affinity_of_one_cell_or_two_is_the_same() {
     *cpus = node("cpus")
         .set("#address-cells", cells(&[1]))
         .with(node("cpu@10203").set("reg", cells(&[0x1_0203])));
-    assert_eq!(
-        discover(&tree).unwrap().cpus[0],
-        Cpu {
-            affinity: 0x1_0203,
-            enable_method: EnableMethod::Other
-        }
-    );
+    assert_eq!(discover(&tree).unwrap().cpus[0], Cpu { affinity: 0x1_0203 });
 }
 
 #[test]
@@ -432,7 +402,7 @@ fn uarts_are_recognised_by_what_they_are_compatible_with() {
 }
 
 #[test]
-fn psci_is_known_by_its_newest_version_and_its_conduit() {
+fn psci_is_known_by_its_version_and_its_conduit() {
     let found = |compatible: &[&str], method: &str| {
         let tree = node("").with(
             node("psci")
@@ -441,35 +411,12 @@ fn psci_is_known_by_its_newest_version_and_its_conduit() {
         );
         psci(&Tree::new(&tree.write()).unwrap())
     };
-    let hvc = |version| {
-        Some(Psci {
-            method: PsciMethod::Hvc,
-            version,
-        })
-    };
-    assert_eq!(found(&["arm,psci", "arm,psci-0.2", "arm,psci-1.0"], "hvc"), hvc(PsciVersion::V1_0));
-    assert_eq!(found(&["arm,psci-0.2"], "hvc"), hvc(PsciVersion::V0_2));
-    assert_eq!(found(&["arm,psci"], "hvc"), hvc(PsciVersion::V0_1));
+    assert_eq!(found(&["arm,psci", "arm,psci-0.2", "arm,psci-1.0"], "hvc"), Some(PsciMethod::Hvc));
+    assert_eq!(found(&["arm,psci-0.2"], "smc"), Some(PsciMethod::Smc));
+    // Its function identifiers are the node's to say.
+    assert_eq!(found(&["arm,psci"], "hvc"), None);
     assert_eq!(found(&["arm,psci-1.0"], "svc"), None);
     assert_eq!(found(&["vendor,psci"], "smc"), None);
-}
-
-#[test]
-fn timer_interrupts_go_by_name_where_there_are_names() {
-    let mut tree = qemu();
-    let timer = tree.at("timer");
-    timer.put("interrupt-names", strings(&["virt", "hyp-phys", "phys"]));
-    timer.put("interrupts", cells(&[1, 11, 4, 1, 10, 4, 1, 14, 4]));
-    assert_eq!(
-        discover(&tree).unwrap().timer,
-        Timer {
-            physical: Some(30),
-            virt: Some(27),
-            hyp: Some(26)
-        }
-    );
-    tree.drop_child("timer");
-    assert_eq!(discover(&tree).unwrap().timer, Timer::default());
 }
 
 #[test]

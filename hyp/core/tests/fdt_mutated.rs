@@ -6,8 +6,8 @@ mod fdt_source;
 
 use fdt_source::{Node, QEMU_GICV3, Random, cells, node, quads, strings};
 use hyp_core::fdt::Tree;
-use hyp_core::fdt::board::{Board, BoardError};
-use hyp_core::fdt::vms::{Placement, Surroundings, describe};
+use hyp_core::fdt::board::{Board, BoardError, Cpu, chosen, console};
+use hyp_core::fdt::vms::{Surroundings, Vms, describe};
 use hyp_core::types::Range;
 
 const ROUNDS: usize = 2500;
@@ -59,37 +59,29 @@ fn read_all(blob: &[u8]) -> (bool, usize) {
         assert!(matches!(board, Err(BoardError::Tree(_))));
         return (false, 0);
     };
-    if let Err(error) = &board {
+    let board = board.unwrap_or_else(|error| {
         let _ = error.to_string();
-    }
-    let whole = [Range::new(0x4000_0000, 0x4000_0000).unwrap()];
-    let (ram, reserved) = match &board {
-        Ok(board) => (board.ram.as_slice(), board.reserved.as_slice()),
-        Err(_) => (&whole[..], &[][..]),
+        let mut whole = Board::new(chosen(&tree), console(&tree));
+        whole.ram.insert(Range::new(0x4000_0000, 0x4000_0000).unwrap()).unwrap();
+        whole.cpus.push(Cpu { affinity: 0 });
+        whole
+    });
+    let around = Surroundings {
+        board: &board,
+        hyp: Range::EMPTY,
+        dtb: Range::EMPTY,
+        head: &|_| &[0x14; 64],
     };
-    let nothing = Range::new(0, 0).unwrap();
-    let vms = describe(
-        &tree,
-        &Surroundings {
-            ram,
-            reserved,
-            hyp: nothing,
-            dtb: nothing,
-            cpus: 5,
-        },
-    );
-    for vm in &vms {
-        assert!(
-            vm.name.len() <= 32 && vm.name.bytes().all(|byte| byte.is_ascii_graphic()),
-            "{:?}",
-            vm.name
-        );
-        match &vm.description {
-            Ok(desc) => drop(Placement::new(desc, &[0x14; 64]).map_err(|error| error.to_string())),
-            Err(error) => drop(error.to_string()),
-        }
+    let shown = |name: &str| assert!(name.len() <= 32 && name.bytes().all(|byte| byte.is_ascii_graphic()), "{name:?}");
+    let mut vms = Vms::new();
+    describe(&tree, &around, &mut vms, &mut |_, name, property, reason| {
+        shown(name);
+        drop(format!("{property}: {reason}"));
+    });
+    for vm in vms.iter() {
+        shown(vm.name());
     }
-    (true, vms.iter().filter(|vm| vm.description.is_ok()).count())
+    (true, vms.iter().count())
 }
 
 #[test]

@@ -6,11 +6,12 @@ mod fdt_source;
 
 use fdt_source::{Node, QEMU_GICV3, cells, node, quads, strings};
 use hyp_core::fdt::Tree;
+use hyp_core::fdt::board::{Board, chosen, console};
 use hyp_core::fdt::vms::{
-    BLOCK, DTB_SIZE, DtbPlacement, FilterAction, FilterEntry, MAX_BOOTARGS, MAX_FILTER, Placement, Reason, Spi, Surroundings, Vm, VmDesc,
-    describe,
+    BLOCK, DTB_SIZE, Device, DtbPlacement, FilterAction, MAX_BOOTARGS, MAX_FILTER, Placement, Spi, Surroundings, VmDesc, Vms, describe,
 };
 use hyp_core::image::{HEADER_SIZE, ImageError};
+use hyp_core::physmem::RangeSet;
 use hyp_core::types::Range;
 
 fn r(start: u64, size: u64) -> Range {
@@ -23,17 +24,50 @@ const RESERVED: u64 = 0x7000_0000;
 const HYP: u64 = 0x4020_0000;
 const DTB: u64 = 0x4800_0000;
 
-/// The VMs of `tree` on a board with 5 CPUs and 1 GiB of RAM.
+/// A VM that can be built, or why it cannot.
+#[derive(Debug)]
+struct Vm {
+    id: usize,
+    name: String,
+    description: Result<VmDesc<'static>, String>,
+}
+
+/// The VMs of `tree`, by their numbers, on a board with 5 CPUs and 1 GiB of RAM.
 fn read(tree: &Node) -> Vec<Vm> {
-    let blob = tree.write();
+    read_with(tree, &RAW)
+}
+
+/// The same, where images begin with `head`.
+fn read_with(tree: &Node, head: &'static [u8]) -> Vec<Vm> {
+    let blob: &'static [u8] = tree.write().leak();
+    let tree = Tree::new(blob).unwrap();
+    let mut board = Board::new(chosen(&tree), console(&tree));
+    let _ = board.read(&tree);
+    (board.ram, board.reserved) = (RangeSet::new(1), RangeSet::new(1));
+    board.ram.insert(r(RAM_START, RAM_SIZE)).unwrap();
+    board.reserved.insert(r(RESERVED, 0x1000)).unwrap();
     let around = Surroundings {
-        ram: &[r(RAM_START, RAM_SIZE)],
-        reserved: &[r(RESERVED, 0x1000)],
+        board: &board,
         hyp: r(HYP, 0x20_0000),
         dtb: r(DTB, 0x10_0000),
-        cpus: 5,
+        head: &|_| head,
     };
-    describe(&Tree::new(&blob).unwrap(), &around)
+    let (mut accepted, mut refused) = (Vms::new(), Vec::new());
+    describe(&tree, &around, &mut accepted, &mut |id, name, property, reason| {
+        refused.push(Vm {
+            id,
+            name: name.to_owned(),
+            description: Err(format!("{property}: {reason}")),
+        });
+    });
+    let accepted = accepted.iter().map(|desc| Vm {
+        id: desc.id,
+        name: desc.name().to_owned(),
+        description: Ok(desc.clone()),
+    });
+    let mut vms: Vec<Vm> = accepted.chain(refused).collect();
+    vms.sort_by_key(|vm| vm.id);
+    vms
 }
 
 fn tree(vms: Vec<Node>) -> Node {
@@ -80,7 +114,7 @@ fn host() -> Node {
     least("host", 0x6000_0000).set("compatible", strings(&["umbra,host", "umbra,vm"]))
 }
 
-fn only(tree: &Node) -> VmDesc {
+fn only(tree: &Node) -> VmDesc<'static> {
     let mut vms = read(tree);
     assert_eq!(vms.len(), 1);
     vms.remove(0).description.unwrap()
@@ -90,7 +124,7 @@ fn only(tree: &Node) -> VmDesc {
 fn refusal(vm: Node) -> String {
     let vms = read(&tree(vec![vm]));
     assert_eq!(vms.len(), 1);
-    vms[0].description.as_ref().unwrap_err().to_string()
+    vms[0].description.as_ref().unwrap_err().clone()
 }
 
 /// The page for users has the message in the row of its property; numbers may be others there.
@@ -134,46 +168,17 @@ const DOCUMENT: &str = include_str!("../../../docs/devicetree.md");
 #[test]
 fn everything_that_is_said_is_read() {
     let vm = full().set("umbra,smccc-filter", cells(&[0x8400_0003, 1, 1, 0xc400_0000, 0x20, 0]));
-    let expected = VmDesc {
-        host: false,
-        name: "guest".into(),
-        pcpus: vec![1, 2, 3, 4],
-        ram: r(0x4000_0000, 0x1000_0000),
-        bootargs: "console=ttyAMA0".into(),
-        dtb: DtbPlacement::At(0x4000_0000),
-        strict: true,
-        on_pending: false,
-        forward_deadline_ms: 250,
-        filter: vec![
-            FilterEntry {
-                base: 0x8400_0003,
-                count: 1,
-                action: FilterAction::Deny,
-            },
-            FilterEntry {
-                base: 0xc400_0000,
-                count: 0x20,
-                action: FilterAction::Handle,
-            },
-        ],
-        image: r(0x5000_0000, 0x4_0000),
-        load: Some(0x4008_0000),
-        entry: Some(0x4008_0040),
-        initrd: Some(r(0x5800_0000, 0x12345)),
-        devices: Vec::new(),
-    };
-    let filter = only(&tree(vec![vm.clone()])).smccc_filter();
+    let vm = only(&tree(vec![vm]));
+    assert_eq!((vm.id, vm.name(), vm.pcpus.as_slice()), (1, "guest", &[1, 2, 3, 4][..]));
+    assert_eq!((vm.ram, vm.bootargs), (r(0x4000_0000, 0x1000_0000), "console=ttyAMA0"));
+    assert_eq!(vm.dtb, DtbPlacement::At(0x4000_0000));
+    assert_eq!((vm.strict, vm.on_pending, vm.forward_deadline_ms), (true, false, 250));
+    assert_eq!((vm.image, vm.initrd), (r(0x5000_0000, 0x4_0000), Some(r(0x5800_0000, 0x12345))));
+    assert_eq!((vm.load, vm.entry), (Some(0x4008_0000), Some(0x4008_0040)));
+    assert!(vm.devices.is_empty() && !vm.forwards);
     assert_eq!(
-        [0x8400_0003, 0xc400_001f, 0x8400_0004].map(|fid| filter.lookup(fid)),
+        [0x8400_0003, 0xc400_001f, 0x8400_0004].map(|fid| vm.smccc_filter().lookup(fid)),
         [FilterAction::Deny, FilterAction::Handle, FilterAction::Handle]
-    );
-    assert_eq!(
-        read(&tree(vec![vm])),
-        [Vm {
-            id: 1,
-            name: "guest".into(),
-            description: Ok(expected)
-        }]
     );
 }
 
@@ -181,15 +186,18 @@ fn everything_that_is_said_is_read() {
 fn everything_but_the_image_has_a_default() {
     let vm = only(&tree(vec![least("linux@1", 0x5000_0000)]));
     assert_eq!(
-        (vm.host, vm.name.as_str(), vm.pcpus.as_slice(), vm.vcpus()),
+        (vm.is_host(), vm.name(), vm.pcpus.as_slice(), vm.vcpus()),
         (false, "linux", &[0][..], 1)
     );
     assert_eq!(
-        (vm.ram, vm.bootargs.as_str(), vm.dtb),
+        (vm.ram, vm.bootargs, vm.dtb),
         (r(0x4000_0000, 0x1000_0000), "", DtbPlacement::AboveImage)
     );
     assert_eq!((vm.strict, vm.on_pending, vm.forward_deadline_ms), (false, true, 5000));
-    assert_eq!((vm.filter.len(), vm.load, vm.entry, vm.initrd), (0, None, None, None));
+    assert_eq!(
+        (vm.smccc_filter().is_empty(), vm.load, vm.entry, vm.initrd),
+        (true, None, None, None)
+    );
 }
 
 #[test]
@@ -205,8 +213,8 @@ fn the_host_partition_is_vm_0_wherever_it_stands_and_guests_count_from_1() {
     let broken = least("broken", 0x5010_0000).set("umbra,vcpus", cells(&[0]));
     let vms = read(&tree(vec![least("a", 0x5000_0000), broken, host(), least("b", 0x5020_0000)]));
     let ids: Vec<_> = vms.iter().map(|vm| (vm.id, vm.name.as_str(), vm.description.is_ok())).collect();
-    assert_eq!(ids, [(1, "a", true), (2, "broken", false), (0, "host", true), (3, "b", true)]);
-    assert!(vms[2].description.as_ref().unwrap().host);
+    assert_eq!(ids, [(0, "host", true), (1, "a", true), (2, "broken", false), (3, "b", true)]);
+    assert!(vms[0].description.as_ref().unwrap().is_host());
 }
 
 #[test]
@@ -222,7 +230,7 @@ fn vms_that_name_no_pcpus_get_those_that_run_least_and_share_when_none_is_free()
         .map(|vm| {
             vm.description
                 .as_ref()
-                .map(|vm| vm.pcpus.clone())
+                .map(|vm| vm.pcpus.to_vec())
                 .map_err(|error| error.to_string())
         })
         .collect();
@@ -234,7 +242,7 @@ fn a_bad_vm_is_refused_by_itself() {
     let vms = read(&tree(vec![full(), least("twin", 0x5000_0000), least("other", 0x5100_0000)]));
     assert!(vms[0].description.is_ok());
     assert_eq!(
-        vms[1].description.as_ref().unwrap_err().to_string(),
+        vms[1].description.as_ref().unwrap_err().clone(),
         "image: 0x50000000..0x50001000 overlaps another module"
     );
     assert!(vms[2].description.is_ok());
@@ -258,7 +266,7 @@ fn names_are_printable_short_and_without_spaces() {
         least("y", 0x5010_0000).set("umbra,name", strings(&["x"])),
     ]));
     assert_eq!(
-        vms[1].description.as_ref().unwrap_err().to_string(),
+        vms[1].description.as_ref().unwrap_err().clone(),
         "umbra,name: an earlier VM has this name"
     );
 }
@@ -449,10 +457,10 @@ fn every_broken_property_is_named_with_the_reason() {
 
 #[test]
 fn ram_may_lie_between_the_devices_and_above_them() {
-    for base in [0x0c00_0000, 0x8000_0000, (1 << 40) - BLOCK] {
+    for base in [0x0c00_0000, 0x8000_0000, (1 << 40) - 2 * BLOCK] {
         assert_eq!(
-            only(&tree(vec![least("vm", 0x5000_0000).set("umbra,ram", quads(&[base, BLOCK]))])).ram,
-            r(base, BLOCK)
+            only(&tree(vec![least("vm", 0x5000_0000).set("umbra,ram", quads(&[base, 2 * BLOCK]))])).ram,
+            r(base, 2 * BLOCK)
         );
     }
 }
@@ -483,7 +491,7 @@ fn vcpus_share_pcpus_where_the_tree_says_so() {
         pcpus("b", 0x5010_0000, &[2, 3]),
         pcpus("c", 0x5020_0000, &[3]),
     ]));
-    let pcpus: Vec<_> = vms.iter().map(|vm| vm.description.as_ref().unwrap().pcpus.clone()).collect();
+    let pcpus: Vec<_> = vms.iter().map(|vm| vm.description.as_ref().unwrap().pcpus.to_vec()).collect();
     assert_eq!(pcpus, [vec![1, 2], vec![2, 3], vec![3]]);
 }
 
@@ -499,7 +507,7 @@ fn there_is_one_host_and_seven_guests_at_most() {
     assert_eq!(read.len(), 32, "what is looked at is bounded");
     assert!(read[0].description.is_ok());
     assert_eq!(
-        read[1].description.as_ref().unwrap_err().to_string(),
+        read[1].description.as_ref().unwrap_err().clone(),
         "compatible: there already is a host partition"
     );
     // Five pCPUs: from the sixth vCPU on they are shared, the least busy first.
@@ -511,7 +519,7 @@ fn there_is_one_host_and_seven_guests_at_most() {
         .collect();
     assert_eq!(pcpus, [0, 1, 2, 3, 4, 0, 1, 2]);
     assert_eq!(
-        read[9].description.as_ref().unwrap_err().to_string(),
+        read[9].description.as_ref().unwrap_err().clone(),
         "compatible: there can be no more than 7 guests"
     );
 }
@@ -522,8 +530,8 @@ fn forwarding_needs_a_host_that_is_accepted() {
     assert!(read(&tree(vec![forwards(), host()])).iter().all(|vm| vm.description.is_ok()));
     let broken = host().set("umbra,vcpus", cells(&[0]));
     assert_eq!(
-        read(&tree(vec![forwards(), broken]))[0].description.as_ref().unwrap_err().reason,
-        Reason::NoHost
+        read(&tree(vec![forwards(), broken]))[1].description.as_ref().unwrap_err(),
+        "umbra,smccc-filter: calls are to be forwarded, and there is no host partition"
     );
 }
 
@@ -555,7 +563,8 @@ fn arm64(text_offset: u64, memory: u64) -> Vec<u8> {
 const RAW: [u8; HEADER_SIZE] = [0x14; HEADER_SIZE];
 
 fn placed(vm: &Node, head: &[u8]) -> Result<Placement, String> {
-    Placement::new(&only(&tree(vec![vm.clone()])), head).map_err(|error| error.to_string())
+    let vm = read_with(&tree(vec![vm.clone()]), head.to_vec().leak()).remove(0);
+    vm.description.map(|desc| desc.placement)
 }
 
 #[test]
@@ -720,12 +729,12 @@ const RTC: &str = "/pl031@9010000";
 
 #[test]
 fn a_device_is_found_by_its_path_with_registers_interrupts_and_clocks() {
-    let device = only(&tree(vec![given("a", 0x5000_0000, &[RTC])])).devices.remove(0);
-    assert_eq!(device.name, "pl031@9010000");
+    let device: Device = only(&tree(vec![given("a", 0x5000_0000, &[RTC])])).devices.remove(0);
+    assert_eq!(device.name, "pl031");
     assert_eq!(device.compatible, strings(&["arm,pl031", "arm,primecell"]));
-    assert_eq!(device.registers, [r(0x901_0000, 0x1000)]);
-    assert_eq!(device.interrupts, [Spi { intid: 34, edge: false }]);
-    assert_eq!((device.clocks, device.clock_names), (1, strings(&["apb_pclk"])));
+    assert_eq!(device.registers.as_slice(), [r(0x901_0000, 0x1000)]);
+    assert_eq!(device.interrupts.as_slice(), [Spi { intid: 34, edge: false }]);
+    assert_eq!((device.clocks, device.clock_names), (1, strings(&["apb_pclk"]).as_slice()));
 }
 
 #[test]
@@ -744,12 +753,9 @@ fn a_devices_registers_go_up_through_the_buses_and_out_to_whole_pages() {
             ),
     );
     let device = only(&tree).devices.remove(0);
-    assert_eq!(
-        (device.name.as_str(), device.registers.as_slice()),
-        ("timer@a800f00", &[r(0x0a80_0f00, 0x200)][..])
-    );
-    assert_eq!(device.pages().collect::<Vec<_>>(), [r(0x0a80_0000, 0x2000)]);
-    assert_eq!(device.interrupts, [Spi { intid: 287, edge: true }]);
+    assert_eq!((device.name, device.registers.as_slice()), ("timer", &[r(0x0a80_0f00, 0x200)][..]));
+    assert_eq!(device.pages().as_slice(), [r(0x0a80_0000, 0x2000)]);
+    assert_eq!(device.interrupts.as_slice(), [Spi { intid: 287, edge: true }]);
 }
 
 #[test]
@@ -762,7 +768,7 @@ fn a_device_has_one_vm_and_that_of_a_refused_vm_is_free() {
         given("second", 0x5800_0000, &[RTC]),
     ]));
     assert!(vms[1].description.is_ok());
-    let message = vms[2].description.as_ref().unwrap_err().to_string();
+    let message = vms[2].description.as_ref().unwrap_err().clone();
     assert_eq!(
         message,
         "umbra,devices: entry 0: it, or a page or interrupt that it shares, is given away already"
@@ -828,14 +834,14 @@ fn every_device_that_cannot_be_passed_is_refused_with_the_reason() {
         ),
     ];
     for (tree, why) in cases {
-        let message = read(&tree)[0].description.as_ref().unwrap_err().to_string();
+        let message = read(&tree)[0].description.as_ref().unwrap_err().clone();
         assert_eq!(message, format!("umbra,devices: entry 0: {why}"));
         assert_documented(&message);
     }
     let mut quiet = tree(vec![given("a", 0x5000_0000, &[RTC])]);
     quiet.at("chosen").put("stdout-path", strings(&["/none"]));
     quiet.at(&RTC[1..]).put("interrupts", cells(&[0, 1, 4]));
-    let message = read(&quiet)[0].description.as_ref().unwrap_err().to_string();
+    let message = read(&quiet)[0].description.as_ref().unwrap_err().clone();
     assert_eq!(message, "umbra,devices: entry 0: its SPI 1 is the guest's PL011's");
     assert_documented(&message);
     for (value, message) in [

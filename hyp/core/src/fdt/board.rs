@@ -6,7 +6,7 @@ use core::fmt;
 
 use arrayvec::{ArrayString, ArrayVec};
 
-use super::{COMPATIBLE, Cells, Node, Sought, Tree, TreeError, one_string};
+use super::{Cells, Node, Tree, TreeError, cut, one_string, text};
 use crate::physmem::{Full, MAX_REGIONS, RangeSet};
 use crate::put;
 use crate::types::{Pa, Range};
@@ -26,19 +26,17 @@ pub const MAX_LOGLEVEL: u8 = 4;
 #[derive(Clone, Debug)]
 pub struct Board {
     /// RAM, sorted; neighbours are one.
-    pub ram: RangeSet<MAX_REGIONS>,
+    pub ram: RangeSet,
     /// What the tree asks to leave alone: `/memreserve/` and the nodes with `reg` below `/reserved-memory`.
-    pub reserved: RangeSet<MAX_RESERVED>,
+    pub reserved: RangeSet,
     /// The CPUs in the tree's order: a pCPU's number is its place here.
     pub cpus: ArrayVec<Cpu, MAX_CPUS>,
-    /// The firmware's PSCI, if there is one.
-    pub psci: Option<Psci>,
+    /// How the firmware's PSCI is reached, if there is one.
+    pub psci: Option<PsciMethod>,
     /// The interrupt controller.
     pub gic: Gic,
     /// Where to print.
     pub console: Option<Console>,
-    /// The generic timer's interrupts.
-    pub timer: Timer,
     /// What `/chosen` says to Umbra itself.
     pub chosen: Chosen,
 }
@@ -48,19 +46,6 @@ pub struct Board {
 pub struct Cpu {
     /// Its affinity as PSCI takes it: Aff3 in bits 39:32, Aff2 to Aff0 in bits 23:0.
     pub affinity: u64,
-    /// How it is started.
-    pub enable_method: EnableMethod,
-}
-
-/// How a CPU is started.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EnableMethod {
-    /// By PSCI CPU_ON.
-    Psci,
-    /// By a word in memory.
-    SpinTable,
-    /// By something else, or the tree does not say.
-    Other,
 }
 
 /// The instruction that reaches the firmware.
@@ -70,26 +55,6 @@ pub enum PsciMethod {
     Hvc,
     /// `SMC #0`.
     Smc,
-}
-
-/// The newest PSCI that the firmware's node is compatible with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum PsciVersion {
-    /// `arm,psci`: function identifiers come from the node. Not supported.
-    V0_1,
-    /// `arm,psci-0.2`.
-    V0_2,
-    /// `arm,psci-1.0`.
-    V1_0,
-}
-
-/// The firmware's PSCI.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Psci {
-    /// The instruction.
-    pub method: PsciMethod,
-    /// The version.
-    pub version: PsciVersion,
 }
 
 /// A GICv3.
@@ -114,17 +79,33 @@ impl Gic {
             maintenance: None,
         }
     }
-}
 
-/// The INTIDs of the generic timer's PPIs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Timer {
-    /// EL1 physical, non-secure.
-    pub physical: Option<u32>,
-    /// EL1 virtual.
-    pub virt: Option<u32>,
-    /// EL2 physical.
-    pub hyp: Option<u32>,
+    /// `reg` is the distributor, then the redistributor regions, then what only a GICv2 driver uses.
+    #[inline(never)]
+    fn read(&mut self, tree: &Tree<'_>) -> Result<(), BoardError> {
+        let Some(node) = tree.gic() else { return Err(no_gic_v3(tree)) };
+        let regions = node.cell("#redistributor-regions").unwrap_or(1) as usize;
+        if regions > MAX_GICR {
+            let (what, most) = ("GIC redistributor regions", MAX_GICR);
+            return Err(BoardError::TooMany { what, most });
+        }
+        let mut frames = node.reg();
+        for nth in 0..=regions {
+            let frame = frames.next().and_then(|frame| node.physical(frame)).ok_or(BoardError::BadGic)?;
+            if nth == 0 {
+                self.gicd = frame;
+            } else {
+                self.gicr.push(frame);
+            }
+        }
+        if regions == 0 {
+            return Err(BoardError::BadGic);
+        }
+        let stride = node.property("redistributor-stride").unwrap_or_default();
+        self.stride = Cells(stride).take(stride.len() as u32 / 4).filter(|stride| *stride != 0);
+        self.maintenance = interrupt(&node, 1, 16).map(|ppi| 16 + ppi);
+        Ok(())
+    }
 }
 
 /// The kinds of UART that `stdout-path` may name.
@@ -249,13 +230,12 @@ impl Board {
     #[inline]
     pub fn new(chosen: Chosen, console: Option<Console>) -> Self {
         Self {
-            ram: RangeSet::new(),
-            reserved: RangeSet::new(),
+            ram: RangeSet::new(MAX_REGIONS),
+            reserved: RangeSet::new(MAX_RESERVED),
             cpus: ArrayVec::new(),
             psci: None,
             gic: Gic::new(),
             console,
-            timer: Timer::default(),
             chosen,
         }
     }
@@ -265,8 +245,7 @@ impl Board {
     /// # Errors
     /// See [`BoardError`].
     pub fn read(&mut self, tree: &Tree<'_>) -> Result<(), BoardError> {
-        let found = Found::in_tree(tree, &mut self.ram);
-        found.ram?;
+        add_ram(tree, &mut self.ram)?;
         if self.ram.as_slice().is_empty() {
             return Err(BoardError::NoRam);
         }
@@ -274,10 +253,9 @@ impl Board {
         if self.cpus.is_empty() {
             return Err(BoardError::NoCpu);
         }
-        let interrupt_cells = found.gic(tree, &mut self.gic)?;
+        self.gic.read(tree)?;
         add_reserved(tree, &mut self.reserved)?;
-        self.psci = found.psci;
-        self.timer = found.timer.map(|node| timer(&node, interrupt_cells)).unwrap_or_default();
+        self.psci = psci(tree);
         Ok(())
     }
 }
@@ -286,33 +264,45 @@ impl Board {
 ///
 /// # Errors
 /// [`BoardError::TooMany`].
-pub fn ram(tree: &Tree<'_>) -> Result<RangeSet<MAX_REGIONS>, BoardError> {
-    let mut ram = RangeSet::new();
-    Found::in_tree(tree, &mut ram).ram?;
+pub fn ram(tree: &Tree<'_>) -> Result<RangeSet, BoardError> {
+    let mut ram = RangeSet::new(MAX_REGIONS);
+    add_ram(tree, &mut ram)?;
     Ok(ram)
+}
+
+#[inline(never)]
+fn add_ram(tree: &Tree<'_>, ram: &mut RangeSet) -> Result<(), BoardError> {
+    for node in tree.memory().filter(Node::available) {
+        for range in node.reg() {
+            let (what, most) = ("RAM regions", MAX_REGIONS);
+            ram.insert(range).map_err(|Full| BoardError::TooMany { what, most })?;
+        }
+    }
+    Ok(())
 }
 
 /// Reserved memory. A region that the tree leaves to the operating system to place (`size` without `reg`) is none yet.
 ///
 /// # Errors
 /// [`BoardError::TooMany`].
-pub fn reserved(tree: &Tree<'_>) -> Result<RangeSet<MAX_RESERVED>, BoardError> {
-    let mut reserved = RangeSet::new();
+pub fn reserved(tree: &Tree<'_>) -> Result<RangeSet, BoardError> {
+    let mut reserved = RangeSet::new(MAX_RESERVED);
     add_reserved(tree, &mut reserved)?;
     Ok(reserved)
 }
 
-fn add_reserved(tree: &Tree<'_>, reserved: &mut RangeSet<MAX_RESERVED>) -> Result<(), BoardError> {
+fn add_reserved(tree: &Tree<'_>, reserved: &mut RangeSet) -> Result<(), BoardError> {
     let mut add = |range| {
-        reserved.insert(range).map_err(|Full| BoardError::TooMany {
-            what: "reserved ranges",
-            most: MAX_RESERVED,
-        })
+        let (what, most) = ("reserved ranges", MAX_RESERVED);
+        reserved.insert(range).map_err(|Full| BoardError::TooMany { what, most })
     };
-    tree.reservations().try_for_each(&mut add)?;
-    let parent = tree.root().child("reserved-memory");
-    let nodes = parent.into_iter().flat_map(|parent| parent.children());
-    for node in nodes.filter(Node::available) {
+    for range in tree.reservations() {
+        add(range)?;
+    }
+    let Some(parent) = tree.root().child(b"reserved-memory") else {
+        return Ok(());
+    };
+    for node in parent.children().filter(Node::available) {
         for range in node.reg() {
             // Without `ranges` the addresses are meant as they stand: reserving too much does no harm.
             add(node.physical(range).unwrap_or(range))?;
@@ -332,106 +322,29 @@ pub fn cpus(tree: &Tree<'_>) -> Result<ArrayVec<Cpu, MAX_CPUS>, BoardError> {
 }
 
 fn add_cpus(tree: &Tree<'_>, cpus: &mut ArrayVec<Cpu, MAX_CPUS>) -> Result<(), BoardError> {
-    let Some(parent) = tree.root().child("cpus") else { return Ok(()) };
+    let Some(parent) = tree.root().child(b"cpus") else { return Ok(()) };
     let (cells, _) = parent.cell_counts();
-    for node in parent.children().filter(|node| is_cpu(node) && node.available()) {
+    for node in parent.children() {
+        if !(node.is_called(b"cpu") || node.says("device_type", "cpu")) || !node.available() {
+            continue;
+        }
         let reg = Cells(node.property("reg").unwrap_or_default()).take(cells);
         let affinity = reg.filter(|affinity| cells > 0 && affinity & !0xff_00ff_ffff == 0);
         let affinity = affinity.ok_or(BoardError::BadCpu { index: cpus.len() })?;
         if cpus.iter().any(|cpu| cpu.affinity == affinity) {
             return Err(BoardError::SameCpu { affinity });
         }
-        let enable_method = if node.says("enable-method", "psci") {
-            EnableMethod::Psci
-        } else if node.says("enable-method", "spin-table") {
-            EnableMethod::SpinTable
-        } else {
-            EnableMethod::Other
-        };
-        let full = BoardError::TooMany {
-            what: "CPUs",
-            most: MAX_CPUS,
-        };
-        cpus.try_push(Cpu { affinity, enable_method }).map_err(|_| full)?;
+        let (what, most) = ("CPUs", MAX_CPUS);
+        cpus.try_push(Cpu { affinity }).map_err(|_| BoardError::TooMany { what, most })?;
     }
     Ok(())
 }
 
-fn is_cpu(node: &Node<'_, '_>) -> bool {
-    node.says("device_type", "cpu") || node.is_called("cpu")
-}
-
-/// What is looked for in every node at once.
-struct Found<'t, 'a> {
-    /// Whether all of the RAM was added.
-    ram: Result<(), BoardError>,
-    psci: Option<Psci>,
-    gic: Option<Node<'t, 'a>>,
-    timer: Option<Node<'t, 'a>>,
-}
-
-const TOO_MUCH_RAM: BoardError = BoardError::TooMany {
-    what: "RAM regions",
-    most: MAX_REGIONS,
-};
-const GIC_V3: &str = COMPATIBLE[0];
-const TIMER: &str = COMPATIBLE[1];
-const PSCI: [(&str, PsciVersion); 3] = [
-    (COMPATIBLE[2], PsciVersion::V1_0),
-    (COMPATIBLE[3], PsciVersion::V0_2),
-    (COMPATIBLE[4], PsciVersion::V0_1),
-];
-
-impl<'t, 'a> Found<'t, 'a> {
-    /// Looks for it, and adds what is RAM to `ram`.
-    #[inline(never)]
-    fn in_tree(tree: &'t Tree<'a>, ram: &mut RangeSet<MAX_REGIONS>) -> Self {
-        let mut found = Self {
-            ram: Ok(()),
-            psci: None,
-            gic: None,
-            timer: None,
-        };
-        tree.seek(&mut |node, sought| match sought {
-            _ if !node.available() => {}
-            Sought::Memory if node.is_top() => {
-                let added = node.reg().try_for_each(|range| ram.insert(range));
-                found.ram = found.ram.and(added.map_err(|Full| TOO_MUCH_RAM));
-            }
-            Sought::Memory => {}
-            Sought::Compatible(GIC_V3) => found.gic = found.gic.or(Some(node)),
-            Sought::Compatible(TIMER) => found.timer = found.timer.or(Some(node)),
-            Sought::Compatible(_) => found.psci = found.psci.or_else(|| psci_of(&node)),
-        });
-        found
-    }
-
-    /// The GICv3. Gives how many cells its interrupt specifiers have.
-    fn gic(&self, tree: &Tree<'_>, gic: &mut Gic) -> Result<u32, BoardError> {
-        if let Some(node) = &self.gic {
-            return gic_v3(node, gic);
-        }
-        let v2 = tree
-            .nodes()
-            .find_map(|node| node.compatible_with(&GIC_V2).filter(|_| node.available()));
-        Err(v2.map_or(BoardError::NoGic, |compatible| BoardError::GicV2 { compatible }))
-    }
-}
-
-/// The firmware's PSCI.
+/// How the firmware's PSCI is reached: the first node that says it in a way that we know.
 #[must_use]
-pub fn psci(tree: &Tree<'_>) -> Option<Psci> {
-    Found::in_tree(tree, &mut RangeSet::new()).psci
-}
-
-fn psci_of(node: &Node<'_, '_>) -> Option<Psci> {
-    let (_, version) = PSCI.iter().find(|(name, _)| node.compatible_with(&[name]).is_some())?;
-    let method = match node.string("method")? {
-        "hvc" => PsciMethod::Hvc,
-        "smc" => PsciMethod::Smc,
-        _ => return None,
-    };
-    Some(Psci { method, version: *version })
+pub fn psci(tree: &Tree<'_>) -> Option<PsciMethod> {
+    let smc = tree.psci()?.says("method", "smc");
+    Some(if smc { PsciMethod::Smc } else { PsciMethod::Hvc })
 }
 
 /// The GICv3.
@@ -440,7 +353,7 @@ fn psci_of(node: &Node<'_, '_>) -> Option<Psci> {
 /// [`BoardError::NoGic`], [`BoardError::GicV2`], [`BoardError::BadGic`], [`BoardError::TooMany`].
 pub fn gic(tree: &Tree<'_>) -> Result<Gic, BoardError> {
     let mut gic = Gic::new();
-    Found::in_tree(tree, &mut RangeSet::new()).gic(tree, &mut gic)?;
+    gic.read(tree)?;
     Ok(gic)
 }
 
@@ -458,73 +371,21 @@ const GIC_V2: [&str; 10] = [
     "nvidia,tegra210-agic",
 ];
 
-/// `reg` is the distributor, then the redistributor regions, then what only a GICv2 driver uses.
-fn gic_v3(node: &Node<'_, '_>, gic: &mut Gic) -> Result<u32, BoardError> {
-    let regions = node.cell("#redistributor-regions").unwrap_or(1) as usize;
-    let too_many = BoardError::TooMany {
-        what: "GIC redistributor regions",
-        most: MAX_GICR,
-    };
-    if regions > MAX_GICR {
-        return Err(too_many);
-    }
-    let mut frames = node.reg().map(|range| node.physical(range).ok_or(BoardError::BadGic));
-    gic.gicd = frames.next().ok_or(BoardError::BadGic)??;
-    for frame in frames.take(regions) {
-        gic.gicr.try_push(frame?).map_err(|_| too_many)?;
-    }
-    if gic.gicr.len() != regions || gic.gicr.is_empty() {
-        return Err(BoardError::BadGic);
-    }
-    let stride = node
-        .property("redistributor-stride")
-        .and_then(|value| Cells(value).take(value.len() as u32 / 4));
-    gic.stride = stride.filter(|stride| *stride != 0);
-    let interrupt_cells = node.cell("#interrupt-cells").unwrap_or(3);
-    gic.maintenance = ppis(node, interrupt_cells).next().flatten();
-    Ok(interrupt_cells)
+/// What is there instead of a GICv3.
+#[cold]
+fn no_gic_v3(tree: &Tree<'_>) -> BoardError {
+    let mut nodes = tree.nodes().filter(Node::available);
+    let v2 = nodes.find_map(|node| node.compatible_with(&GIC_V2));
+    v2.map_or(BoardError::NoGic, |compatible| BoardError::GicV2 { compatible })
 }
 
-/// The `interrupts` of a node as INTIDs, `None` for what is not a PPI. The first cell of a specifier is 1 for a PPI, the
-/// second its number, 0 to 15.
-fn ppis(node: &Node<'_, '_>, interrupt_cells: u32) -> impl Iterator<Item = Option<u32>> {
-    let size = (interrupt_cells.clamp(3, 8) * 4) as usize;
-    node.property("interrupts").unwrap_or_default().chunks_exact(size).map(|specifier| {
-        let mut cells = Cells(specifier);
-        match (cells.take(1)?, cells.take(1)?) {
-            (1, number @ 0..16) => Some(16 + number as u32),
-            _ => None,
-        }
-    })
-}
-
-/// The first interrupt of a node, if it is an SPI: its INTID. The GIC's specifiers begin with kind and number, whatever their
-/// length.
-fn spi(node: &Node<'_, '_>) -> Option<u32> {
-    const SPIS: u64 = 988;
+/// The number of a node's first interrupt, if that is below `most` and of this kind (the GIC's specifiers begin with both,
+/// whatever their length: 0 for an SPI, 1 for a PPI).
+fn interrupt(node: &Node<'_, '_>, kind: u64, most: u64) -> Option<u32> {
     let mut cells = Cells(node.property("interrupts")?);
-    match (cells.take(1)?, cells.take(1)?) {
-        (0, number) if number < SPIS => Some(32 + number as u32),
-        _ => None,
-    }
-}
-
-/// The generic timer's interrupts: secure physical, physical, virtual, EL2 physical, unless `interrupt-names` says otherwise.
-fn timer(node: &Node<'_, '_>, interrupt_cells: u32) -> Timer {
-    const ORDER: [&str; 4] = ["sec-phys", "phys", "virt", "hyp-phys"];
-    let names = node.property("interrupt-names");
-    let nth = |wanted: &str| {
-        let index = match names {
-            Some(names) => names.split(|byte| *byte == 0).position(|name| name == wanted.as_bytes()),
-            None => ORDER.iter().position(|name| *name == wanted),
-        };
-        ppis(node, interrupt_cells).nth(index?).flatten()
-    };
-    Timer {
-        physical: nth("phys"),
-        virt: nth("virt"),
-        hyp: nth("hyp-phys"),
-    }
+    let found = cells.take(1)? == kind;
+    let number = cells.take(1)?;
+    (found && number < most).then_some(number as u32)
 }
 
 /// The UART that `/chosen`'s `stdout-path` (or, in old trees, `linux,stdout-path`) names, by path or by alias, if it is of a
@@ -532,16 +393,18 @@ fn timer(node: &Node<'_, '_>, interrupt_cells: u32) -> Timer {
 #[must_use]
 pub fn console(tree: &Tree<'_>) -> Option<Console> {
     let chosen = tree.chosen()?;
-    let path = chosen.string("stdout-path").or_else(|| chosen.string("linux,stdout-path"))?;
-    let path = path.split_once(':').map_or(path, |(path, _options)| path);
-    let node = tree.at(path)?;
+    let mut path = chosen.text("stdout-path").or_else(|| chosen.text("linux,stdout-path"))?;
+    // What comes after a colon are options.
+    let node = tree.at(cut(&mut path, b':'))?;
     Some(Console {
         kind: uart_kind(&node)?,
-        base: Pa::new(node.physical_reg().next()?.start()),
-        interrupt: spi(&node),
+        base: Pa::new(node.reg().find_map(|range| node.physical(range))?.start()),
+        interrupt: interrupt(&node, 0, SPIS).map(|spi| 32 + spi),
     })
 }
 
+/// How many SPIs a GIC may have.
+const SPIS: u64 = 988;
 const PL011: [&str; 2] = ["arm,pl011", "arm,sbsa-uart"];
 const IMX: [&str; 5] = [
     "fsl,imx6q-uart",
@@ -571,21 +434,21 @@ const UART_8250_WORDS: [&str; 5] = [
     "mediatek,mt6577-uart",
 ];
 
+/// What nodes that are compatible with these are, the first that fits.
+const UARTS: [(&[&str], UartKind); 4] = [
+    (&PL011, UartKind::Pl011),
+    (&IMX, UartKind::Imx),
+    (&UART_8250_WORDS, UartKind::Uart8250 { reg_shift: 2, io_width: 4 }),
+    (&UART_8250, UartKind::Uart8250 { reg_shift: 0, io_width: 1 }),
+];
+
 fn uart_kind(node: &Node<'_, '_>) -> Option<UartKind> {
-    if node.compatible_with(&PL011).is_some() {
-        return Some(UartKind::Pl011);
-    }
-    if node.compatible_with(&IMX).is_some() {
-        return Some(UartKind::Imx);
-    }
-    let (shift, width) = if node.compatible_with(&UART_8250_WORDS).is_some() {
-        (2, 4)
-    } else {
-        node.compatible_with(&UART_8250)?;
-        (0, 1)
+    let (_, kind) = UARTS.iter().find(|(names, _)| node.compatible_with(names).is_some())?;
+    let UartKind::Uart8250 { reg_shift, io_width } = *kind else {
+        return Some(*kind);
     };
-    let reg_shift = node.cell("reg-shift").unwrap_or(shift);
-    let io_width = node.cell("reg-io-width").unwrap_or(width);
+    let reg_shift = node.cell("reg-shift").unwrap_or(reg_shift.into());
+    let io_width = node.cell("reg-io-width").unwrap_or(io_width.into());
     let fits = reg_shift <= 3 && matches!(io_width, 1 | 2 | 4);
     fits.then_some(UartKind::Uart8250 {
         reg_shift: reg_shift as u8,
@@ -594,12 +457,11 @@ fn uart_kind(node: &Node<'_, '_>) -> Option<UartKind> {
 }
 
 /// FNV-1a over the seeds' bytes.
-fn seed(rng: Option<&[u8]>, kaslr: Option<&[u8]>) -> Option<u64> {
-    let mut all = [rng, kaslr].into_iter().flatten().flatten().peekable();
-    all.peek()?;
-    Some(all.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+fn seed(seeds: [&[u8]; 2]) -> Option<u64> {
+    let hash = seeds.into_iter().flatten().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
-    }))
+    });
+    seeds.iter().any(|seed| !seed.is_empty()).then_some(hash)
 }
 
 /// What `/chosen` says to Umbra itself. A nonce that is too long counts as none.
@@ -608,34 +470,35 @@ pub fn chosen(tree: &Tree<'_>) -> Chosen {
     let Some(node) = tree.chosen() else {
         return Chosen::default();
     };
-    let [nonce, semihosting, console_mux, fresh_ram, rng_seed, kaslr_seed, bootargs] = node.properties(&[
-        "umbra,nonce",
-        "umbra,semihosting",
-        "umbra,console-mux",
-        "umbra,fresh-ram",
-        "rng-seed",
-        "kaslr-seed",
-        "bootargs",
-    ]);
+    let has = |name| node.property(name).is_some();
+    let bytes = |name| node.property(name).unwrap_or_default();
+    let nonce = one_string(bytes("umbra,nonce")).and_then(|nonce| ArrayString::from(nonce).ok());
     Chosen {
-        nonce: nonce
-            .and_then(one_string)
-            .and_then(|nonce| ArrayString::from(nonce).ok())
-            .unwrap_or_default(),
-        semihosting: semihosting.is_some(),
-        console_mux: console_mux.is_some(),
-        fresh_ram: fresh_ram.is_some(),
-        seed: seed(rng_seed, kaslr_seed),
-        loglevel: bootargs.and_then(one_string).and_then(loglevel),
+        nonce: nonce.unwrap_or_default(),
+        semihosting: has("umbra,semihosting"),
+        console_mux: has("umbra,console-mux"),
+        fresh_ram: has("umbra,fresh-ram"),
+        seed: seed([bytes("rng-seed"), bytes("kaslr-seed")]),
+        loglevel: loglevel(text(bytes("bootargs")).unwrap_or_default()),
     }
 }
 
 /// The last `loglevel=N` wins, as on a Linux command line. A number above the highest level is the highest; what is no
 /// number is not there.
-fn loglevel(bootargs: &str) -> Option<u8> {
-    let mut values = bootargs.split_ascii_whitespace().filter_map(|word| word.strip_prefix("loglevel="));
-    let last = values.rfind(|value| !value.is_empty() && value.bytes().all(|digit| digit.is_ascii_digit()))?;
-    Some(last.parse::<u8>().map_or(MAX_LOGLEVEL, |level| level.min(MAX_LOGLEVEL)))
+fn loglevel(bootargs: &[u8]) -> Option<u8> {
+    let mut level = None;
+    for word in bootargs.split(u8::is_ascii_whitespace) {
+        if let Some(digits @ [_, ..]) = word.strip_prefix(b"loglevel=")
+            && digits.iter().all(u8::is_ascii_digit)
+        {
+            level = Some(
+                digits
+                    .iter()
+                    .fold(0, |level, digit| (10 * level + (digit - b'0')).min(MAX_LOGLEVEL)),
+            );
+        }
+    }
+    level
 }
 
 #[cfg(test)]
@@ -652,7 +515,7 @@ mod tests {
             ("loglevel=99999999999999999999", Some(4)),
             ("loglevel= loglevel=x loglevel=-1 xloglevel=1", None),
         ] {
-            assert_eq!(loglevel(bootargs), level, "{bootargs:?}");
+            assert_eq!(loglevel(bootargs.as_bytes()), level, "{bootargs:?}");
         }
     }
 }

@@ -42,21 +42,15 @@ impl<'a> Blocks<'a> {
         if version < VERSION || field(6) > VERSION {
             return Err(TreeError::Version { version });
         }
-        let from = |offset: u32, align: u32, block| {
-            let here = (offset.is_multiple_of(align) && offset as usize >= HEADER_SIZE).then(|| blob.get(offset as usize..));
-            here.flatten().ok_or(TreeError::Header { block })
-        };
-        let part = |offset, align, size: u32, block| from(offset, align, block)?.get(..size as usize).ok_or(TreeError::Header { block });
-        const RESERVATIONS: &str = "memory reservation block";
-        let structure = part(field(2), 4, field(9), "structure block")?;
-        let strings = part(field(3), 1, field(8), "strings block")?;
+        let structure = part(blob, field(2), 4, field(9)).ok_or(TreeError::Header { block: "structure block" })?;
+        let strings = part(blob, field(3), 1, field(8)).ok_or(TreeError::Header { block: "strings block" })?;
         let ended = strings.iter().rposition(|byte| *byte == 0).map_or(0, |last| last + 1);
-        let reservations = from(field(4), 8, RESERVATIONS)?;
-        let entries = reservations.chunks_exact(16).position(|entry| entry.iter().all(|byte| *byte == 0));
-        let reservations = entries.and_then(|entries| reservations.get(..entries * 16));
+        let reservations = reservations(blob, field(4)).ok_or(TreeError::Header {
+            block: "memory reservation block",
+        })?;
         Ok(Self {
             size,
-            reservations: reservations.ok_or(TreeError::Header { block: RESERVATIONS })?,
+            reservations,
             structure: bytemuck::try_cast_slice(structure.as_chunks::<4>().0).map_err(|_| TreeError::Unaligned)?,
             strings: strings.get(..ended).unwrap_or_default(),
         })
@@ -64,42 +58,26 @@ impl<'a> Blocks<'a> {
 
     /// Whether the node at `place`, counted in words, is called `name`, with or without its unit address.
     #[inline]
-    pub(super) fn called(&self, place: u32, name: &str) -> bool {
+    pub(super) fn called(&self, place: u32, name: &[u8]) -> bool {
         let text = bytes(self.structure);
         let start = 4 * (place as usize + 1);
         let end = start + name.len();
         // Most names have another length.
-        matches!(text.get(end), Some(0 | b'@')) && text.get(start..end) == Some(name.as_bytes())
+        matches!(text.get(end), Some(0 | b'@')) && text.get(start..end) == Some(name)
     }
 
     /// Whether a property's name, `at` in the strings block, is `name`.
     #[inline]
-    pub(super) fn named(&self, at: u32, name: &str) -> bool {
+    pub(super) fn named(&self, at: u32, name: &[u8]) -> bool {
         let start = u32::from_be(at) as usize;
         let end = start + name.len();
         // Most names have another length.
-        self.strings.get(end) == Some(&0) && self.strings.get(start..end) == Some(name.as_bytes())
-    }
-
-    /// The values of the properties `names` among those that `words` begin with, found in one pass.
-    pub(super) fn properties(&self, mut words: &'a [u32], names: &[&str], values: &mut [Option<&'a [u8]>]) {
-        loop {
-            words = match words {
-                [PROPERTY, length, at, value @ ..] => {
-                    let named = names.iter().position(|name| self.named(*at, name));
-                    if let Some(first) = named.and_then(|index| values.get_mut(index)) {
-                        first.get_or_insert(content(value, *length));
-                    }
-                    after_value(value, *length).unwrap_or_default()
-                }
-                [NOP, after @ ..] => after,
-                _ => return,
-            };
-        }
+        self.strings.get(end) == Some(&0) && self.strings.get(start..end) == Some(name)
     }
 
     /// The value of the property `name` among those that `words` begin with.
-    pub(super) fn property(&self, mut words: &'a [u32], name: &str) -> Option<&'a [u8]> {
+    #[inline(never)]
+    pub(super) fn property(&self, mut words: &'a [u32], name: &[u8]) -> Option<&'a [u8]> {
         loop {
             words = match words {
                 [PROPERTY, length, at, value @ ..] => {
@@ -113,6 +91,22 @@ impl<'a> Blocks<'a> {
             };
         }
     }
+}
+
+/// `size` bytes of `blob` from `offset` on, which must be a multiple of `align`.
+#[inline(never)]
+fn part(blob: &[u8], offset: u32, align: u32, size: u32) -> Option<&[u8]> {
+    if !offset.is_multiple_of(align) || (offset as usize) < HEADER_SIZE {
+        return None;
+    }
+    blob.get(offset as usize..)?.get(..size as usize)
+}
+
+/// The memory reservation block, which begins at `offset`, without the entry of zeroes that ends it.
+fn reservations(blob: &[u8], offset: u32) -> Option<&[u8]> {
+    let rest = part(blob, offset, 8, (blob.len() as u32).checked_sub(offset)?)?;
+    let entries = rest.chunks_exact(16).position(|entry| entry.iter().all(|byte| *byte == 0))?;
+    rest.get(..entries * 16)
 }
 
 /// `words` as they stand.
@@ -164,29 +158,50 @@ pub(super) fn after_nops(mut words: &[u32]) -> &[u32] {
     words
 }
 
-/// What comes after the node at the beginning of `words`.
-pub(super) fn after_node(mut words: &[u32]) -> Option<&[u32]> {
-    let mut depth = 0;
+/// `words` without the properties, and deleted entries, at their beginning.
+#[inline(never)]
+pub(super) fn after_properties(mut words: &[u32]) -> &[u32] {
     loop {
         words = match words {
-            [PROPERTY, length, _, value @ ..] => after_value(value, *length)?,
+            [PROPERTY, length, _, value @ ..] => after_value(value, *length).unwrap_or_default(),
+            [NOP, after @ ..] => after,
+            _ => return words,
+        };
+    }
+}
+
+/// What comes after the node at the beginning of `words`, if one is there.
+#[inline(never)]
+pub(super) fn after_node(mut words: &[u32]) -> Option<&[u32]> {
+    let mut depth = 0u32;
+    loop {
+        words = match after_properties(words) {
             [NODE, name @ ..] => {
                 depth += 1;
                 after_name(name)?
             }
             [NODE_END, after @ ..] => {
-                depth -= 1;
+                depth = depth.checked_sub(1)?;
                 if depth == 0 {
                     return Some(after);
                 }
                 after
             }
-            [NOP, after @ ..] => after,
             _ => return None,
         };
     }
 }
 
+/// Takes the text up to the next `end` off `rest`, and that byte; all of `rest` where there is none.
+#[inline(never)]
+pub(crate) fn cut<'a>(rest: &mut &'a [u8], end: u8) -> &'a [u8] {
+    let length = rest.iter().position(|byte| *byte == end).unwrap_or(rest.len());
+    let text = rest.get(..length).unwrap_or_default();
+    *rest = rest.get(length + 1..).unwrap_or_default();
+    text
+}
+
+#[inline(never)]
 pub(super) fn be32(bytes: &[u8], offset: usize) -> Option<u32> {
     let word = bytes.get(offset..)?.first_chunk::<4>()?;
     Some(u32::from_be_bytes(*word))

@@ -1,17 +1,10 @@
 //! The device tree that a guest is given: a subset of QEMU's `virt`, at the same addresses.
 
-use alloc::{boxed::Box, vec, vec::Vec};
-use core::ops::Deref;
-
 use hyp_abi::layout;
 
-use super::vms::{Device, Spi as PassedSpi};
+use super::vms::Device;
 use super::write::{Writer, name, part};
 use crate::types::Range;
-
-/// The command line has a NUL, which would end it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NulInBootargs;
 
 /// What differs from one guest's tree to another's. All addresses are IPAs.
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +20,7 @@ pub struct GuestTree<'a> {
     /// For the guest's own randomness: `kaslr-seed` and `rng-seed` are made of it. `None` when the machine has none to give.
     pub seed: Option<u64>,
     /// Devices of the board that the guest is given.
-    pub devices: &'a [Device],
+    pub devices: &'a [Device<'a>],
 }
 
 /// Phandles.
@@ -50,55 +43,27 @@ fn splitmix(state: &mut u64) -> u64 {
     z ^ z >> 31
 }
 
-/// What a tree takes without its command line, and what each vCPU and each device adds, with room to spare.
-const ROOM: usize = 1440;
-const ROOM_PER_VCPU: usize = 96;
-const ROOM_PER_DEVICE: usize = 1024;
-
-/// A tree as a blob, at a multiple of 4.
-#[derive(Clone, Debug)]
-pub struct Blob {
-    words: Box<[u32]>,
-    /// In bytes.
-    size: usize,
-}
-
-impl Deref for Blob {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        let bytes: &[u8] = bytemuck::must_cast_slice(&self.words);
-        bytes.get(..self.size).unwrap_or_default()
-    }
-}
-
 impl GuestTree<'_> {
-    /// What the tree of a VM with so many vCPUs and devices takes without its command line.
+    /// How many bytes it takes.
     #[must_use]
-    pub const fn room(vcpus: usize, devices: usize) -> usize {
-        ROOM + ROOM_PER_VCPU * vcpus + ROOM_PER_DEVICE * devices
+    pub fn size(&self) -> usize {
+        self.write_into(Writer::tree(&mut []))
     }
 
-    /// The tree as a blob.
-    ///
-    /// # Errors
-    /// [`NulInBootargs`].
-    pub fn write(&self) -> Result<Blob, NulInBootargs> {
-        if self.bootargs.as_bytes().contains(&0) {
-            return Err(NulInBootargs);
+    /// Writes it to `words`, which are zeroes. Gives it as the bytes that it takes of them; `None` when there are not so many, and
+    /// for a command line with a NUL, which would end it.
+    #[must_use]
+    pub fn write<'w>(&self, words: &'w mut [u32]) -> Option<&'w [u8]> {
+        if self.bootargs.bytes().any(|byte| byte == 0) {
+            return None;
         }
-        let mut room = Self::room(self.vcpus, self.devices.len()) + self.bootargs.len();
-        loop {
-            let mut words = vec![0; room.div_ceil(4)].into_boxed_slice();
-            let size = self.write_into(Writer::tree(&mut words));
-            if size <= room {
-                return Ok(Blob { words, size });
-            }
-            room = size;
-        }
+        let size = self.write_into(Writer::tree(words));
+        let bytes: &[u8] = bytemuck::must_cast_slice(words);
+        bytes.get(..size)
     }
 
-    /// The same, as far as there is room. Gives its size.
+    /// Writes as much of it as there is room for. Gives its size.
+    #[inline(never)]
     fn write_into(&self, mut fdt: Writer<'_>) -> usize {
         fdt.part(part!(head));
         self.chosen(&mut fdt);
@@ -138,8 +103,8 @@ impl GuestTree<'_> {
         if let Some(seed) = self.seed {
             let mut state = seed;
             fdt.quads(name!("kaslr-seed"), &[splitmix(&mut state)]);
-            let seeds: [u64; 8] = core::array::from_fn(|_| splitmix(&mut state));
-            fdt.quads(name!("rng-seed"), &seeds);
+            fdt.open(name!("rng-seed"), 64);
+            (0..8).for_each(|_| fdt.quad(splitmix(&mut state)));
         }
         if let Some(initrd) = self.initrd {
             fdt.quads(name!("linux,initrd-start"), &[initrd.start()]);
@@ -236,22 +201,29 @@ const fn uart(fdt: &mut Writer<'_>) {
 }
 
 /// A device of the board, whose clocks, whatever they are, run and are shown as the fixed one.
-fn passed(fdt: &mut Writer<'_>, device: &Device) {
-    fdt.begin(&device.name);
-    fdt.bytes(name!("compatible"), &device.compatible);
-    let registers = device.registers.iter().flat_map(|range| [range.start(), range.size()]);
-    fdt.quads(name!("reg"), &registers.collect::<Vec<_>>());
+fn passed(fdt: &mut Writer<'_>, device: &Device<'_>) {
+    let base = device.registers.first().map_or(0, |range| range.start());
+    fdt.begin_at(device.name, base);
+    fdt.bytes(name!("compatible"), device.compatible);
+    fdt.open(name!("reg"), 16 * device.registers.len());
+    for range in &device.registers {
+        fdt.quad(range.start());
+        fdt.quad(range.size());
+    }
     if !device.interrupts.is_empty() {
-        let trigger = |edge| if edge { EDGE_RISING } else { LEVEL_HIGH };
-        let specifier = |spi: &PassedSpi| [SPI, spi.intid - 32, trigger(spi.edge)];
-        let interrupts: Vec<u32> = device.interrupts.iter().flat_map(specifier).collect();
-        fdt.cells(name!("interrupts"), &interrupts);
+        fdt.open(name!("interrupts"), 12 * device.interrupts.len());
+        for spi in &device.interrupts {
+            fdt.word(SPI);
+            fdt.word(spi.intid - 32);
+            fdt.word(if spi.edge { EDGE_RISING } else { LEVEL_HIGH });
+        }
     }
     if device.clocks > 0 {
-        fdt.cells(name!("clocks"), &vec![CLOCK; device.clocks]);
+        fdt.open(name!("clocks"), 4 * device.clocks);
+        (0..device.clocks).for_each(|_| fdt.word(CLOCK));
     }
     if !device.clock_names.is_empty() {
-        fdt.bytes(name!("clock-names"), &device.clock_names);
+        fdt.bytes(name!("clock-names"), device.clock_names);
     }
     fdt.end();
 }
@@ -259,48 +231,34 @@ fn passed(fdt: &mut Writer<'_>, device: &Device) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fdt::vms::Spi;
 
     #[test]
-    fn trees_without_devices_have_room() {
-        for vcpus in 1..=layout::MAX_VCPUS {
-            let tree = GuestTree {
-                ram: Range::new(1 << (layout::IPA_BITS - 1), 1 << 21).expect("a range"),
-                vcpus,
-                bootargs: "quiet",
-                initrd: Some(Range::EMPTY),
-                seed: Some(1),
-                devices: &[],
-            };
-            let size = tree.write_into(Writer::tree(&mut []));
-            let room = GuestTree::room(vcpus, 0) + tree.bootargs.len();
-            assert!(size <= room && size + 64 > room, "{vcpus} vCPUs: {size} in {room}");
-        }
-    }
-
-    #[test]
-    fn a_tree_for_which_there_is_no_room_is_counted_and_then_whole() {
+    fn a_tree_for_which_there_is_no_room_is_counted_and_not_given() {
+        let device = Device {
+            name: "x",
+            compatible: b"x\0",
+            registers: [Range::EMPTY].into_iter().collect(),
+            interrupts: [Spi { intid: 32, edge: false }].into_iter().collect(),
+            clock_names: b"x\0",
+            clocks: 1,
+        };
         let tree = GuestTree {
             ram: Range::EMPTY,
             vcpus: 2,
             bootargs: "quiet",
             initrd: None,
             seed: Some(1),
-            devices: &[Device {
-                name: "x".repeat(4000),
-                compatible: b"x\0".to_vec(),
-                registers: vec![Range::EMPTY],
-                interrupts: vec![PassedSpi { intid: 32, edge: false }],
-                clock_names: b"x\0".to_vec(),
-                clocks: 1,
-            }],
+            devices: &[device],
         };
-        let blob = tree.write().expect("a command line without a NUL");
-        assert!(blob.len() > GuestTree::room(2, 1) + tree.bootargs.len(), "written twice");
-        for room in [0, 100, blob.len() / 4, blob.len() / 4 + 1] {
+        let size = tree.size();
+        for room in [0, 100, size / 4, size.div_ceil(4), size] {
             let mut words = vec![0; room];
-            assert_eq!(tree.write_into(Writer::tree(&mut words)), blob.len());
-            let bytes: &[u8] = bytemuck::must_cast_slice(&words);
-            assert_eq!(bytes.get(..blob.len()) == Some(&blob), 4 * room >= blob.len(), "{room}");
+            assert_eq!(
+                tree.write(&mut words).map(<[u8]>::len),
+                (4 * room >= size).then_some(size),
+                "{room}"
+            );
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Device trees: the board's own (read), the VM descriptions in it (read), and a guest's (written).
 //!
 //! [`Tree::new`] walks the structure block once and refuses what is not well formed. After that, and even without it, every
-//! loop here goes forward through the blob and is bounded by its size; nothing recurses, and no heap is needed to read. The
+//! loop here goes forward through the blob and is bounded by its size; nothing recurses, and no heap is needed. The
 //! libraries that were tried need ten times the instructions and the code, and one of them had to be kept from indexing
 //! out of bounds; they remain the tests' independent opinion of what a tree says.
 
@@ -16,7 +16,8 @@ use core::fmt;
 
 use crate::put;
 
-pub(crate) use tree::{COMPATIBLE, Cells, Node, Sought, first_of, is_okay, one_cell, one_string};
+pub(crate) use flat::cut;
+pub(crate) use tree::{Cells, Node, is_string, one_cell, one_string, text};
 
 pub use tree::Tree;
 

@@ -3,17 +3,16 @@
 use arrayvec::ArrayVec;
 
 use super::flat::{
-    Blocks, END, NODE, NODE_END, NOP, PROPERTY, after_name, after_node, after_nops, after_value, be32, bytes, content, name_length,
+    Blocks, END, NODE, NODE_END, NOP, PROPERTY, after_name, after_node, after_nops, after_properties, after_value, be32, bytes, content,
+    cut, name_length,
 };
 use super::{MAX_DEPTH, TreeError};
 use crate::types::Range;
 
 /// How many of the root's children are found without walking over those before them.
 const TOP: usize = 64;
-/// How many nodes that board discovery looks for are noted on the way.
-const NOTED: usize = 16;
-/// What it looks for in `compatible`.
-pub(crate) const COMPATIBLE: [&str; 5] = ["arm,gic-v3", "arm,armv8-timer", "arm,psci-1.0", "arm,psci-0.2", "arm,psci"];
+/// What board discovery looks for in `compatible`, all over the tree: the GIC, and the firmware's PSCI.
+pub(crate) const COMPATIBLE: [&str; 3] = ["arm,gic-v3", "arm,psci-1.0", "arm,psci-0.2"];
 /// With which each of [`COMPATIBLE`] begins.
 const LETTER: u8 = {
     let mut names = 0;
@@ -24,15 +23,6 @@ const LETTER: u8 = {
     COMPATIBLE[0].as_bytes()[0]
 };
 
-/// What board discovery looks for all over the tree.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Sought {
-    /// It says that it is memory, or is called so right below the root.
-    Memory,
-    /// It is compatible with this one of [`COMPATIBLE`].
-    Compatible(&'static str),
-}
-
 /// A device tree whose structure has been checked. Places in it are counted in words.
 pub struct Tree<'a> {
     blocks: Blocks<'a>,
@@ -40,14 +30,18 @@ pub struct Tree<'a> {
     root: u32,
     /// Where the root's first children are, in the tree's order.
     tops: ArrayVec<u32, TOP>,
-    /// Where the first nodes are that are sought.
-    notes: ArrayVec<(u32, Sought), NOTED>,
+    /// Which of those are memory: a bit each.
+    memory: u64,
     /// What the root says of its children's `reg`: see [`Node::cell_counts`].
     cells: (u32, u32),
     /// Where the strings block has `compatible`, as it stands in the structure: mostly in one place.
     compatible: u32,
     /// Where the first child of the root is that is called `chosen`, if it is noted.
     chosen: Option<u32>,
+    /// Where the first GICv3 is that can be used.
+    gic: Option<u32>,
+    /// Where the first PSCI is that can be used.
+    psci: Option<u32>,
 }
 
 impl<'a> Tree<'a> {
@@ -60,10 +54,12 @@ impl<'a> Tree<'a> {
             blocks: Blocks::of(blob)?,
             root: 0,
             tops: ArrayVec::new_const(),
-            notes: ArrayVec::new_const(),
+            memory: 0,
             cells: (0, 0),
             compatible: u32::MAX,
             chosen: None,
+            gic: None,
+            psci: None,
         };
         tree.walk()?;
         tree.cells = tree.root().count_cells();
@@ -126,15 +122,13 @@ impl<'a> Tree<'a> {
                         return words;
                     };
                     match letter {
-                        b'c' if self.compatible == *name || blocks.named(*name, "compatible") => {
+                        b'c' if self.compatible == *name || blocks.named(*name, b"compatible") => {
                             self.compatible = *name;
-                            if let Some(name) = sought(value, *length) {
-                                self.note(node, Sought::Compatible(name));
+                            if is_sought(value, *length) {
+                                self.note(node);
                             }
                         }
-                        b'd' if blocks.named(*name, "device_type") && is_string(content(value, *length), "memory") => {
-                            self.note(node, Sought::Memory);
-                        }
+                        b'd' if blocks.named(*name, b"device_type") => self.note(node),
                         _ => {}
                     }
                     after
@@ -146,12 +140,30 @@ impl<'a> Tree<'a> {
     }
 
     /// Notes a child of the root.
+    #[inline(never)]
     fn top(&mut self, node: u32) {
-        let _ = self.tops.try_push(node);
-        if self.blocks.called(node, "memory") {
-            self.note(node, Sought::Memory);
-        } else if self.blocks.called(node, "chosen") {
+        if self.tops.try_push(node).is_ok() && self.blocks.called(node, b"memory") {
+            self.memory |= 1 << (self.tops.len() - 1);
+        } else if self.blocks.called(node, b"chosen") {
             self.chosen.get_or_insert(node);
+        }
+    }
+
+    /// Notes the node at `place`, which says what it is, if it is memory, or the first GIC or PSCI that can be used.
+    #[inline(never)]
+    fn note(&mut self, place: u32) {
+        let Some(node) = self.node(place) else { return };
+        let memory = self.tops.last() == Some(&place) && node.says("device_type", "memory");
+        match node.compatible_with(&COMPATIBLE) {
+            _ if memory => self.memory |= 1 << (self.tops.len() - 1),
+            Some(name) if node.available() => {
+                if name == COMPATIBLE[0] {
+                    self.gic.get_or_insert(place);
+                } else if node.says("method", "smc") || node.says("method", "hvc") {
+                    self.psci.get_or_insert(place);
+                }
+            }
+            _ => {}
         }
     }
 
@@ -168,35 +180,6 @@ impl<'a> Tree<'a> {
         (self.blocks.structure.len() - words.len()) as u32
     }
 
-    /// Notes that the node at `place` is sought, once, if there is room.
-    fn note(&mut self, place: u32, sought: Sought) {
-        if self.notes.last() != Some(&(place, sought)) {
-            let _ = self.notes.try_push((place, sought));
-        }
-    }
-
-    /// Gives `each` the nodes that are sought, in the tree's order. Which of those called `memory` are right below the root is
-    /// left to it.
-    pub(crate) fn seek<'t>(&'t self, each: &mut dyn FnMut(Node<'t, 'a>, Sought)) {
-        if !self.notes.is_full() {
-            for (place, sought) in &self.notes {
-                if let Some(node) = self.node(*place) {
-                    each(node, *sought);
-                }
-            }
-            return;
-        }
-        // There may be more than were noted: every node is looked at again.
-        for node in self.nodes() {
-            if node.says("device_type", "memory") || node.is_called("memory") {
-                each(node, Sought::Memory);
-            }
-            if let Some(name) = node.compatible_with(&COMPATIBLE) {
-                each(node, Sought::Compatible(name));
-            }
-        }
-    }
-
     /// The tree's size in bytes.
     #[must_use]
     pub fn size(&self) -> usize {
@@ -205,20 +188,10 @@ impl<'a> Tree<'a> {
 
     /// The entries of the memory reservation block (`/memreserve/` in source form). Those that wrap are left out.
     pub fn reservations(&self) -> impl Iterator<Item = Range> {
-        self.blocks.reservations.chunks_exact(16).filter_map(|entry| {
-            let mut cells = Cells(entry);
-            Range::new(cells.take(2)?, cells.take(2)?)
-        })
-    }
-
-    /// The root.
-    pub(crate) fn root(&self) -> Node<'_, 'a> {
-        // Its name is a word of zeroes.
-        let body = self.blocks.structure.get(self.root as usize + 2..).unwrap_or_default();
-        Node {
-            tree: self,
-            at: self.root,
-            body,
+        Reg {
+            cells: Cells(self.blocks.reservations),
+            address: 2,
+            size: 2,
         }
     }
 
@@ -227,13 +200,35 @@ impl<'a> Tree<'a> {
         self.blocks.structure.get(place as usize..).unwrap_or_default()
     }
 
+    /// The root.
+    pub(crate) fn root(&self) -> Node<'_, 'a> {
+        Node {
+            tree: self,
+            at: self.root,
+            // Its name is a word of zeroes.
+            body: self.root + 2,
+        }
+    }
+
     /// The node at `place`.
+    #[inline(never)]
     fn node(&self, place: u32) -> Option<Node<'_, 'a>> {
         let [NODE, name @ ..] = self.words(place) else { return None };
         Some(Node {
             tree: self,
             at: place,
-            body: after_name(name)?,
+            body: self.place(after_name(name)?),
+        })
+    }
+
+    /// The children of the root that say that they are memory, or are called so.
+    pub(crate) fn memory(&self) -> impl Iterator<Item = Node<'_, 'a>> {
+        self.root().places().enumerate().filter_map(|(nth, place)| {
+            let node = match nth {
+                ..TOP if self.memory >> nth & 1 == 0 => return None,
+                _ => self.node(place)?,
+            };
+            (nth < TOP || self.blocks.called(place, b"memory") || node.says("device_type", "memory")).then_some(node)
         })
     }
 
@@ -242,57 +237,47 @@ impl<'a> Tree<'a> {
         self.node(self.chosen?)
     }
 
+    /// The first GICv3 that can be used.
+    pub(crate) fn gic(&self) -> Option<Node<'_, 'a>> {
+        self.node(self.gic?)
+    }
+
+    /// The first PSCI that can be used.
+    pub(crate) fn psci(&self) -> Option<Node<'_, 'a>> {
+        self.node(self.psci?)
+    }
+
     /// The node that `path` or the alias `path` names.
-    pub(crate) fn at(&self, path: &str) -> Option<Node<'_, 'a>> {
+    pub(crate) fn at(&self, path: &[u8]) -> Option<Node<'_, 'a>> {
         let mut node = self.root();
-        let path = match path.strip_prefix('/') {
+        let mut path = match path.strip_prefix(b"/") {
             Some(rest) => rest,
-            None => node.child("aliases")?.string(path)?.strip_prefix('/')?,
+            None => text(self.blocks.property(node.child(b"aliases")?.words(), path)?)?.strip_prefix(b"/")?,
         };
-        for name in path.split('/').take_while(|name| !name.is_empty()) {
+        loop {
+            let name = cut(&mut path, b'/');
+            if name.is_empty() {
+                return Some(node);
+            }
             node = node.child(name)?;
         }
-        Some(node)
     }
 
     /// Every node, in the tree's order.
     pub(crate) fn nodes(&self) -> impl Iterator<Item = Node<'_, 'a>> {
         let mut words = self.words(self.root);
-        core::iter::from_fn(move || self.next_node(&mut words))
-    }
-
-    /// The first node in `words`, which are then what comes after its name.
-    #[inline(never)]
-    fn next_node(&self, words: &mut &'a [u32]) -> Option<Node<'_, 'a>> {
-        loop {
-            *words = match *words {
-                [PROPERTY, length, _, value @ ..] => after_value(value, *length)?,
-                [NODE, name @ ..] => {
-                    let (at, body) = (self.place(words), after_name(name)?);
-                    *words = body;
-                    return Some(Node { tree: self, at, body });
+        core::iter::from_fn(move || {
+            loop {
+                words = after_properties(words);
+                if let [NODE_END, after @ ..] = words {
+                    words = after;
+                } else {
+                    let node = self.node(self.place(words))?;
+                    words = node.words();
+                    return Some(node);
                 }
-                [NODE_END | NOP, after @ ..] => after,
-                _ => return None,
-            };
-        }
-    }
-
-    /// Where the first child is in `words`, properties and children of one node, which are then what comes after it.
-    #[inline(never)]
-    fn next_child(&self, words: &mut &'a [u32]) -> Option<u32> {
-        loop {
-            *words = match *words {
-                [PROPERTY, length, _, value @ ..] => after_value(value, *length)?,
-                [NODE, ..] => {
-                    let place = self.place(words);
-                    *words = after_node(words)?;
-                    return Some(place);
-                }
-                [NOP, after @ ..] => after,
-                _ => return None,
-            };
-        }
+            }
+        })
     }
 }
 
@@ -302,8 +287,8 @@ pub(crate) struct Node<'t, 'a> {
     tree: &'t Tree<'a>,
     /// Where it begins.
     at: u32,
-    /// From its first property on.
-    body: &'a [u32],
+    /// Where its properties begin.
+    body: u32,
 }
 
 impl<'t, 'a> Node<'t, 'a> {
@@ -311,104 +296,97 @@ impl<'t, 'a> Node<'t, 'a> {
         self.at == self.tree.root
     }
 
+    /// From its first property on.
+    fn words(&self) -> &'a [u32] {
+        self.tree.words(self.body)
+    }
+
     /// The name without the unit address.
     pub(crate) fn base_name(&self) -> &'a str {
         let name = self.tree.words(self.at + 1);
-        let name = bytes(name).get(..name_length(name).unwrap_or(0)).unwrap_or_default();
-        let name = name.split(|byte| *byte == b'@').next().unwrap_or_default();
-        core::str::from_utf8(name).unwrap_or_default()
+        let mut name = bytes(name).get(..name_length(name).unwrap_or(0)).unwrap_or_default();
+        core::str::from_utf8(cut(&mut name, b'@')).unwrap_or_default()
     }
 
     /// Whether its name is `name`, with or without its unit address.
-    pub(crate) fn is_called(&self, name: &str) -> bool {
+    pub(crate) fn is_called(&self, name: &[u8]) -> bool {
         self.tree.blocks.called(self.at, name)
     }
 
-    /// The node above this one: the last one before it that has not ended there.
+    /// The node above this one.
+    #[inline(never)]
     fn parent(&self) -> Option<Self> {
         if self.is_root() {
             return None;
         }
+        let tree = self.tree;
+        let (mut above, tops) = (tree.root(), &tree.tops);
         // Everything from one child of the root to the next one is inside of it.
-        let tops = &self.tree.tops;
-        let top = *tops.get(..tops.partition_point(|top| *top <= self.at))?.last()?;
-        if top == self.at {
-            return Some(self.tree.root());
-        }
-        let (mut path, mut depth) = ([self.tree.root; MAX_DEPTH], 0);
-        let mut words = self.tree.words(top);
+        let mut words = tree.words(*tops.get(..tops.partition_point(|top| *top <= self.at))?.last()?);
         loop {
-            let at = self.tree.place(words);
+            words = after_properties(words);
+            let at = tree.place(words);
             if at == self.at {
-                return self.tree.node(*path.get(depth)?);
+                return Some(above);
             }
-            words = match words {
-                [PROPERTY, length, _, value @ ..] => after_value(value, *length)?,
-                [NODE, name @ ..] => {
-                    depth += 1;
-                    *path.get_mut(depth)? = at;
-                    after_name(name)?
-                }
-                [NODE_END, after @ ..] => {
-                    depth = depth.checked_sub(1)?;
-                    after
-                }
-                [NOP, after @ ..] => after,
-                _ => return None,
+            let after = after_node(words)?;
+            words = if tree.place(after) > self.at {
+                above = tree.node(at)?;
+                above.words()
+            } else {
+                after
             };
         }
     }
 
     pub(crate) fn children(&self) -> impl Iterator<Item = Self> + use<'t, 'a> {
-        let tree = self.tree;
-        self.places().filter_map(move |place| tree.node(place))
+        let mut places = self.places();
+        core::iter::from_fn(move || places.next_node())
     }
 
     /// Where its children are.
-    fn places(&self) -> impl Iterator<Item = u32> + use<'t, 'a> {
+    #[inline(never)]
+    fn places(&self) -> Places<'t, 'a> {
         let tree = self.tree;
-        let (tops, mut rest) = match (self.is_root(), tree.tops.last()) {
+        let (noted, words) = match (self.is_root(), tree.tops.last()) {
             (true, Some(last)) if tree.tops.is_full() => (&tree.tops[..], after_node(tree.words(*last)).unwrap_or_default()),
             (true, Some(_)) => (&tree.tops[..], &[][..]),
-            _ => (&[][..], self.body),
+            _ => (&[][..], self.words()),
         };
-        tops.iter().copied().chain(core::iter::from_fn(move || tree.next_child(&mut rest)))
+        Places { tree, noted, words }
     }
 
     /// The first child of that name, with or without its unit address.
-    pub(crate) fn child(&self, name: &str) -> Option<Self> {
-        self.children_called(name).next()
-    }
-
-    /// The children of that name, with or without their unit addresses.
-    pub(crate) fn children_called(&self, name: &str) -> impl Iterator<Item = Self> {
+    #[inline(never)]
+    pub(crate) fn child(&self, name: &[u8]) -> Option<Self> {
         let tree = self.tree;
-        let called = self.places().filter(move |place| tree.blocks.called(*place, name));
-        called.filter_map(move |place| tree.node(place))
+        let place = self.places().find(|place| tree.blocks.called(*place, name))?;
+        tree.node(place)
     }
 
+    #[inline(never)]
     pub(crate) fn property(&self, name: &str) -> Option<&'a [u8]> {
-        self.tree.blocks.property(self.body, name)
+        self.tree.blocks.property(self.words(), name.as_bytes())
     }
 
-    /// The properties of these names, looked for all at once.
-    pub(crate) fn properties<const N: usize>(&self, names: &[&str; N]) -> [Option<&'a [u8]>; N] {
-        let mut values = [None; N];
-        self.tree.blocks.properties(self.body, names, &mut values);
-        values
+    /// A property that is one string, of any characters.
+    pub(crate) fn text(&self, name: &str) -> Option<&'a [u8]> {
+        text(self.property(name)?)
     }
 
-    /// A property that is one string.
-    pub(crate) fn string(&self, name: &str) -> Option<&'a str> {
-        one_string(self.property(name)?)
+    /// Whether it has one of these properties.
+    pub(crate) fn has(&self, names: &[&str]) -> bool {
+        names.iter().any(|name| self.property(name).is_some())
     }
 
     /// Whether a property is the one string `text`.
+    #[inline(never)]
     pub(crate) fn says(&self, name: &str, text: &str) -> bool {
         self.property(name).is_some_and(|value| is_string(value, text))
     }
 
     /// A property that is one cell.
+    #[inline(never)]
     pub(crate) fn cell(&self, name: &str) -> Option<u32> {
         one_cell(self.property(name)?)
     }
@@ -419,14 +397,11 @@ impl<'t, 'a> Node<'t, 'a> {
         first_of(list, names)
     }
 
-    /// Whether the root is right above it.
-    pub(crate) fn is_top(&self) -> bool {
-        self.parent().is_some_and(|parent| parent.is_root())
-    }
-
-    /// Whether `status` lets the node be used.
+    /// Whether `status` lets the node be used: it is absent, `okay` or `ok`.
+    #[inline(never)]
     pub(crate) fn available(&self) -> bool {
-        is_okay(self.property("status"))
+        let status = self.property("status");
+        status.is_none_or(|status| is_string(status, "okay") || is_string(status, "ok"))
     }
 
     /// The phandle of the controller to which its `interrupts` go: its own word, or the nearest node's above that has one.
@@ -441,6 +416,7 @@ impl<'t, 'a> Node<'t, 'a> {
     }
 
     /// `#address-cells` and `#size-cells` for the node's children, 2 and 1 where they are absent.
+    #[inline(never)]
     pub(crate) fn cell_counts(&self) -> (u32, u32) {
         if self.is_root() { self.tree.cells } else { self.count_cells() }
     }
@@ -450,6 +426,7 @@ impl<'t, 'a> Node<'t, 'a> {
     }
 
     /// The entries of `reg` as addresses on the parent's bus.
+    #[inline(never)]
     pub(crate) fn reg(&self) -> Reg<'a> {
         let (address, size) = self.parent().map_or((2, 1), |bus| bus.cell_counts());
         // An entry of no cells would never use the value up.
@@ -461,12 +438,8 @@ impl<'t, 'a> Node<'t, 'a> {
         }
     }
 
-    /// The entries of `reg` as physical addresses; an entry that no bus on the way maps is left out.
-    pub(crate) fn physical_reg(&self) -> impl Iterator<Item = Range> {
-        self.reg().filter_map(|range| self.physical(range))
-    }
-
     /// `range` on this node's parent's bus as the CPUs see it, through the `ranges` of every bus on the way.
+    #[inline(never)]
     pub(crate) fn physical(&self, range: Range) -> Option<Range> {
         let mut range = range;
         let mut bus = self.parent()?;
@@ -501,6 +474,45 @@ impl<'t, 'a> Node<'t, 'a> {
     }
 }
 
+/// Where the children of a node are: those of the root that are noted, and those that are found in `words`.
+struct Places<'t, 'a> {
+    tree: &'t Tree<'a>,
+    noted: &'t [u32],
+    words: &'a [u32],
+}
+
+impl Iterator for Places<'_, '_> {
+    type Item = u32;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<u32> {
+        match self.noted {
+            [place, noted @ ..] => {
+                self.noted = noted;
+                Some(*place)
+            }
+            [] => self.search(),
+        }
+    }
+}
+
+impl<'t, 'a> Places<'t, 'a> {
+    /// The node that is there.
+    #[inline(never)]
+    fn next_node(&mut self) -> Option<Node<'t, 'a>> {
+        let place = self.next()?;
+        self.tree.node(place)
+    }
+
+    /// The next one in `words`.
+    #[inline(never)]
+    fn search(&mut self) -> Option<u32> {
+        let child = after_properties(self.words);
+        self.words = after_node(child)?;
+        Some(self.tree.place(child))
+    }
+}
+
 /// The entries of a `reg`, those that wrap left out.
 pub(crate) struct Reg<'a> {
     cells: Cells<'a>,
@@ -511,6 +523,7 @@ pub(crate) struct Reg<'a> {
 impl Iterator for Reg<'_> {
     type Item = Range;
 
+    #[inline(never)]
     fn next(&mut self) -> Option<Range> {
         while !self.cells.0.is_empty() {
             let (start, size) = (self.cells.take(self.address)?, self.cells.take(self.size)?);
@@ -550,44 +563,38 @@ pub(crate) fn one_cell(value: &[u8]) -> Option<u32> {
     be32(value, 0).filter(|_| value.len() == 4)
 }
 
-/// A value that is one string: UTF-8 with one NUL, at its end.
+/// A value that is one string: one NUL, at its end.
+#[inline(never)]
+pub(crate) fn text(value: &[u8]) -> Option<&[u8]> {
+    value.strip_suffix(&[0]).filter(|text| text.iter().all(|byte| *byte != 0))
+}
+
+/// A value that is one string, of UTF-8.
 pub(crate) fn one_string(value: &[u8]) -> Option<&str> {
-    let (nul, text) = value.split_last()?;
-    if *nul != 0 || text.contains(&0) {
-        return None;
-    }
-    core::str::from_utf8(text).ok()
+    core::str::from_utf8(text(value)?).ok()
 }
 
 /// The first string of `list` that is one of `names`.
+#[inline(never)]
 pub(crate) fn first_of(mut list: &[u8], names: &[&'static str]) -> Option<&'static str> {
     while !list.is_empty() {
-        let end = list.iter().position(|byte| *byte == 0).unwrap_or(list.len());
-        let (string, rest) = list.split_at_checked(end)?;
+        let string = cut(&mut list, 0);
         if let Some(name) = names.iter().find(|name| name.as_bytes() == string) {
             return Some(name);
         }
-        list = rest.get(1..)?;
     }
     None
 }
 
-/// Which of [`COMPATIBLE`] a list of strings, `length` bytes of `value`, names first.
-fn sought(value: &[u32], length: u32) -> Option<&'static str> {
+/// Whether a list of strings, `length` bytes of `value`, names one of [`COMPATIBLE`].
+fn is_sought(value: &[u32], length: u32) -> bool {
     let list = content(value, length);
     // Most are one string, which begins with another letter.
     let one = || name_length(value).is_some_and(|end| end + 1 == list.len());
-    if list.first() != Some(&LETTER) && one() {
-        return None;
-    }
-    first_of(list, &COMPATIBLE)
+    (list.first() == Some(&LETTER) || !one()) && first_of(list, &COMPATIBLE).is_some()
 }
 
-/// Whether a `status` lets its node be used: it is absent, `okay` or `ok`.
-pub(crate) fn is_okay(status: Option<&[u8]>) -> bool {
-    status.is_none_or(|status| is_string(status, "okay") || is_string(status, "ok"))
-}
-
-fn is_string(value: &[u8], text: &str) -> bool {
+#[inline(never)]
+pub(crate) fn is_string(value: &[u8], text: &str) -> bool {
     value.strip_suffix(&[0]) == Some(text.as_bytes())
 }

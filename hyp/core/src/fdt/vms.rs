@@ -4,21 +4,20 @@
 //! others are not touched by that.
 
 mod devices;
-mod error;
 mod placement;
 
-use alloc::borrow::ToOwned;
-use alloc::string::String;
-use alloc::vec::Vec;
-
+use arrayvec::ArrayVec;
 use hyp_abi::layout;
 
-use super::{Cells, Node, Tree, first_of, is_okay, one_cell, one_string};
+use super::board::{Board, MAX_CPUS};
+use super::guest::GuestTree;
+use super::{Cells, Node, Tree, cut, is_string, one_cell, one_string};
 pub use crate::filter::Action as FilterAction;
 use crate::filter::Filter;
-use crate::types::{Pa, Range};
+use crate::text;
+use crate::text::Text;
+use crate::types::Range;
 pub use devices::{Device, MAX_DEVICES, Spi};
-pub use error::{Reason, VmError};
 pub use placement::Placement;
 
 /// The longest name of a VM; what is longer is cut.
@@ -34,34 +33,52 @@ pub const DTB_SIZE: u64 = 64 << 10;
 /// How many VM nodes are looked at; those above [`layout::MAX_VMS`] are refused, but heard of.
 const MAX_NODES: usize = 32;
 
+/// The host partition is compatible with this, too.
+const HOST: &str = "umbra,host";
 const DEFAULT_RAM_SIZE: u64 = 256 << 20;
 const DEFAULT_DEADLINE_MS: u32 = 5000;
 const MAX_DEADLINE_MS: u32 = 3_600_000;
 
-/// One VM node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Vm {
-    /// 0 for the host partition; guests count from 1 in the tree's order, refused ones too.
-    pub id: usize,
-    /// The name, for messages: also there when the rest is not.
-    pub name: String,
-    /// What is to be built, or why nothing is.
-    pub description: Result<VmDesc, VmError>,
+/// The VMs that the tree describes.
+#[derive(Clone, Debug, Default)]
+pub struct Vms<'a> {
+    /// Those of which each can be built by itself, the host partition first.
+    list: ArrayVec<VmDesc<'a>, { layout::MAX_VMS }>,
 }
 
-/// The description of a VM that can be built.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VmDesc {
-    /// Whether it is the host partition.
-    pub host: bool,
+impl<'a> Vms<'a> {
+    /// None.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            list: ArrayVec::new_const(),
+        }
+    }
+
+    fn has_host(&self) -> bool {
+        self.list.first().is_some_and(VmDesc::is_host)
+    }
+
+    /// Those that can be built, the host partition first: without it nobody answers what is forwarded.
+    pub fn iter(&self) -> impl Iterator<Item = &VmDesc<'a>> {
+        let host = self.has_host();
+        self.list.iter().filter(move |vm| host || !vm.forwards)
+    }
+}
+
+/// The description of a VM that can be built. Texts are where the tree has them.
+#[derive(Clone, Debug)]
+pub struct VmDesc<'a> {
+    /// 0 for the host partition; guests count from 1 in the tree's order, refused ones too.
+    pub id: usize,
     /// At most [`MAX_NAME`] graphic ASCII characters.
-    pub name: String,
+    name: ArrayVec<u8, MAX_NAME>,
     /// The pCPU of each vCPU, as a place in the board's list of CPUs. Its length is the number of vCPUs.
-    pub pcpus: Vec<usize>,
+    pub pcpus: ArrayVec<u8, { layout::MAX_VCPUS }>,
     /// RAM, as IPAs.
     pub ram: Range,
     /// The guest's command line.
-    pub bootargs: String,
+    pub bootargs: &'a str,
     /// Where the guest's device tree goes.
     pub dtb: DtbPlacement,
     /// Every access to ICC_CTLR_EL1 traps.
@@ -70,8 +87,10 @@ pub struct VmDesc {
     pub on_pending: bool,
     /// How long a forwarded call waits for the host's answer.
     pub forward_deadline_ms: u32,
-    /// The ranges of the SMCCC filter, in the tree's order.
-    pub filter: Vec<FilterEntry>,
+    /// `umbra,smccc-filter`, as it stands.
+    filter: &'a [u8],
+    /// Whether the filter forwards any call.
+    pub forwards: bool,
     /// The image's file.
     pub image: Range,
     /// Where the image is asked to go (IPA).
@@ -80,11 +99,51 @@ pub struct VmDesc {
     pub entry: Option<u64>,
     /// The initial RAM disk's file.
     pub initrd: Option<Range>,
+    /// Where all of this goes in its RAM.
+    pub placement: Placement,
+    /// How many bytes its own device tree takes.
+    pub tree_size: usize,
     /// Devices of the board that it is given.
-    pub devices: Vec<Device>,
+    pub devices: ArrayVec<Device<'a>, MAX_DEVICES>,
 }
 
-impl VmDesc {
+impl VmDesc<'_> {
+    /// What a VM is of which nothing is known but its number.
+    fn new(id: usize) -> Self {
+        Self {
+            id,
+            name: ArrayVec::new(),
+            pcpus: ArrayVec::new(),
+            ram: Range::EMPTY,
+            bootargs: "",
+            dtb: DtbPlacement::AboveImage,
+            strict: false,
+            on_pending: true,
+            forward_deadline_ms: DEFAULT_DEADLINE_MS,
+            filter: &[],
+            forwards: false,
+            image: Range::EMPTY,
+            load: None,
+            entry: None,
+            initrd: None,
+            placement: Placement::default(),
+            tree_size: 0,
+            devices: ArrayVec::new(),
+        }
+    }
+
+    /// For people.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        core::str::from_utf8(&self.name).unwrap_or_default()
+    }
+
+    /// Whether it is the host partition.
+    #[must_use]
+    pub fn is_host(&self) -> bool {
+        self.id == 0
+    }
+
     /// How many vCPUs.
     #[must_use]
     pub fn vcpus(&self) -> usize {
@@ -95,17 +154,27 @@ impl VmDesc {
     #[must_use]
     pub fn smccc_filter(&self) -> Filter {
         let mut filter = Filter::new();
-        for entry in &self.filter {
-            let inserted = filter.insert(entry.base, entry.count, entry.action as u64);
-            debug_assert!(inserted.is_ok(), "checked by `filter`");
+        let mut cells = Cells(self.filter);
+        while let Some((base, count, action)) = triple(&mut cells) {
+            let inserted = filter.insert(base, count, action.into());
+            debug_assert!(inserted.is_ok(), "checked by `Reader::filter`");
         }
         filter
     }
 
-    /// Where the image's file is.
+    /// Its own device tree, on this board.
     #[must_use]
-    pub fn image_pa(&self) -> Pa {
-        Pa::new(self.image.start())
+    pub fn tree(&self, board: &Board) -> GuestTree<'_> {
+        // Each VM has a seed of its own; it has to do for every start of it.
+        let other = (self.id as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        GuestTree {
+            ram: self.ram,
+            vcpus: self.vcpus(),
+            bootargs: self.bootargs,
+            initrd: self.placement.initrd,
+            seed: board.chosen.seed.map(|seed| seed ^ other),
+            devices: &self.devices,
+        }
     }
 }
 
@@ -120,578 +189,429 @@ pub enum DtbPlacement {
     At(u64),
 }
 
-/// One range of SMCCC function identifiers. It is not empty, does not wrap, and overlaps neither another one nor a reserved one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FilterEntry {
-    /// The first function identifier.
-    pub base: u32,
-    /// How many.
-    pub count: u32,
-    /// What is done with them.
-    pub action: FilterAction,
-}
-
 /// What modules and vCPUs must respect.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Surroundings<'s> {
-    /// The board's RAM, neighbours merged.
-    pub ram: &'s [Range],
-    /// The board's reserved memory.
-    pub reserved: &'s [Range],
+    /// The machine.
+    pub board: &'s Board,
     /// Umbra itself, with everything that it uses already.
     pub hyp: Range,
     /// The board's device tree.
     pub dtb: Range,
-    /// How many CPUs the board has.
-    pub cpus: usize,
+    /// How the image that lies somewhere begins: [`crate::image::HEADER_SIZE`] bytes of it, or all.
+    pub head: &'s dyn Fn(Range) -> &'static [u8],
 }
 
-/// Every VM node below `/chosen`, in the tree's order; those whose `status` is not `okay` are passed over.
-#[must_use]
-pub fn describe(tree: &Tree<'_>, around: &Surroundings<'_>) -> Vec<Vm> {
-    let mut plan = Plan {
-        tree,
-        around,
-        vms: Vec::new(),
-        pending: Vec::new(),
-        guests: 0,
-        hosts: 0,
-    };
-    if let Some(chosen) = tree.chosen() {
-        let mut left = MAX_NODES;
-        for node in chosen.children() {
-            let said = Said(node.properties(&Key::NAMES));
-            if left > 0 && is_okay(said.get(Key::Status)) && (said.is("umbra,vm") || said.is("umbra,host")) {
-                left -= 1;
-                plan.add(&chosen, &node, &said);
+/// Is told of each VM that is refused: its number, its name, the property (or the child node), and what is wrong with that.
+/// `docs/devicetree.md` lists all of it.
+pub type Refused<'r> = &'r mut dyn FnMut(usize, &str, &str, Text<'_>);
+
+/// Adds the VMs that the nodes below `/chosen` describe to `vms`, which is empty, and tells `refused` of those that cannot be
+/// built. Nodes whose `status` is not `okay` are passed over.
+pub fn describe<'a>(tree: &Tree<'a>, around: &Surroundings<'_>, vms: &mut Vms<'a>, refused: Refused<'_>) {
+    let Some(chosen) = tree.chosen() else { return };
+    let (mut left, mut guests, mut hosts) = (MAX_NODES, 0, 0);
+    for node in chosen.children() {
+        if left == 0 || node.compatible_with(&[HOST, "umbra,vm"]).is_none() || !node.available() {
+            continue;
+        }
+        left -= 1;
+        let host = node.compatible_with(&[HOST]).is_some();
+        let count = if host { &mut hosts } else { &mut guests };
+        *count += 1;
+        let mut reader = Reader {
+            tree,
+            chosen,
+            around,
+            node,
+            others: &vms.list,
+            refused: &mut *refused,
+            property: "",
+            vm: VmDesc::new(if host { 0 } else { guests }),
+        };
+        if reader.read(hosts).is_some() {
+            let vm = reader.vm;
+            // Of a host and seven guests, all that are admitted, there is room for each.
+            let _ = vms.list.try_insert(if host { 0 } else { vms.list.len() }, vm);
+        }
+    }
+    fill_pcpus(&mut vms.list, around.board.cpus.len());
+    for vm in vms.list.iter().filter(|vm| vm.forwards && !vms.has_host()) {
+        let why = text!("calls are to be forwarded, and there is no host partition");
+        refused(vm.id, vm.name(), "umbra,smccc-filter", why);
+    }
+}
+
+/// What one VM's node is read with. Earlier VMs have what they asked for; a later one that wants the same is refused. Where a step
+/// gives `None`, the VM is refused, and that has been told.
+struct Reader<'r, 't, 'a> {
+    tree: &'t Tree<'a>,
+    chosen: Node<'t, 'a>,
+    around: &'r Surroundings<'r>,
+    node: Node<'t, 'a>,
+    others: &'r [VmDesc<'a>],
+    refused: Refused<'r>,
+    /// What is being read: the property, or the child node.
+    property: &'static str,
+    /// What has been read.
+    vm: VmDesc<'a>,
+}
+
+impl<'a> Reader<'_, '_, 'a> {
+    #[inline(never)]
+    fn tell(&mut self, reason: Text<'_>) {
+        (self.refused)(self.vm.id, self.vm.name(), self.property, reason);
+    }
+
+    /// Refuses the VM for what is being read.
+    #[inline(always)]
+    fn refuse<T>(&mut self, reason: Text<'_>) -> Option<T> {
+        self.tell(reason);
+        None
+    }
+
+    /// Reads a property of the node.
+    #[inline(never)]
+    fn value(&mut self, property: &'static str) -> Option<&'a [u8]> {
+        self.property = property;
+        self.node.property(property)
+    }
+
+    /// Reads everything, of the host partition or a guest; with it there are so many hosts.
+    fn read(&mut self, hosts: usize) -> Option<()> {
+        let name = self.value("umbra,name");
+        let text = name.and_then(one_string).filter(|name| !name.is_empty());
+        self.vm.name = shown(text.unwrap_or(self.node.base_name()));
+        self.property = "compatible";
+        if self.vm.is_host() && hosts > 1 {
+            return self.refuse(text!("there already is a host partition"));
+        }
+        if self.vm.id >= layout::MAX_VMS {
+            let most = layout::MAX_VMS - 1;
+            return self.refuse(text!("there can be no more than {} guests", most));
+        }
+        self.property = "umbra,name";
+        if name.is_some() && text.is_none() {
+            return self.refuse(text!("must be one string that is not empty"));
+        }
+        if self.others.iter().any(|other| other.name == self.vm.name) {
+            return self.refuse(text!("an earlier VM has this name"));
+        }
+        self.pcpus()?;
+        self.ram()?;
+        self.devices()?;
+        self.filter()?;
+        self.modules()?;
+        self.bootargs()?;
+        self.dtb()?;
+        self.vm.strict = self.value("umbra,strict").is_some();
+        self.vm.on_pending = self.value("umbra,no-on-pending").is_none();
+        self.vm.forward_deadline_ms = self.number("umbra,forward-deadline-ms", DEFAULT_DEADLINE_MS, MAX_DEADLINE_MS)?;
+        self.place()?;
+        self.vm.tree_size = self.vm.tree(self.around.board).size();
+        Some(())
+    }
+
+    /// A property of one cell, 1 to `most`.
+    fn number(&mut self, property: &'static str, default: u32, most: u32) -> Option<u32> {
+        let value = match self.value(property).map(one_cell) {
+            None => default,
+            Some(Some(value)) => value,
+            Some(None) => return self.refuse(text!("must be one cell")),
+        };
+        if (1..=most).contains(&value) {
+            return Some(value);
+        }
+        self.refuse(text!("{} is not in 1..={}", value, most))
+    }
+
+    /// The pCPUs that the tree gives; as many of [`UNSET`] as there are vCPUs where it leaves them to us.
+    fn pcpus(&mut self) -> Option<()> {
+        let (list, cpus) = (self.value("umbra,pcpus"), self.around.board.cpus.len());
+        let listed = list.map_or(4, <[u8]>::len);
+        if !listed.is_multiple_of(4) {
+            return self.refuse(text!("must be a list of cells"));
+        }
+        let listed = listed / 4;
+        let vcpus = self.number("umbra,vcpus", listed as u32, layout::MAX_VCPUS as u32)? as usize;
+        self.property = "umbra,pcpus";
+        if list.is_some() && listed != vcpus {
+            return self.refuse(text!("{} given for {} vCPUs", listed, vcpus));
+        }
+        let mut cells = Cells(list.unwrap_or_default());
+        for _ in 0..vcpus {
+            let pcpu = cells.take(1);
+            if let Some(pcpu) = pcpu.filter(|pcpu| *pcpu >= cpus as u64) {
+                return self.refuse(text!("no pCPU {}: the board has {}", pcpu, cpus));
+            }
+            let _ = self.vm.pcpus.try_push(pcpu.map_or(UNSET, |pcpu| pcpu as u8));
+        }
+        Some(())
+    }
+
+    fn ram(&mut self) -> Option<()> {
+        let (mut base, mut size) = (layout::RAM_BASE, DEFAULT_RAM_SIZE);
+        if let Some(value) = self.value("umbra,ram") {
+            let mut cells = Cells(value);
+            match (cells.take(2), cells.take(2), cells.0) {
+                (Some(first), Some(second), []) => (base, size) = (first, second),
+                _ => return self.refuse(text!("must be base and size, two cells each")),
             }
         }
-    }
-    plan.fill_pcpus();
-    plan.require_host();
-    plan.vms
-}
-
-/// What is read of a VM's node.
-#[derive(Clone, Copy)]
-enum Key {
-    Compatible,
-    Status,
-    AddressCells,
-    SizeCells,
-    Name,
-    Vcpus,
-    Pcpus,
-    Ram,
-    Bootargs,
-    Dtb,
-    Strict,
-    NoOnPending,
-    Deadline,
-    Filter,
-    Devices,
-}
-
-/// The values of a VM node's properties, by [`Key`].
-struct Said<'a>([Option<&'a [u8]>; Key::NAMES.len()]);
-
-impl Key {
-    /// The properties' names, in the order of the keys.
-    const NAMES: [&str; 15] = [
-        "compatible",
-        "status",
-        "#address-cells",
-        "#size-cells",
-        "umbra,name",
-        "umbra,vcpus",
-        "umbra,pcpus",
-        "umbra,ram",
-        "bootargs",
-        "umbra,dtb",
-        "umbra,strict",
-        "umbra,no-on-pending",
-        "umbra,forward-deadline-ms",
-        "umbra,smccc-filter",
-        "umbra,devices",
-    ];
-}
-
-impl<'a> Said<'a> {
-    fn get(&self, key: Key) -> Option<&'a [u8]> {
-        *self.0.get(key as usize)?
-    }
-
-    fn is(&self, kind: &'static str) -> bool {
-        self.get(Key::Compatible).is_some_and(|list| first_of(list, &[kind]).is_some())
-    }
-}
-
-/// What has been read so far. Earlier VMs have what they asked for; a later one that wants the same is refused.
-struct Plan<'s> {
-    tree: &'s Tree<'s>,
-    around: &'s Surroundings<'s>,
-    vms: Vec<Vm>,
-    /// Index in `vms` and number of vCPUs of those that leave the choice of pCPUs to us.
-    pending: Vec<(usize, usize)>,
-    guests: usize,
-    hosts: usize,
-}
-
-impl Plan<'_> {
-    fn add(&mut self, chosen: &Node<'_, '_>, node: &Node<'_, '_>, said: &Said<'_>) {
-        let given = said.get(Key::Name).and_then(one_string).filter(|name| !name.is_empty());
-        let name = shown(given.unwrap_or(node.base_name()));
-        let host = said.is("umbra,host");
-        let id = if host { 0 } else { self.guests + 1 };
-        let description = self.admit(chosen, node, said, host, &name);
-        if host {
-            self.hosts += 1;
-        } else {
-            self.guests += 1;
+        if size == 0 {
+            return self.refuse(text!("has no bytes"));
         }
-        if let Ok((desc, vcpus)) = &description
-            && desc.pcpus.is_empty()
-        {
-            self.pending.push((self.vms.len(), *vcpus));
-        }
-        self.vms.push(Vm {
-            id,
-            name,
-            description: description.map(|(desc, _)| desc),
-        });
-    }
-
-    /// The description and its number of vCPUs; its `pcpus` are empty when the tree does not give any.
-    fn admit(
-        &self,
-        chosen: &Node<'_, '_>,
-        node: &Node<'_, '_>,
-        said: &Said<'_>,
-        host: bool,
-        name: &str,
-    ) -> Result<(VmDesc, usize), VmError> {
-        if host && self.hosts > 0 {
-            return refuse("compatible", Reason::SecondHost);
-        }
-        if !host && self.guests + 1 >= layout::MAX_VMS {
-            return refuse("compatible", Reason::TooManyVms { most: layout::MAX_VMS - 1 });
-        }
-        if said.get(Key::Name).is_some_and(|name| one_string(name).is_none_or(str::is_empty)) {
-            return refuse(
-                "umbra,name",
-                Reason::Form {
-                    expected: "one string that is not empty",
-                },
-            );
-        }
-        if self.accepted().any(|vm| vm.name == name) {
-            return refuse("umbra,name", Reason::NameTaken);
-        }
-        let (pcpus, vcpus) = self.pcpus(said)?;
-        let ram = ram(said.get(Key::Ram))?;
-        let devices = self.devices(said.get(Key::Devices), ram)?;
-        let filter = filter(said.get(Key::Filter))?;
-        if host && filter.iter().any(|entry| entry.action == FilterAction::Forward) {
-            return refuse("umbra,smccc-filter", Reason::HostForwards);
-        }
-        let image_node = module(node, "umbra,image").ok_or(VmError {
-            property: "image",
-            reason: Reason::Missing,
-        })?;
-        // A node's cells are counted by its parent; where the VM's node does not, `/chosen` does, and where it does not: two.
-        let count = |key, name| said.get(key).and_then(one_cell).or_else(|| chosen.cell(name)).unwrap_or(2);
-        let cells = (count(Key::AddressCells, "#address-cells"), count(Key::SizeCells, "#size-cells"));
-        let image = self.module_range(&image_node, cells, "image")?;
-        let initrd = match module(node, "umbra,initrd") {
-            Some(initrd) => Some(self.module_range(&initrd, cells, "initrd")?),
-            None => None,
+        self.aligned(base, BLOCK)?;
+        self.aligned(size, BLOCK)?;
+        let Some(ram) = Range::new(base, size) else {
+            return self.refuse(text!("goes beyond the end of the address space"));
         };
-        if initrd.is_some_and(|initrd| initrd.overlaps(image)) {
-            return refuse("initrd", overlap(initrd.unwrap_or(image), "the image"));
+        if ram.end() > 1 << layout::IPA_BITS {
+            let (end, bits) = (ram.end(), layout::IPA_BITS);
+            return self.refuse(text!("ends at {:#x}, above the guest's {} address bits", end, bits));
         }
-        let desc = VmDesc {
-            host,
-            name: name.to_owned(),
-            pcpus,
-            ram,
-            bootargs: bootargs(said.get(Key::Bootargs))?,
-            dtb: dtb(said.get(Key::Dtb))?,
-            strict: said.get(Key::Strict).is_some(),
-            on_pending: said.get(Key::NoOnPending).is_none(),
-            forward_deadline_ms: deadline(said.get(Key::Deadline))?,
-            filter,
-            image,
-            load: address(&image_node, "umbra,load")?,
-            entry: address(&image_node, "umbra,entry")?,
-            initrd,
-            devices,
-        };
-        Ok((desc, vcpus))
+        if let Some((_, device)) = DEVICES.iter().find(|(range, _)| range.overlaps(ram)) {
+            return self.refuse(text!("overlaps the guest's {}", *device));
+        }
+        self.vm.ram = ram;
+        Some(())
     }
 
     /// The devices that the VM is to be given: nodes of the board's tree.
-    fn devices(&self, value: Option<&[u8]>, ram: Range) -> Result<Vec<Device>, VmError> {
-        const PROPERTY: &str = "umbra,devices";
-        let value = value.unwrap_or_default();
-        let paths = match (value.split_last(), core::str::from_utf8(value)) {
-            (None, _) => return Ok(Vec::new()),
-            (Some((0, _)), Ok(text)) => text,
-            _ => {
-                return refuse(
-                    PROPERTY,
-                    Reason::Form {
-                        expected: "a list of device-tree paths",
-                    },
-                );
+    fn devices(&mut self) -> Option<()> {
+        let mut paths = self.value("umbra,devices").unwrap_or_default();
+        if paths.last().is_some_and(|end| *end != 0) || core::str::from_utf8(paths).is_err() {
+            return self.refuse(text!("must be a list of device-tree paths"));
+        }
+        while !paths.is_empty() {
+            if self.vm.devices.is_full() {
+                return self.refuse(text!("a VM is given {} devices at most", MAX_DEVICES));
             }
-        };
-        let mut devices: Vec<Device> = Vec::new();
-        for (index, path) in paths.split_terminator('\0').enumerate() {
-            if index >= MAX_DEVICES {
-                return refuse(PROPERTY, Reason::TooManyDevices { most: MAX_DEVICES });
-            }
-            let others = self.accepted().flat_map(|vm| vm.devices.iter());
-            let device = Device::read(self.tree, path).and_then(|device| {
-                device.fits(ram, others.chain(&devices))?;
+            let device = Device::read(self.tree, self.around.board, cut(&mut paths, 0)).and_then(|device| {
+                device.fits(self.vm.ram)?;
+                for other in self.others {
+                    device.apart(&other.devices)?;
+                }
+                device.apart(&self.vm.devices)?;
                 Ok(device)
             });
             match device {
-                Ok(device) => devices.push(device),
-                Err(why) => return refuse(PROPERTY, Reason::Device { index, why }),
+                Ok(device) => self.vm.devices.push(device),
+                Err(why) => {
+                    let index = self.vm.devices.len();
+                    return self.refuse(text!("entry {}: {}", index, why));
+                }
             }
         }
-        Ok(devices)
+        Some(())
     }
 
-    fn accepted(&self) -> impl Iterator<Item = &VmDesc> {
-        self.vms.iter().filter_map(|vm| vm.description.as_ref().ok())
-    }
-
-    /// The pCPUs that the tree gives, and the number of vCPUs. Every pCPU runs one vCPU.
-    fn pcpus(&self, said: &Said<'_>) -> Result<(Vec<usize>, usize), VmError> {
-        let listed = said.get(Key::Pcpus);
-        if listed.is_some_and(|list| list.len() % 4 != 0) {
-            return refuse(
-                "umbra,pcpus",
-                Reason::Form {
-                    expected: "a list of cells",
-                },
-            );
+    fn filter(&mut self) -> Option<()> {
+        let value = self.value("umbra,smccc-filter").unwrap_or_default();
+        if !value.len().is_multiple_of(12) {
+            return self.refuse(text!("must be triples of cells: base, count, action"));
         }
-        let count = match said.get(Key::Vcpus) {
-            Some(value) => u64::from(cell(value, "umbra,vcpus")?),
-            None => listed.map_or(1, |list| list.len() as u64 / 4),
+        if value.len() / 12 > MAX_FILTER {
+            let triples = value.len() / 12;
+            return self.refuse(text!("{} is not in 0..={}", triples, MAX_FILTER));
+        }
+        let (mut cells, mut filter) = (Cells(value), Filter::new());
+        while let Some((base, count, action)) = triple(&mut cells) {
+            if action > FilterAction::Forward as u32 {
+                return self.refuse(text!("no action {} (0 handle, 1 deny, 2 forward)", action));
+            }
+            if count == 0 {
+                return self.refuse(text!("a range has no identifiers"));
+            }
+            if base.checked_add(count - 1).is_none() {
+                return self.refuse(text!("a range goes beyond 0xffffffff"));
+            }
+            if filter.insert(base, count, action.into()).is_err() {
+                let why = text!("the range from {:#x} overlaps an earlier one or a reserved one", base);
+                return self.refuse(why);
+            }
+            self.vm.forwards |= action == FilterAction::Forward as u32;
+        }
+        self.vm.filter = value;
+        if self.vm.is_host() && self.vm.forwards {
+            return self.refuse(text!("the host partition cannot forward to itself"));
+        }
+        Some(())
+    }
+
+    /// Image and initial RAM disk.
+    fn modules(&mut self) -> Option<()> {
+        self.property = IMAGE;
+        let Some(image) = module(&self.node, "umbra,image") else {
+            return self.refuse(text!("missing"));
         };
-        let most = layout::MAX_VCPUS as u64;
-        if !(1..=most).contains(&count) {
-            return refuse(
-                "umbra,vcpus",
-                Reason::OutOfRange {
-                    value: count,
-                    least: 1,
-                    most,
-                },
-            );
-        }
-        let vcpus = count as usize;
-        let Some(list) = listed else { return Ok((Vec::new(), vcpus)) };
-        if list.len() / 4 != vcpus {
-            return refuse(
-                "umbra,pcpus",
-                Reason::Count {
-                    found: list.len() / 4,
-                    expected: vcpus,
-                },
-            );
-        }
-        let (mut cells, mut pcpus) = (Cells(list), Vec::with_capacity(vcpus));
-        while let Some(number) = cells.take(1) {
-            let cpus = self.around.cpus;
-            if number >= cpus as u64 {
-                return refuse("umbra,pcpus", Reason::NoPcpu { pcpu: number, cpus });
+        self.vm.image = self.module_range(&image)?;
+        self.vm.load = self.address(&image, "umbra,load")?;
+        self.vm.entry = self.address(&image, "umbra,entry")?;
+        self.property = INITRD;
+        if let Some(initrd) = module(&self.node, "umbra,initrd") {
+            let initrd = self.module_range(&initrd)?;
+            if initrd.overlaps(self.vm.image) {
+                return self.overlap(initrd, "the image");
             }
-            let pcpu = number as usize;
-            pcpus.push(pcpu);
+            self.vm.initrd = Some(initrd);
         }
-        Ok((pcpus, vcpus))
+        Some(())
+    }
+
+    /// How many cells a module's `reg` has of a kind. A node's cells are counted by its parent; where the VM's node does not,
+    /// `/chosen` does, and where it does not: two.
+    #[inline(never)]
+    fn count(&self, property: &str) -> u32 {
+        self.node.cell(property).or_else(|| self.chosen.cell(property)).unwrap_or(2)
     }
 
     /// Where a module is in the board's memory.
-    fn module_range(&self, node: &Node<'_, '_>, (address, size): (u32, u32), name: &'static str) -> Result<Range, VmError> {
-        let reg = node.property("reg").ok_or(VmError {
-            property: name,
-            reason: Reason::Missing,
-        })?;
-        let mut cells = Cells(reg);
-        let (start, length) = (cells.take(address), cells.take(size));
-        let (Some(start), Some(length), []) = (start, length, cells.0) else {
-            return refuse(
-                name,
-                Reason::Form {
-                    expected: "one address and one size in `reg`",
-                },
-            );
+    fn module_range(&mut self, module: &Node<'_, '_>) -> Option<Range> {
+        let Some(reg) = module.property("reg") else {
+            return self.refuse(text!("missing"));
         };
-        let range = Range::new(start, length).ok_or(VmError {
-            property: name,
-            reason: Reason::Wraps,
-        })?;
-        self.free_for_module(range).map_err(|reason| VmError { property: name, reason })?;
-        Ok(range)
+        let mut cells = Cells(reg);
+        let (start, length) = (cells.take(self.count("#address-cells")), cells.take(self.count("#size-cells")));
+        let (Some(start), Some(length), []) = (start, length, cells.0) else {
+            return self.refuse(text!("must be one address and one size in `reg`"));
+        };
+        let Some(range) = Range::new(start, length) else {
+            return self.refuse(text!("goes beyond the end of the address space"));
+        };
+        if length == 0 {
+            return self.refuse(text!("has no bytes"));
+        }
+        let around = self.around;
+        if !around.board.ram.covers(range) {
+            let end = range.end();
+            return self.refuse(text!("{:#x}..{:#x} is not in the board's RAM", start, end));
+        }
+        let given = |other: &VmDesc<'_>| other.image.overlaps(range) || other.initrd.is_some_and(|initrd| initrd.overlaps(range));
+        let what = if around.hyp.overlaps(range) {
+            "Umbra itself"
+        } else if around.dtb.overlaps(range) {
+            "the board's device tree"
+        } else if range.overlaps_any(around.board.reserved.as_slice()) {
+            "reserved memory"
+        } else if self.others.iter().any(given) {
+            "another module"
+        } else {
+            return Some(range);
+        };
+        self.overlap(range, what)
     }
 
-    fn free_for_module(&self, range: Range) -> Result<(), Reason> {
-        if range.size() == 0 {
-            return Err(Reason::Empty);
-        }
-        if !self.around.ram.iter().any(|ram| ram.covers(range)) {
-            return Err(Reason::NotInBoardRam {
-                start: range.start(),
-                end: range.end(),
-            });
-        }
-        let reserved = self.around.reserved.iter().any(|other| other.overlaps(range));
-        let module = self
-            .accepted()
-            .any(|vm| vm.image.overlaps(range) || vm.initrd.is_some_and(|initrd| initrd.overlaps(range)));
-        let obstacles = [
-            (self.around.hyp.overlaps(range), "Umbra itself"),
-            (self.around.dtb.overlaps(range), "the board's device tree"),
-            (reserved, "reserved memory"),
-            (module, "another module"),
-        ];
-        match obstacles.iter().find(|(there, _)| *there) {
-            Some((_, what)) => Err(overlap(range, what)),
-            None => Ok(()),
-        }
+    fn overlap<T>(&mut self, range: Range, what: &str) -> Option<T> {
+        let (start, end) = (range.start(), range.end());
+        self.refuse(text!("{:#x}..{:#x} overlaps {}", start, end, what))
     }
 
-    /// Gives the VMs that left the choice to us the lowest pCPUs that nobody asked for.
-    fn fill_pcpus(&mut self) {
-        for (index, vcpus) in core::mem::take(&mut self.pending) {
-            // The pCPUs that run least come first; once each runs as much as another, they are shared in their order.
-            let mut load: Vec<usize> = (0..self.around.cpus)
-                .map(|pcpu| self.accepted().map(|vm| vm.pcpus.iter().filter(|own| **own == pcpu).count()).sum())
-                .collect();
-            let mut pcpus = Vec::with_capacity(vcpus);
-            for _ in 0..vcpus {
-                let Some((pcpu, count)) = load.iter_mut().enumerate().min_by_key(|(_, count)| **count) else {
-                    break;
-                };
-                *count += 1;
-                pcpus.push(pcpu);
-            }
-            let Some(vm) = self.vms.get_mut(index) else { continue };
-            if let Ok(desc) = &mut vm.description {
-                desc.pcpus = pcpus;
-            }
+    /// A property of two cells of the image's node, if it is there.
+    fn address(&mut self, image: &Node<'_, '_>, property: &'static str) -> Option<Option<u64>> {
+        self.property = property;
+        match image.property(property).map(two_cells) {
+            Some(None) => self.refuse(text!("must be an address of two cells")),
+            address => Some(address.flatten()),
         }
     }
 
-    /// Refuses the VMs that forward when there is nobody to forward to.
-    fn require_host(&mut self) {
-        if self.accepted().any(|vm| vm.host) {
-            return;
+    fn bootargs(&mut self) -> Option<()> {
+        let Some(value) = self.value("bootargs") else { return Some(()) };
+        let Some(text) = one_string(value) else {
+            return self.refuse(text!("must be one string"));
+        };
+        if text.len() > MAX_BOOTARGS {
+            let length = text.len();
+            return self.refuse(text!("{} bytes are too long ({} are allowed)", length, MAX_BOOTARGS));
         }
-        for vm in &mut self.vms {
-            let forwards = |desc: &VmDesc| desc.filter.iter().any(|entry| entry.action == FilterAction::Forward);
-            if vm.description.as_ref().is_ok_and(forwards) {
-                vm.description = refuse("umbra,smccc-filter", Reason::NoHost);
-            }
-        }
+        self.vm.bootargs = text;
+        Some(())
+    }
+
+    fn dtb(&mut self) -> Option<()> {
+        self.vm.dtb = match self.value("umbra,dtb") {
+            None => DtbPlacement::AboveImage,
+            Some(value) if is_string(value, "above-image") => DtbPlacement::AboveImage,
+            Some(value) if is_string(value, "none") => DtbPlacement::None,
+            Some(value) => match two_cells(value) {
+                Some(address) => DtbPlacement::At(address),
+                None => return self.refuse(text!("must be \"above-image\", \"none\" or an address of two cells")),
+            },
+        };
+        Some(())
     }
 }
 
-fn refuse<T>(property: &'static str, reason: Reason) -> Result<T, VmError> {
-    Err(VmError { property, reason })
-}
+/// The modules' names in messages.
+const IMAGE: &str = "image";
+const INITRD: &str = "initrd";
 
-fn overlap(range: Range, what: &'static str) -> Reason {
-    Reason::Overlaps {
-        what,
-        start: range.start(),
-        end: range.end(),
+/// A pCPU that is left to us.
+const UNSET: u8 = u8::MAX;
+
+/// Gives the vCPUs whose pCPUs are left to us those that run least.
+fn fill_pcpus(vms: &mut [VmDesc<'_>], cpus: usize) {
+    let mut load = [0u8; MAX_CPUS];
+    for pcpu in vms.iter().flat_map(|vm| &vm.pcpus) {
+        if let Some(count) = load.get_mut(usize::from(*pcpu)) {
+            *count += 1;
+        }
+    }
+    for pcpu in vms.iter_mut().flat_map(|vm| &mut vm.pcpus).filter(|pcpu| **pcpu == UNSET) {
+        // Once each runs as much as another, they are shared in their order.
+        let least = load.iter_mut().take(cpus).enumerate().min_by_key(|(_, count)| **count);
+        if let Some((least, count)) = least {
+            *count += 1;
+            *pcpu = least as u8;
+        }
     }
 }
 
 /// A VM's name as it is shown: graphic ASCII, cut to [`MAX_NAME`] characters. It goes into records, whose values have no spaces.
-fn shown(name: &str) -> String {
-    name.chars()
-        .take(MAX_NAME)
-        .map(|c| if c.is_ascii_graphic() { c } else { '_' })
-        .collect()
+fn shown(name: &str) -> ArrayVec<u8, MAX_NAME> {
+    let mut shown = ArrayVec::new();
+    // A character is what begins with a byte of another kind than those that go on with it.
+    for byte in name.bytes().filter(|byte| byte & 0xC0 != 0x80).take(MAX_NAME) {
+        shown.push(if byte.is_ascii_graphic() { byte } else { b'_' });
+    }
+    shown
 }
 
 fn module<'t, 'a>(vm: &Node<'t, 'a>, compatible: &'static str) -> Option<Node<'t, 'a>> {
     vm.children().find(|node| node.compatible_with(&[compatible]).is_some())
 }
 
-fn cell(value: &[u8], property: &'static str) -> Result<u32, VmError> {
-    one_cell(value).ok_or(VmError {
-        property,
-        reason: Reason::Form { expected: "one cell" },
-    })
+/// The next three cells: base, count and action of a range of the filter.
+fn triple(cells: &mut Cells<'_>) -> Option<(u32, u32, u32)> {
+    let mut cell = || cells.take(1).map(|cell| cell as u32);
+    Some((cell()?, cell()?, cell()?))
 }
 
-/// A property of two cells.
-fn address(node: &Node<'_, '_>, property: &'static str) -> Result<Option<u64>, VmError> {
-    let Some(value) = node.property(property) else { return Ok(None) };
-    match <[u8; 8]>::try_from(value) {
-        Ok(bytes) => Ok(Some(u64::from_be_bytes(bytes))),
-        Err(_) => refuse(
-            property,
-            Reason::Form {
-                expected: "an address of two cells",
-            },
-        ),
-    }
+/// A value of two cells.
+#[inline(never)]
+fn two_cells(value: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(value.try_into().ok()?))
 }
 
-fn bootargs(value: Option<&[u8]>) -> Result<String, VmError> {
-    let Some(value) = value else { return Ok(String::new()) };
-    let Some(text) = one_string(value) else {
-        return refuse("bootargs", Reason::Form { expected: "one string" });
-    };
-    if text.len() > MAX_BOOTARGS {
-        return refuse(
-            "bootargs",
-            Reason::TooLong {
-                length: text.len(),
-                most: MAX_BOOTARGS,
-            },
-        );
-    }
-    Ok(text.to_owned())
-}
-
-fn dtb(value: Option<&[u8]>) -> Result<DtbPlacement, VmError> {
-    let Some(value) = value else { return Ok(DtbPlacement::AboveImage) };
-    match (one_string(value), <[u8; 8]>::try_from(value)) {
-        (Some("above-image"), _) => Ok(DtbPlacement::AboveImage),
-        (Some("none"), _) => Ok(DtbPlacement::None),
-        (_, Ok(bytes)) => Ok(DtbPlacement::At(u64::from_be_bytes(bytes))),
-        _ => refuse(
-            "umbra,dtb",
-            Reason::Form {
-                expected: "\"above-image\", \"none\" or an address of two cells",
-            },
-        ),
-    }
-}
-
-fn deadline(value: Option<&[u8]>) -> Result<u32, VmError> {
-    const PROPERTY: &str = "umbra,forward-deadline-ms";
-    let Some(value) = value else { return Ok(DEFAULT_DEADLINE_MS) };
-    let value = cell(value, PROPERTY)?;
-    if (1..=MAX_DEADLINE_MS).contains(&value) {
-        return Ok(value);
-    }
-    refuse(
-        PROPERTY,
-        Reason::OutOfRange {
-            value: value.into(),
-            least: 1,
-            most: MAX_DEADLINE_MS.into(),
-        },
-    )
-}
-
-fn filter(value: Option<&[u8]>) -> Result<Vec<FilterEntry>, VmError> {
-    const PROPERTY: &str = "umbra,smccc-filter";
-    let value = value.unwrap_or_default();
-    if !value.len().is_multiple_of(12) {
-        return refuse(
-            PROPERTY,
-            Reason::Form {
-                expected: "triples of cells: base, count, action",
-            },
-        );
-    }
-    if value.len() / 12 > MAX_FILTER {
-        return refuse(
-            PROPERTY,
-            Reason::OutOfRange {
-                value: value.len() as u64 / 12,
-                least: 0,
-                most: MAX_FILTER as u64,
-            },
-        );
-    }
-    let mut scratch = Filter::new();
-    let entries = value.chunks_exact(12).map(|entry| {
-        let entry = filter_entry(entry)?;
-        let inserted = scratch.insert(entry.base, entry.count, entry.action as u64);
-        inserted.map_err(|_| Reason::RangeTaken { base: entry.base })?;
-        Ok(entry)
-    });
-    entries.collect::<Result<_, _>>().map_err(|reason| VmError {
-        property: PROPERTY,
-        reason,
-    })
-}
-
-fn filter_entry(value: &[u8]) -> Result<FilterEntry, Reason> {
-    let mut cells = Cells(value);
-    let mut next = || cells.take(1).unwrap_or(0) as u32;
-    let (base, count, action) = (next(), next(), next());
-    let action = u8::try_from(action)
-        .ok()
-        .and_then(FilterAction::from_u8)
-        .ok_or(Reason::Action { action })?;
-    match count.checked_sub(1).map(|last| base.checked_add(last)) {
-        None => Err(Reason::NoIdentifiers),
-        Some(None) => Err(Reason::BeyondIdentifiers),
-        Some(Some(_)) => Ok(FilterEntry { base, count, action }),
+const fn range(start: u64, size: u64) -> Range {
+    match Range::new(start, size) {
+        Some(range) => range,
+        None => Range::EMPTY,
     }
 }
 
 /// Where devices are in every VM, and the shadow pages in the host partition.
-const DEVICES: [(u64, u64, &str); 5] = [
-    (0, layout::FLASH_END, "flash"),
-    (layout::GICD_BASE, layout::GICD_SIZE, "GIC distributor"),
+const DEVICES: [(Range, &str); 5] = [
+    (range(0, layout::FLASH_END), "flash"),
+    (range(layout::GICD_BASE, layout::GICD_SIZE), "GIC distributor"),
     (
-        layout::GICR_BASE,
-        layout::GICR_STRIDE * layout::MAX_VCPUS as u64,
+        range(layout::GICR_BASE, layout::GICR_STRIDE * layout::MAX_VCPUS as u64),
         "GIC redistributors",
     ),
-    (layout::UART_BASE, layout::UART_SIZE, "PL011"),
-    (layout::SHADOW_BASE, layout::SHADOW_STRIDE * layout::MAX_VMS as u64, "shadow pages"),
+    (range(layout::UART_BASE, layout::UART_SIZE), "PL011"),
+    (
+        range(layout::SHADOW_BASE, layout::SHADOW_STRIDE * layout::MAX_VMS as u64),
+        "shadow pages",
+    ),
 ];
-
-fn ram(value: Option<&[u8]>) -> Result<Range, VmError> {
-    const PROPERTY: &str = "umbra,ram";
-    let error = |reason| VmError {
-        property: PROPERTY,
-        reason,
-    };
-    let (base, size) = match value {
-        None => (layout::RAM_BASE, DEFAULT_RAM_SIZE),
-        Some(value) => {
-            let mut cells = Cells(value);
-            let (Some(base), Some(size), []) = (cells.take(2), cells.take(2), cells.0) else {
-                return refuse(
-                    PROPERTY,
-                    Reason::Form {
-                        expected: "base and size, two cells each",
-                    },
-                );
-            };
-            (base, size)
-        }
-    };
-    if size == 0 {
-        return refuse(PROPERTY, Reason::Empty);
-    }
-    if let Some(value) = [base, size].into_iter().find(|value| value % BLOCK != 0) {
-        return refuse(PROPERTY, Reason::Unaligned { value, align: BLOCK });
-    }
-    let ram = Range::new(base, size).ok_or(error(Reason::Wraps))?;
-    if ram.end() > 1 << layout::IPA_BITS {
-        return refuse(PROPERTY, Reason::AboveIpa { end: ram.end() });
-    }
-    let on = |start, size| Range::new(start, size).is_some_and(|device| device.overlaps(ram));
-    match DEVICES.iter().find(|(start, size, _)| on(*start, *size)) {
-        Some((_, _, device)) => refuse(PROPERTY, Reason::OnDevice { device }),
-        None => Ok(ram),
-    }
-}

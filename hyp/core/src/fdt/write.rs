@@ -85,7 +85,8 @@ impl<'w> Writer<'w> {
     }
 
     /// The next word; `at` is a multiple of 4.
-    const fn word(&mut self, word: u32) {
+    #[inline(never)]
+    pub(super) const fn word(&mut self, word: u32) {
         if self.at / 4 < self.words.len() {
             self.words[self.at / 4] = word.to_be();
         }
@@ -150,8 +151,14 @@ impl<'w> Writer<'w> {
         self.word(2);
     }
 
-    /// Begins a property whose value has `length` bytes.
-    const fn open(&mut self, name: Name, length: usize) {
+    /// The next two words.
+    pub(super) const fn quad(&mut self, quad: u64) {
+        self.word((quad >> 32) as u32);
+        self.word(quad as u32);
+    }
+
+    /// Begins a property whose value, which is to follow, has `length` bytes.
+    pub(super) const fn open(&mut self, name: Name, length: usize) {
         self.word(3);
         self.word(length as u32);
         self.word(name.0);
@@ -201,8 +208,7 @@ impl<'w> Writer<'w> {
     pub(super) const fn quads(&mut self, name: Name, mut quads: &[u64]) {
         self.open(name, 8 * quads.len());
         while let [quad, rest @ ..] = quads {
-            self.word((*quad >> 32) as u32);
-            self.word(*quad as u32);
+            self.quad(*quad);
             quads = rest;
         }
     }

@@ -3,16 +3,12 @@
 //! Without an SMMU nothing confines a device's own memory accesses, so what is known to do any is refused. A device that does DMA
 //! and whose node does not say so cannot be told from one that does none: whoever writes the property answers for that.
 
-use alloc::borrow::ToOwned;
-use alloc::format;
-use alloc::string::String;
-use alloc::vec::Vec;
-
+use arrayvec::ArrayVec;
 use hyp_abi::layout;
 
 use super::DEVICES;
-use crate::fdt::board;
-use crate::fdt::{Cells, Node, Tree};
+use crate::fdt::board::Board;
+use crate::fdt::{Cells, Node, Tree, cut};
 use crate::types::Range;
 
 /// The most devices that one VM is given.
@@ -21,24 +17,26 @@ pub const MAX_DEVICES: usize = 8;
 const MOST: usize = 4;
 /// The most clocks of one device.
 const MOST_CLOCKS: usize = 8;
+/// The longest `compatible`, and the longest `clock-names`, in bytes.
+const MOST_TEXT: usize = 256;
 /// What stage 2 maps is a multiple of this.
 const PAGE: u64 = 4096;
 /// The SPIs that a VM's distributor has.
 const SPIS: u64 = 256;
 
-/// A device that is passed to a VM.
+/// A device that is passed to a VM. Texts are where the board's tree has them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Device {
-    /// The node's name in the guest's tree.
-    pub name: String,
+pub struct Device<'a> {
+    /// The node's name, without the address.
+    pub name: &'a str,
     /// `compatible`, as it stands.
-    pub compatible: Vec<u8>,
+    pub compatible: &'a [u8],
     /// Its registers, which the guest sees at the same addresses.
-    pub registers: Vec<Range>,
+    pub registers: ArrayVec<Range, MOST>,
     /// Its interrupts, which the guest gets with the same INTIDs.
-    pub interrupts: Vec<Spi>,
+    pub interrupts: ArrayVec<Spi, MOST>,
     /// `clock-names`, as it stands.
-    pub clock_names: Vec<u8>,
+    pub clock_names: &'a [u8],
     /// How many clocks it has.
     pub clocks: usize,
 }
@@ -52,103 +50,130 @@ pub struct Spi {
     pub edge: bool,
 }
 
-impl Device {
-    /// The device at `path`, if it can be passed to a VM at all.
+impl<'a> Device<'a> {
+    /// The device of the board at `path`, if it can be passed to a VM at all.
     ///
     /// # Errors
     /// Why not.
-    pub fn read(tree: &Tree<'_>, path: &str) -> Result<Self, &'static str> {
-        const NO_NODE: &str = "the board has no such node";
-        if !path.starts_with('/') {
-            return Err(NO_NODE);
-        }
-        Self::of(tree, &tree.at(path).ok_or(NO_NODE)?)
-    }
-
-    fn of(tree: &Tree<'_>, node: &Node<'_, '_>) -> Result<Self, &'static str> {
+    pub fn read(tree: &Tree<'a>, board: &Board, path: &[u8]) -> Result<Self, &'static str> {
+        let node = if path.starts_with(b"/") { tree.at(path) } else { None };
+        let node = node.ok_or("the board has no such node")?;
         let compatible = node.property("compatible").unwrap_or_default();
-        let kind = node.string("device_type");
-        let has = |name: &str| node.property(name).is_some();
-        if has("interrupt-controller") || has("msi-controller") || matches!(kind, Some("cpu" | "memory")) || is_timer(node) {
-            return Err("Umbra needs it itself");
+        let is = |kind| node.says("device_type", kind);
+        if node.has(&CONTROLLER) || is("cpu") || is("memory") || node.compatible_with(&TIMERS).is_some() {
+            return Err(UMBRAS);
         }
-        let bus_master = [
-            "iommus",
-            "iommu-map",
-            "dmas",
-            "dma-names",
-            "dma-coherent",
-            "dma-noncoherent",
-            "dma-ranges",
-            "memory-region",
-        ];
-        let virtio = compatible.split(|byte| *byte == 0).any(|name| name.starts_with(b"virtio"));
-        if bus_master.into_iter().any(has) || virtio || kind == Some("pci") {
+        if node.has(&BUS_MASTER) || is_virtio(compatible) || is("pci") {
             return Err("it does DMA, which nothing confines without an SMMU");
         }
         if compatible.is_empty() || !node.available() {
             return Err("it is disabled or has no 'compatible'");
         }
-        let registers: Vec<Range> = node.physical_reg().take(MOST + 1).collect();
-        if registers.is_empty()
-            || registers.len() != node.reg().take(MOST + 1).count()
-            || registers.iter().any(|range| page(*range).is_none())
-        {
-            return Err("it has no registers that the CPUs can reach");
-        }
-        let interrupts = interrupts(tree, node)?;
         let clock_names = node.property("clock-names").unwrap_or_default();
         let named = clock_names.iter().filter(|byte| **byte == 0).count();
-        let clocks = if named == 0 { usize::from(has("clocks")) } else { named };
-        if registers.len() > MOST || interrupts.len() > MOST || clocks > MOST_CLOCKS || compatible.len() > 256 || clock_names.len() > 256 {
+        let mut device = Self {
+            name: node.base_name(),
+            compatible,
+            registers: ArrayVec::new(),
+            interrupts: ArrayVec::new(),
+            clock_names,
+            clocks: if named == 0 { usize::from(node.has(&["clocks"])) } else { named },
+        };
+        let mut fits = device.clocks <= MOST_CLOCKS && compatible.len() <= MOST_TEXT && clock_names.len() <= MOST_TEXT;
+        for range in node.reg() {
+            let registers = node.physical(range).ok_or(NO_REGISTERS)?;
+            whole_pages(registers).ok_or(NO_REGISTERS)?;
+            fits &= device.registers.try_push(registers).is_ok();
+        }
+        if device.registers.is_empty() {
+            return Err(NO_REGISTERS);
+        }
+        fits &= device.add_interrupts(tree, &node)?;
+        if !fits {
             return Err("it has more registers, interrupts or clocks than Umbra passes on");
         }
-        let umbras = |range: Range| board_devices(tree).any(|own| own.overlaps(range));
-        if registers.iter().filter_map(|range| page(*range)).any(umbras) {
-            return Err("Umbra needs it itself");
+        if is_umbras(board, &device.pages()) {
+            return Err(UMBRAS);
         }
-        let console = board::console(tree).and_then(|console| console.interrupt);
-        if interrupts.iter().any(|spi| Some(spi.intid) == console) {
+        let console = board.console.and_then(|console| console.interrupt);
+        if device.interrupts.iter().any(|spi| Some(spi.intid) == console) {
             return Err("it shares an interrupt with Umbra's console");
         }
-        let base = registers.first().map_or(0, |range| range.start());
-        Ok(Self {
-            name: format!("{}@{base:x}", node.base_name()),
-            compatible: compatible.to_owned(),
-            registers,
-            interrupts,
-            clock_names: clock_names.to_owned(),
-            clocks,
-        })
+        Ok(device)
     }
 
-    /// What stage 2 maps of it: whole pages.
-    pub fn pages(&self) -> impl Iterator<Item = Range> {
-        self.registers.iter().filter_map(|range| page(*range))
+    /// Adds the node's interrupts. False: it has too many.
+    fn add_interrupts(&mut self, tree: &Tree<'_>, node: &Node<'_, '_>) -> Result<bool, &'static str> {
+        const OTHERS: &str = "its interrupts are not all SPIs 0 to 255 of the GIC, edge-rising or level-high";
+        if node.has(&["interrupts-extended"]) {
+            return Err(OTHERS);
+        }
+        let Some(mut value) = node.property("interrupts") else {
+            return Ok(true);
+        };
+        let gic = tree.gic().ok_or(OTHERS)?;
+        let phandle = gic.cell("phandle").ok_or(OTHERS)?;
+        let size = gic.cell("#interrupt-cells").unwrap_or(3).clamp(3, 8) as usize * 4;
+        if node.interrupt_parent() != Some(phandle) || value.is_empty() {
+            return Err(OTHERS);
+        }
+        let mut fits = true;
+        while !value.is_empty() {
+            let (specifier, rest) = value.split_at_checked(size).ok_or(OTHERS)?;
+            let mut cells = Cells(specifier);
+            let (Some(0), Some(number @ 0..SPIS), Some(flags @ (1 | 4))) = (cells.take(1), cells.take(1), cells.take(1)) else {
+                return Err(OTHERS);
+            };
+            let spi = Spi {
+                intid: 32 + number as u32,
+                edge: flags == 1,
+            };
+            fits &= self.interrupts.try_push(spi).is_ok();
+            value = rest;
+        }
+        Ok(fits)
     }
 
-    /// Whether a VM with RAM at `ram` can have it beside `others`, which VMs (this one too) already have.
+    /// What stage 2 maps of it: the whole pages with its registers.
+    #[must_use]
+    #[inline(never)]
+    pub fn pages(&self) -> ArrayVec<Range, MOST> {
+        self.registers.iter().filter_map(|range| whole_pages(*range)).collect()
+    }
+
+    /// Whether a VM with RAM at `ram` can have it.
     ///
     /// # Errors
     /// Why not.
-    pub fn fits<'d>(&self, ram: Range, others: impl Iterator<Item = &'d Self>) -> Result<(), &'static str> {
-        let top = 1 << layout::IPA_BITS;
-        // Below, where `virt` has flash, nothing is emulated that a device could hide.
-        let emulated = || DEVICES.iter().skip(1).filter_map(|(start, size, _)| Range::new(*start, *size));
-        let taken = |range: Range| range.end() > top || ram.overlaps(range) || emulated().any(|other| other.overlaps(range));
-        if self.pages().any(taken) {
-            return Err("its registers overlap the VM's RAM or what Umbra emulates, or lie above the guest's addresses");
+    pub fn fits(&self, ram: Range) -> Result<(), &'static str> {
+        for page in self.pages() {
+            // Below, where `virt` has flash, nothing is emulated that a device could hide.
+            let mut emulated = DEVICES.iter().skip(1);
+            if page.end() > 1 << layout::IPA_BITS || ram.overlaps(page) || emulated.any(|(device, _)| device.overlaps(page)) {
+                return Err("its registers overlap the VM's RAM or what Umbra emulates, or lie above the guest's addresses");
+            }
         }
         if self.interrupts.iter().any(|spi| spi.intid == 32 + layout::UART_SPI) {
             return Err("its SPI 1 is the guest's PL011's");
         }
+        Ok(())
+    }
+
+    /// Whether it has no page and no interrupt in common with `others`, which VMs already have.
+    ///
+    /// # Errors
+    /// That it has.
+    #[inline(never)]
+    pub fn apart(&self, others: &[Self]) -> Result<(), &'static str> {
         for other in others {
-            let pages = self.pages().any(|own| other.pages().any(|page| page.overlaps(own)));
-            let spis = self
-                .interrupts
-                .iter()
-                .any(|own| other.interrupts.iter().any(|spi| spi.intid == own.intid));
-            if pages || spis {
+            let interrupts = || {
+                other
+                    .interrupts
+                    .iter()
+                    .any(|spi| self.interrupts.iter().any(|own| own.intid == spi.intid))
+            };
+            let pages = other.pages();
+            if self.pages().iter().any(|page| page.overlaps_any(&pages)) || interrupts() {
                 return Err("it, or a page or interrupt that it shares, is given away already");
             }
         }
@@ -156,53 +181,43 @@ impl Device {
     }
 }
 
+const UMBRAS: &str = "Umbra needs it itself";
+const NO_REGISTERS: &str = "it has no registers that the CPUs can reach";
+/// Properties of those that take others' interrupts.
+const CONTROLLER: [&str; 2] = ["interrupt-controller", "msi-controller"];
+const TIMERS: [&str; 3] = ["arm,armv8-timer", "arm,armv7-timer", "arm,armv7-timer-mem"];
+/// Properties of those that access memory themselves.
+const BUS_MASTER: [&str; 8] = [
+    "iommus",
+    "iommu-map",
+    "dmas",
+    "dma-names",
+    "dma-coherent",
+    "dma-noncoherent",
+    "dma-ranges",
+    "memory-region",
+];
+
+fn is_virtio(mut compatible: &[u8]) -> bool {
+    while !compatible.is_empty() {
+        if cut(&mut compatible, 0).starts_with(b"virtio") {
+            return true;
+        }
+    }
+    false
+}
+
+/// Whether one of `pages` is Umbra's: RAM, GIC, console.
+fn is_umbras(board: &Board, pages: &[Range]) -> bool {
+    let uart = board.console.and_then(|console| Range::new(console.base.get(), PAGE));
+    let others = [board.gic.gicd, uart.unwrap_or_default()];
+    let own = [&others, board.gic.gicr.as_slice(), board.ram.as_slice()];
+    pages.iter().any(|page| own.iter().any(|own| page.overlaps_any(own)))
+}
+
 /// The pages that `range` touches.
-fn page(range: Range) -> Option<Range> {
+fn whole_pages(range: Range) -> Option<Range> {
     let start = range.start() & !(PAGE - 1);
     let end = range.end().checked_next_multiple_of(PAGE)?;
     (range.size() != 0).then(|| Range::new(start, end - start)).flatten()
-}
-
-fn is_timer(node: &Node<'_, '_>) -> bool {
-    node.compatible_with(&["arm,armv8-timer", "arm,armv7-timer", "arm,armv7-timer-mem"])
-        .is_some()
-}
-
-/// What of the board is Umbra's: RAM, GIC, console.
-fn board_devices(tree: &Tree<'_>) -> impl Iterator<Item = Range> {
-    let gic = board::gic(tree).ok();
-    let gicr: Vec<Range> = gic.iter().flat_map(|gic| gic.gicr.iter().copied()).collect();
-    let ram: Vec<Range> = board::ram(tree).map(|ram| ram.as_slice().to_vec()).unwrap_or_default();
-    let console = board::console(tree).and_then(|console| Range::new(console.base.get(), PAGE));
-    gic.map(|gic| gic.gicd).into_iter().chain(gicr).chain(ram).chain(console)
-}
-
-fn interrupts(tree: &Tree<'_>, node: &Node<'_, '_>) -> Result<Vec<Spi>, &'static str> {
-    const OTHERS: &str = "its interrupts are not all SPIs 0 to 255 of the GIC, edge-rising or level-high";
-    if node.property("interrupts-extended").is_some() {
-        return Err(OTHERS);
-    }
-    let Some(value) = node.property("interrupts") else {
-        return Ok(Vec::new());
-    };
-    let gic = tree.nodes().find_map(|gic| {
-        gic.compatible_with(&["arm,gic-v3"])?;
-        Some((gic.cell("phandle")?, gic.cell("#interrupt-cells").unwrap_or(3)))
-    });
-    let (phandle, cells) = gic.ok_or(OTHERS)?;
-    let size = (cells.clamp(3, 8) * 4) as usize;
-    if node.interrupt_parent() != Some(phandle) || value.is_empty() || !value.len().is_multiple_of(size) {
-        return Err(OTHERS);
-    }
-    let spi = |specifier| {
-        let mut cells = Cells(specifier);
-        match (cells.take(1), cells.take(1), cells.take(1)) {
-            (Some(0), Some(number), Some(flags @ (1 | 4))) if number < SPIS => Ok(Spi {
-                intid: 32 + number as u32,
-                edge: flags == 1,
-            }),
-            _ => Err(OTHERS),
-        }
-    };
-    value.chunks_exact(size).take(MOST + 1).map(spi).collect()
 }
