@@ -9,11 +9,15 @@ use hyp_abi::{call::Counter, errno::Errno};
 use hyp_core::{
     kick::{self, Withdrawn},
     put,
-    vgic::{Ich, MAX_LRS, attr::Register, cpuif::CpuIf, dist::SpiAsk},
+    vgic::{Ich, attr::Register, cpuif::CpuIf, dist::SpiAsk, vmcr::Vmcr},
 };
 
 use crate::{
-    arch::{barrier, gic, timer},
+    arch::{
+        barrier,
+        gic::{self, Interface},
+        timer,
+    },
     console,
     trap::Exit,
     vcpu::{Vcpu, VcpuState},
@@ -28,21 +32,11 @@ pub(crate) fn patience() -> u64 {
     timer::now() + timer::ticks(PATIENCE_MS)
 }
 
-/// What is asked of a vCPU's pCPU.
+/// What is asked of a vCPU's pCPU, as the request slot carries it: what, with what, and a value.
 #[derive(Clone, Copy)]
-pub(crate) enum Ask {
-    /// Read a CPU-interface register.
-    Get(Register),
-    /// Write one.
-    Set(Register, u64),
-    /// Read from its redistributor: offset and size.
-    Read(u64, u64),
-    /// Write to it: offset, size and value.
-    Write(u64, u64, u64),
-    /// About the SPIs it holds.
-    Spis(SpiAsk),
-}
+pub(crate) struct Ask([u64; 3]);
 
+/// What is asked, in bits 7:0 of the first word; above is an access's size.
 const GET: u64 = 0;
 const SET: u64 = 1;
 const READ: u64 = 2;
@@ -50,86 +44,99 @@ const WRITE: u64 = 3;
 const SPIS: u64 = 4;
 
 impl Ask {
-    /// As the request slot carries it.
-    fn words(self) -> [u64; 3] {
-        match self {
-            Self::Get(register) => [GET, u64::from(register.id()), 0],
-            Self::Set(register, value) => [SET, u64::from(register.id()), value],
-            Self::Read(offset, size) => [READ | size << 8, offset, 0],
-            Self::Write(offset, size, value) => [WRITE | size << 8, offset, value],
-            Self::Spis(what) => [SPIS, what.to_word(), 0],
-        }
+    /// To read a CPU-interface register.
+    pub(crate) fn get(register: Register) -> Self {
+        Self([GET, register.id().into(), 0])
     }
 
-    fn from_words([kind, a, b]: [u64; 3]) -> Result<Self, Errno> {
-        let size = kind >> 8;
-        Ok(match kind & 0xFF {
-            READ => Self::Read(a, size),
-            WRITE => Self::Write(a, size, b),
-            SPIS => Self::Spis(SpiAsk::from_word(a)),
-            get_or_set => {
-                let register = Register::from_id(a as u32)?;
-                if get_or_set == GET {
-                    Self::Get(register)
-                } else {
-                    Self::Set(register, b)
-                }
-            }
-        })
+    /// To write one.
+    pub(crate) fn set(register: Register, value: u64) -> Self {
+        Self([SET, register.id().into(), value])
     }
 
-    /// Does it, with the vCPU's state in hand. `interface` is the hardware's if the vCPU is `resident`.
-    fn perform<H: Ich>(self, vcpu: &Vcpu, vm: &Vm, state: &mut VcpuState, interface: &mut H, resident: bool) -> Result<u64, Errno> {
-        match self {
-            Self::Get(register) | Self::Set(register, _) => {
-                let mut wanted = cpuif(state, interface, resident);
-                let Self::Set(_, value) = self else {
-                    return register.get(&wanted);
+    /// To read from its redistributor.
+    pub(crate) const fn read(offset: u64, size: u64) -> Self {
+        Self([READ | size << 8, offset, 0])
+    }
+
+    /// To write to it.
+    pub(crate) const fn write(offset: u64, size: u64, value: u64) -> Self {
+        Self([WRITE | size << 8, offset, value])
+    }
+
+    /// About the SPIs it holds.
+    pub(crate) const fn spis(what: SpiAsk) -> Self {
+        Self([SPIS, what.to_word(), 0])
+    }
+
+    /// Does it, with the vCPU's state in hand, and the hardware's interface if the vCPU is resident.
+    fn perform(self, vcpu: &Vcpu, vm: &Vm, state: &mut VcpuState, resident: Option<&mut Interface>) -> Result<u64, Errno> {
+        let Self([what, with, value]) = self;
+        let register = Register::from_id(with as u32);
+        match what & 0xFF {
+            GET => register?.get(&cpuif(state, resident.is_some())),
+            SET => edit(vcpu, vm, state, resident, register?, value),
+            access => {
+                let (size, dist, mut absent) = (what >> 8, &vm.dist, vm.absent());
+                let interface = resident.unwrap_or(&mut absent);
+                let answer = match access {
+                    READ => state.gic.read(interface, with, size),
+                    WRITE => {
+                        state.gic.write(interface, dist, with, size, value);
+                        0
+                    }
+                    _ => state.gic.spi(interface, dist, SpiAsk::from_word(with)).into(),
                 };
-                register.set(&mut wanted, value)?;
-                if resident {
-                    gic::set_vmcr(wanted.vmcr.get());
-                    gic::set_active_priorities(wanted.view.apr_count(), wanted.ap0r, wanted.ap1r);
-                }
-                let first_run = !state.cpuif.has_run;
-                state.cpuif = wanted;
-                if first_run {
-                    state.template = wanted;
-                    state.republish_template(vcpu);
-                } else if resident {
-                    state.changed(vcpu, vm, interface, wanted.vmcr);
-                } else {
-                    state.publish(vcpu, false);
-                }
-                Ok(0)
-            }
-            Self::Read(offset, size) => Ok(state.gic.read(interface, offset, size)),
-            Self::Write(offset, size, value) => {
-                state.gic.write(interface, &vm.dist, offset, size, value);
                 vm.kick_spis(state.gic.take_kicks());
-                Ok(0)
-            }
-            Self::Spis(what) => {
-                let answer = state.gic.spi(interface, &vm.dist, what);
-                vm.kick_spis(state.gic.take_kicks());
-                Ok(u64::from(answer))
+                Ok(answer)
             }
         }
     }
 }
 
+/// Writes a CPU-interface register of the vCPU, which has `resident` if it is resident.
+fn edit(
+    vcpu: &Vcpu,
+    vm: &Vm,
+    state: &mut VcpuState,
+    resident: Option<&mut Interface>,
+    register: Register,
+    value: u64,
+) -> Result<u64, Errno> {
+    let mut wanted = cpuif(state, resident.is_some());
+    register.set(&mut wanted, value)?;
+    if resident.is_some() {
+        gic::set_vmcr(wanted.vmcr.get());
+        gic::set_active_priorities(wanted.view.apr_count(), wanted.ap0r, wanted.ap1r);
+    }
+    let first_run = !state.cpuif.has_run;
+    state.cpuif = wanted;
+    match resident {
+        _ if first_run => {
+            state.template = wanted;
+            state.republish_template(vcpu);
+        }
+        Some(interface) => state.changed(vcpu, vm, interface, wanted.vmcr),
+        None => state.publish(vcpu, false),
+    }
+    Ok(0)
+}
+
 /// The vCPU's CPU interface as it is now.
-fn cpuif<H: Ich>(state: &VcpuState, interface: &H, resident: bool) -> CpuIf {
+fn cpuif(state: &VcpuState, resident: bool) -> CpuIf {
     let mut now = state.cpuif;
     if resident {
-        now.vmcr = hyp_core::vgic::vmcr::Vmcr::new(interface.vmcr());
+        now.vmcr = Vmcr::new(gic::vmcr());
         (now.ap0r, now.ap1r) = gic::active_priorities(now.view.apr_count());
     }
     now
 }
 
-/// On the vCPU's own pCPU: serves what is asked of it. `resident`: it is in the registers, and goes on in the guest.
-pub(crate) fn serve<H: Ich>(vcpu: &Vcpu, vm: &Vm, state: &mut VcpuState, interface: &mut H, resident: bool) {
+/// On the vCPU's own pCPU: serves what is asked of it. `resident`, with the hardware's interface: it is in the registers, and goes on in
+/// the guest.
+pub(crate) fn serve(vcpu: &Vcpu, vm: &Vm, state: &mut VcpuState, mut resident: Option<&mut Interface>) {
+    let mut absent = vm.absent();
+    let interface = resident.as_deref_mut().unwrap_or(&mut absent);
     let word = vcpu.inbox.drain();
     if word != 0 {
         vcpu.count_inbox();
@@ -143,19 +150,18 @@ pub(crate) fn serve<H: Ich>(vcpu: &Vcpu, vm: &Vm, state: &mut VcpuState, interfa
     if asked(&vcpu.show) {
         show(vcpu, vm, interface);
     }
-    vcpu.request.serve(
-        |words| match Ask::from_words(words).and_then(|ask| ask.perform(vcpu, vm, state, interface, resident)) {
+    vcpu.request
+        .serve(|words| match Ask(words).perform(vcpu, vm, state, resident.as_deref_mut()) {
             Ok(value) => [0, value],
             Err(errno) => [errno.to_ret(), 0],
-        },
-    );
+        });
     if vcpu.kick.pending() {
-        vcpu.kick.answer(|| state.publish(vcpu, resident));
+        vcpu.kick.answer(|| state.publish(vcpu, resident.is_some()));
     }
 }
 
 /// What waits in the inbox of a vCPU that is in no registers, and whose lock is held here, is seen and changed with the rest.
-fn take_sgis(vcpu: &Vcpu, vm: &Vm, state: &mut VcpuState) {
+pub(crate) fn take_sgis(vcpu: &Vcpu, vm: &Vm, state: &mut VcpuState) {
     let word = vcpu.inbox.drain_sgis();
     if word != 0 {
         vcpu.count_inbox();
@@ -169,24 +175,14 @@ fn asked(flag: &AtomicBool) -> bool {
 }
 
 /// Prints the vCPU's list registers, for the monitor. One that is not resident has none.
-fn show<H: Ich>(vcpu: &Vcpu, vm: &Vm, interface: &H) {
-    let mut lrs = [0; MAX_LRS];
-    let mut count = 0;
-    for (index, lr) in lrs.iter_mut().enumerate().take(interface.count()) {
-        *lr = interface.lr(index);
-        count += 1;
-    }
-    print_lrs(vcpu, vm, lrs.get(..count).unwrap_or_default());
-}
-
 #[cold]
-fn print_lrs(vcpu: &Vcpu, vm: &Vm, lrs: &[u64]) {
+fn show(vcpu: &Vcpu, vm: &Vm, interface: &Interface) {
     console::page(|out| {
         put!(out, "VM {} vCPU {}:", vm.id, vcpu.index)?;
-        for (index, lr) in lrs.iter().enumerate() {
-            put!(out, " LR{}={:#x}", index, *lr)?;
+        for index in 0..interface.count() {
+            put!(out, " LR{}={:#x}", index, interface.lr(index))?;
         }
-        out.write_str(if lrs.is_empty() { " not resident\n" } else { "\n" })
+        out.write_str(if interface.count() == 0 { " not resident\n" } else { "\n" })
     });
 }
 
@@ -204,17 +200,17 @@ pub(crate) fn ask(
 ) -> Result<u64, Errno> {
     if core::ptr::eq(target, exit.vcpu) {
         let (_, _, state, interface) = exit.parts();
-        return what.perform(target, vm, state, interface, true);
+        return what.perform(target, vm, state, Some(interface));
     }
     if let Some(state) = exit.neighbours.state_of(target) {
         take_sgis(target, vm, state);
-        return what.perform(target, vm, state, &mut vm.absent(), false);
+        return what.perform(target, vm, state, None);
     }
     if let Some(mut state) = target.state.try_lock()
         && !state.in_place
     {
         take_sgis(target, vm, &mut state);
-        return what.perform(target, vm, &mut state, &mut vm.absent(), false);
+        return what.perform(target, vm, &mut state, None);
     }
     let mut claim = None;
     wait(exit, deadline, || {
@@ -222,7 +218,7 @@ pub(crate) fn ask(
         claim.is_some()
     })?;
     let Some(claim) = claim else { return Err(Errno::TimedOut) };
-    let mut submitted = claim.submit(what.words());
+    let mut submitted = claim.submit(what.0);
     target.kick_for(reason);
     let mut results = None;
     let waited = wait(exit, deadline, || {
@@ -257,7 +253,7 @@ pub(crate) fn wait(exit: &mut Exit<'_>, deadline: u64, done: impl FnMut() -> boo
     };
     let own = || {
         let (vcpu, vm, state, interface) = exit.parts();
-        serve(vcpu, vm, state, interface, true);
+        serve(vcpu, vm, state, Some(interface));
         exit.neighbours.serve();
     };
     kick::wait(done, own, expired).map_err(|_| Errno::TimedOut)

@@ -192,7 +192,7 @@ fn attr_set(exit: &mut Exit<'_>, vm: &'static Vm, group: u64, attr: u64, value: 
     match find(vm, group, attr)? {
         Attribute::CpuSysreg { vcpu, register } => {
             let target = vm.vcpus.get(vcpu).ok_or(Errno::Invalid)?;
-            ask::ask(exit, vm, target, Counter::KicksRequest, Ask::Set(register, value), ask::patience())
+            ask::ask(exit, vm, target, Counter::KicksRequest, Ask::set(register, value), ask::patience())
         }
         Attribute::Init => match vm.state() {
             VmState::Built => {
@@ -236,12 +236,10 @@ fn exact(exit: &mut Exit<'_>, vm: &'static Vm, vcpu: usize, register: Register, 
         return register.get(&state.cpuif);
     }
     let result = match register {
-        Register::Ap0r(_) | Register::Ap1r(_) | Register::Sre => {
-            ask::ask(exit, vm, target, Counter::KicksExact, Ask::Get(register), deadline)
-        }
         Register::Ctlr | Register::Pmr | Register::Bpr0 | Register::Bpr1 | Register::Igrpen0 | Register::Igrpen1 => {
             ask::freshen(exit, target, deadline).and_then(|()| published(target, register))
         }
+        _ => ask::ask(exit, vm, target, Counter::KicksExact, Ask::get(register), deadline),
     };
     if result == Err(Errno::TimedOut) {
         target.count_remote(Counter::Late);
@@ -259,7 +257,7 @@ fn published(target: &crate::vcpu::Vcpu, register: Register) -> Result1 {
         Register::Bpr1 => Ok(record.bpr1()),
         Register::Igrpen0 => Ok(record.igrpen0()),
         Register::Igrpen1 => Ok(record.igrpen1()),
-        Register::Ap0r(_) | Register::Ap1r(_) | Register::Sre => Err(Errno::NoDevice),
+        _ => Err(Errno::NoDevice),
     }
 }
 

@@ -18,7 +18,7 @@ use hyp_core::{
     regs::cpu::SysReg,
     sched::{self, Says, Turn, earlier},
     types::Pa,
-    vgic::{Absent, cpuif::running_priority, redist},
+    vgic::cpuif::{CpuIf, running_priority},
 };
 
 use crate::{
@@ -649,8 +649,8 @@ impl Place {
         let (vcpu, vm) = (self.vcpu, self.vm);
         if vcpu.asked() {
             match self.guard.as_mut() {
-                Some(state) => ask::serve(vcpu, vm, state, &mut vm.absent(), false),
-                None => ask::serve(vcpu, vm, &mut vcpu.state.lock(), &mut vm.absent(), false),
+                Some(state) => ask::serve(vcpu, vm, state, None),
+                None => ask::serve(vcpu, vm, &mut vcpu.lock(), None),
             }
         }
     }
@@ -659,7 +659,7 @@ impl Place {
     #[inline(never)]
     fn take(&mut self) -> &mut VcpuState {
         let vcpu = self.vcpu;
-        self.guard.get_or_insert_with(|| vcpu.state.lock())
+        self.guard.get_or_insert_with(|| vcpu.lock())
     }
 
     fn off(&mut self) -> Step {
@@ -677,7 +677,7 @@ impl Place {
         let state = self.take();
         state.power_up(start);
         let trapping = state.trapping(true);
-        state.gic.set_trapping(&mut Absent(()), trapping);
+        state.gic.will_trap(trapping);
         state.publish(vcpu, false);
         // Whether it may run was looked at just before.
         self.phase = Phase::Ready;
@@ -765,20 +765,15 @@ impl Place {
         let (vcpu, vm) = (self.vcpu, self.vm);
         let state = self.take();
         state.gic.stand_by(&vm.dist);
-        let word = vcpu.inbox.drain_sgis();
-        if word != 0 {
-            vcpu.count_inbox();
-            state.gic.receive(&mut Absent(()), &vm.dist, word);
-        }
+        ask::take_sgis(vcpu, vm, state);
         let view = state.cpuif.view;
         let open = state.cpuif.vmcr.with_pmr(&view, 0xFF).with_igrpen0(1).with_igrpen1(1);
-        let enabled = state.gic.read(&Absent(()), redist::ISENABLER0, 4) >> VTIMER_PPI & 1 != 0;
         let due = state
             .context
             .timer_due()
             .map(|at| at.wrapping_add(vm.cntvoff()))
-            .filter(|_| enabled);
-        if state.gic.wakes(&Absent(()), &vm.dist, open, IDLE_PRIORITY) || due.is_some_and(|at| timer::now() >= at) {
+            .filter(|_| state.timer_matters());
+        if state.gic.wakes(&vm.absent(), &vm.dist, open, IDLE_PRIORITY) || due.is_some_and(|at| timer::now() >= at) {
             return self.come_up(start);
         }
         Step::Wait(due)
@@ -788,16 +783,19 @@ impl Place {
     fn wakes(&mut self) -> (bool, Option<u64>) {
         let (vcpu, vm) = (self.vcpu, self.vm);
         let state = self.take();
-        let running = running_priority(&state.cpuif.view, &state.cpuif.ap0r, &state.cpuif.ap1r);
-        let physical = state.sample_timer(&mut Absent(()), vm);
+        let physical = state.sample_timer(&mut vm.absent(), vm);
         let due = state
             .context
             .timer_due()
             .map(|at| at.wrapping_add(vm.cntvoff()))
             .filter(|_| state.timer_matters());
-        let wakes = !vcpu.inbox.is_empty()
-            || state.gic.wakes(&Absent(()), &vm.dist, state.cpuif.vmcr, running)
-            || due.is_some_and(|at| timer::now() >= at);
+        let interrupted = || {
+            let CpuIf {
+                vmcr, view, ap0r, ap1r, ..
+            } = &state.cpuif;
+            !state.gic.is_quiet(&vm.dist) && state.gic.wakes(&vm.absent(), &vm.dist, *vmcr, running_priority(view, ap0r, ap1r))
+        };
+        let wakes = !vcpu.inbox.is_empty() || interrupted() || due.is_some_and(|at| timer::now() >= at);
         (wakes, earlier(due, physical))
     }
 

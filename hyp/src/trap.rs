@@ -344,7 +344,7 @@ impl Exit<'_> {
     /// Somebody asks something of this vCPU, or has an interrupt for it, or its VM is ending or held.
     pub(crate) fn serve(&mut self) {
         let (vcpu, vm, state, interface) = self.parts();
-        ask::serve(vcpu, vm, state, interface, true);
+        ask::serve(vcpu, vm, state, Some(interface));
     }
 
     /// A call gives these values, in `x0` and after.
@@ -674,8 +674,8 @@ fn redistributor(exit: &mut Exit<'_>, offset: u64, size: u64, value: Option<u64>
 fn others_redistributor(exit: &mut Exit<'_>, index: usize, offset: u64, size: u64, value: Option<u64>) -> u64 {
     let Some(target) = exit.vm.vcpus.get(index) else { return 0 };
     let what = match value {
-        Some(value) => Ask::Write(offset, size, value),
-        None => Ask::Read(offset, size),
+        Some(value) => Ask::write(offset, size, value),
+        None => Ask::read(offset, size),
     };
     let deadline = ask::patience();
     ask::ask(exit, exit.vm, target, Counter::KicksRequest, what, deadline).unwrap_or(0)
@@ -688,7 +688,7 @@ fn distributor(exit: &mut Exit<'_>, offset: u64, size: u64, value: Option<u64>) 
     }
     let Some(value) = value else {
         let (value, effect) = vm.dist.read(exit.interface.spis(), offset, size);
-        if effect.ask.is_none() {
+        if effect.owners == 0 {
             return value;
         }
         // Some of it is with vCPUs. What changes hands meanwhile is there before or after.
@@ -698,7 +698,9 @@ fn distributor(exit: &mut Exit<'_>, offset: u64, size: u64, value: Option<u64>) 
     if vm.dist.has_backed() {
         vm.passed.follow(vm, offset);
     }
-    let _ = distributed(exit, effect);
+    if !effect.is_none() {
+        let _ = distributed(exit, effect);
+    }
     0
 }
 
@@ -724,11 +726,12 @@ fn arrived(exit: &mut Exit<'_>, vm: &Vm, mut looks: Vcpus) {
 /// What an access to the distributor asks of vCPUs. Gives their answers.
 fn distributed(exit: &mut Exit<'_>, effect: Effect) -> u64 {
     let mut answer = 0;
-    if let Some((mut owners, what)) = effect.ask {
+    let mut owners = effect.owners;
+    if owners != 0 {
         let deadline = ask::patience();
         while owners != 0 {
             if let Some(owner) = exit.vm.vcpus.get(owners.trailing_zeros() as usize) {
-                answer |= ask::ask(exit, exit.vm, owner, Counter::KicksRequest, Ask::Spis(what), deadline).unwrap_or(0);
+                answer |= ask::ask(exit, exit.vm, owner, Counter::KicksRequest, Ask::spis(effect.ask), deadline).unwrap_or(0);
             }
             owners &= owners - 1;
         }

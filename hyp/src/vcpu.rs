@@ -11,11 +11,11 @@ use hyp_core::{
     shadow::{Flags, Sample, ShadowWriter},
     timer::PhysicalTimer,
     vgic::{
-        Absent, Ich,
+        Ich,
         cpuif::{CpuIf, Trapping, window_closed},
         ctlr::CtlrView,
         lr::VcpuGic,
-        redist::{ISENABLER0, Identity},
+        redist::Identity,
         sgi::Inbox,
         vmcr::Vmcr,
     },
@@ -23,16 +23,13 @@ use hyp_core::{
 
 use crate::{
     arch::{
-        barrier::Mutex,
+        barrier::{Guard, Mutex},
         context::Context,
         gic::{self, Interface},
         timer,
     },
     vm::Vm,
 };
-
-/// INTIDs that a physical interrupt stands behind: the virtual timer.
-const HARDWARE_BACKED: u32 = 1 << layout::VTIMER_INTID;
 
 /// The most registers that a call gives a vCPU that waited for its end.
 pub(crate) const GIVEN: usize = 7;
@@ -151,7 +148,7 @@ impl Vcpu {
                 pstate: policy::ENTRY_SPSR,
                 cpuif: template,
                 template,
-                gic: VcpuGic::new(identity, HARDWARE_BACKED),
+                gic: VcpuGic::new(identity),
                 in_place: false,
                 writer: ShadowWriter::new(),
                 aborts: AbortHistory::new(),
@@ -185,6 +182,12 @@ impl Vcpu {
     #[inline]
     pub(crate) fn asked(&self) -> bool {
         self.kick.pending() || self.request.pending() || self.refill.load(Ordering::Relaxed) || self.show.load(Ordering::Relaxed)
+    }
+
+    /// Its lock, waited for.
+    #[inline(never)]
+    pub(crate) fn lock(&self) -> Guard<'_, VcpuState> {
+        self.state.lock()
     }
 
     /// Makes its pCPU look: at its requests, its interrupts, its VM.
@@ -247,14 +250,14 @@ impl Vcpu {
 
     /// The vGIC is initialised: its template can be read.
     pub(crate) fn publish_template(&self) {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         state.republish_template(self);
         state.writer.mark_ready(self.slot);
     }
 
     /// The VM is being reset: everything but the host's template goes back to what it was at first.
     pub(crate) fn reset(&self) {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         state.gic.reset();
         let _ = self.inbox.drain();
         state.prepared = false;
@@ -294,7 +297,7 @@ impl VcpuState {
     pub(crate) fn prepare(&mut self, vm: &Vm) {
         self.prepared = true;
         self.timer = PhysicalTimer::new();
-        let _ = self.sample_timer(&mut Absent(()), vm);
+        let _ = self.sample_timer(&mut vm.absent(), vm);
         let CpuIf {
             vmcr, view, ap0r, ap1r, ..
         } = self.template;
@@ -317,8 +320,7 @@ impl VcpuState {
         self.prepared = false;
         self.given.1 = 0;
         self.aborts = AbortHistory::new();
-        let trapping = self.trapping(true);
-        self.gic.set_trapping(&mut Absent(()), trapping);
+        self.gic.will_trap(self.trapping(true));
         self.publish(vcpu, true);
         self.gic.load(interface, &vm.dist);
         vm.kick_spis(self.gic.take_kicks());
@@ -360,7 +362,7 @@ impl VcpuState {
     }
 
     /// The physical timer's line is what the time makes it. Returns when it will rise.
-    pub(crate) fn sample_timer<H: Ich>(&mut self, interface: &mut H, vm: &Vm) -> Option<u64> {
+    pub(crate) fn sample_timer(&mut self, interface: &mut Interface, vm: &Vm) -> Option<u64> {
         let now = timer::now();
         self.gic.set_line(interface, &vm.dist, layout::PTIMER_INTID, self.timer.line(now));
         self.timer.due(now)
@@ -377,7 +379,7 @@ impl VcpuState {
 
     /// Whether the virtual timer of a vCPU that is not resident would interrupt it when it fires.
     pub(crate) fn timer_matters(&self) -> bool {
-        self.gic.read(&Absent(()), ISENABLER0, 4) >> layout::VTIMER_INTID & 1 != 0
+        self.gic.is_enabled(layout::VTIMER_INTID)
     }
 
     /// Why the vCPU's common registers trap while it comes up.
@@ -452,7 +454,7 @@ impl VcpuState {
     }
 
     /// The resident vCPU's `ICH_VMCR_EL2` has become `vmcr`.
-    pub(crate) fn changed<H: Ich>(&mut self, vcpu: &Vcpu, vm: &Vm, interface: &mut H, vmcr: Vmcr) {
+    pub(crate) fn changed(&mut self, vcpu: &Vcpu, vm: &Vm, interface: &mut Interface, vmcr: Vmcr) {
         self.cpuif.vmcr = vmcr;
         let trapping = self.gic.trapping();
         if trapping.coming_up && window_closed(vmcr) {
@@ -478,9 +480,8 @@ impl VcpuState {
         }
         vm.kick_spis(self.gic.take_kicks());
         self.cpuif.vmcr = Vmcr::new(interface.vmcr());
-        let (group0, group1) = gic::active_priorities(self.cpuif.view.apr_count());
-        self.cpuif.ap0r = group0;
-        self.cpuif.ap1r = group1;
+        let count = self.cpuif.view.apr_count();
+        gic::save_active_priorities(count, &mut self.cpuif.ap0r, &mut self.cpuif.ap1r);
         gic::set_hcr(0);
     }
 

@@ -33,7 +33,6 @@ use hyp_core::{
     text::Value,
     types::{Ipa, Pa, Range},
     vgic::{
-        Absent,
         ctlr::CtlrView,
         dist::{Dist, Vcpus},
     },
@@ -43,7 +42,7 @@ use crate::{
     arch::{
         barrier::{Mutex, Once},
         cpu,
-        gic::{self, Distributor},
+        gic::{self, Interface},
         memory,
         mmu::Window,
         timer,
@@ -525,8 +524,8 @@ impl Vm {
     }
 
     /// The interface of one of its vCPUs that is not resident.
-    pub(crate) const fn absent(&self) -> Absent<Distributor> {
-        Absent(self.passed.distributor)
+    pub(crate) const fn absent(&self) -> Interface {
+        Interface::absent(self.passed.distributor)
     }
 
     fn start_boot_vcpu(&self) {

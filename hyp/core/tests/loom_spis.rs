@@ -185,10 +185,10 @@ impl Ich for Registers {
     fn vmcr(&self) -> u64 {
         self.vmcr
     }
-    fn line(&self, _: u32) -> bool {
+    fn timer_line(&self) -> bool {
         false
     }
-    fn set_active(&mut self, _: u32, _: bool) {}
+    fn set_timer_active(&mut self, _: bool) {}
 }
 
 /// What pCPUs share: the VM's distributor, and the kick SGIs that are pending.
@@ -285,7 +285,7 @@ fn machine<const N: usize>(route: u64) -> (Arc<Shared>, [Pcpu; N]) {
         };
         let mut pcpu = Pcpu {
             index,
-            gic: VcpuGic::new(id, 0),
+            gic: VcpuGic::new(id),
             registers: Registers { lr: [0; 2], hcr: 0, vmcr },
         };
         pcpu.gic.load(&mut pcpu.registers, &shared.dist);
@@ -306,9 +306,8 @@ fn owners(pcpus: &[Pcpu]) -> u8 {
 
 /// Owners do what a write asks of them.
 fn answer(shared: &Shared, pcpus: &mut [Pcpu], effect: Effect) {
-    let Some((owners, ask)) = effect.ask else { return };
-    for pcpu in pcpus.iter_mut().filter(|pcpu| owners >> pcpu.index & 1 != 0) {
-        let _bits = pcpu.gic.spi(&mut pcpu.registers, &shared.dist, ask);
+    for pcpu in pcpus.iter_mut().filter(|pcpu| effect.owners >> pcpu.index & 1 != 0) {
+        let _bits = pcpu.gic.spi(&mut pcpu.registers, &shared.dist, effect.ask);
         shared.kick(pcpu.gic.take_kicks());
     }
 }

@@ -151,7 +151,7 @@ fn defect_7_an_error_is_reported_as_it_is() {
         "no such register"
     );
     assert_eq!(find(99, attr, 1, true), Err(Errno::NoDevice), "no such group");
-    assert_eq!(Register::Ap1r(3).get(&cpuif()), Err(Errno::Invalid), "not implemented");
+    assert_eq!(Register::Ap1r3.get(&cpuif()), Err(Errno::Invalid), "not implemented");
 }
 
 #[test]

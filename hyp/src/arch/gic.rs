@@ -301,7 +301,8 @@ pub(crate) fn set_hcr(value: u64) {
     msr!("S3_4_C12_C11_0", value);
 }
 
-/// The virtual interface of the vCPU that is resident on this pCPU, and the physical interrupts behind it.
+/// The virtual interface of the vCPU that is resident on this pCPU, and the physical interrupts behind it; or, of one that is not
+/// resident, only the physical SPIs.
 #[derive(Clone, Copy)]
 pub(crate) struct Interface {
     redistributor: Redistributor,
@@ -325,14 +326,26 @@ impl Interface {
             all_empty: (1 << list_registers) - 1,
         }
     }
+
+    /// That of a vCPU which is resident nowhere. It is asked for nothing but the physical SPIs.
+    pub(crate) const fn absent(distributor: Distributor) -> Self {
+        Self {
+            redistributor: Redistributor(distributor.0),
+            distributor,
+            list_registers: 0,
+            all_empty: 0,
+        }
+    }
 }
 
 macro_rules! list_registers {
     ($($reg:literal),+ $(,)?) => {
+        #[inline(never)]
         fn read_lr(index: usize) -> u64 {
             mrs_indexed!(index, $($reg),+)
         }
 
+        #[inline(always)]
         fn write_lr(index: usize, value: u64) {
             msr_indexed!(index, value, $($reg),+);
         }
@@ -361,8 +374,13 @@ impl Ich for Interface {
         read_lr(i)
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn set_lr(&mut self, i: usize, value: u64) {
+        write_lr(i, value);
+    }
+
+    #[inline(always)]
+    fn set_lr_in_place(&mut self, i: usize, value: u64) {
         match i {
             // The one that is used most.
             0 => msr!("S3_4_C12_C12_0", value),
@@ -401,17 +419,18 @@ impl Ich for Interface {
         vmcr()
     }
 
-    fn line(&self, intid: u32) -> bool {
+    fn timer_line(&self) -> bool {
         // CNTV_CTL_EL0: ENABLE and ISTATUS, not IMASK.
-        intid == VTIMER_PPI && mrs!("cntv_ctl_el0") & 7 == 5
+        mrs!("cntv_ctl_el0") & 7 == 5
     }
 
-    fn set_active(&mut self, intid: u32, active: bool) {
-        self.redistributor.set_active(intid, active);
+    fn set_timer_active(&mut self, active: bool) {
+        self.redistributor.set_active(VTIMER_PPI, active);
     }
 }
 
 /// Reads `ICH_AP0R<n>_EL2` and `ICH_AP1R<n>_EL2`, as many as `count` (1, 2 or 4; the others do not exist).
+#[inline(never)]
 pub(crate) fn active_priorities(count: usize) -> ([u32; 4], [u32; 4]) {
     let (mut group0, mut group1) = ([0; 4], [0; 4]);
     save_active_priorities(count, &mut group0, &mut group1);

@@ -19,44 +19,57 @@ use hyp_abi::layout;
 /// `ICC_SRE_EL1`: the system register interface is on, its bypasses are off, and none of it can be changed.
 const SRE: u64 = 0b111;
 
-/// A register of the group [`CPU_SYSREGS`].
+/// A register of the group [`CPU_SYSREGS`]; its number is how the low half of an attribute names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
 pub enum Register {
     /// `ICC_PMR_EL1`.
-    Pmr,
+    Pmr = ICC_PMR,
     /// `ICC_BPR0_EL1`.
-    Bpr0,
+    Bpr0 = ICC_BPR0,
     /// `ICC_BPR1_EL1`.
-    Bpr1,
-    /// `ICC_AP0R<n>_EL1`, n from 0 to 3.
-    Ap0r(u8),
-    /// `ICC_AP1R<n>_EL1`, n from 0 to 3.
-    Ap1r(u8),
+    Bpr1 = ICC_BPR1,
+    /// `ICC_AP0R0_EL1`.
+    Ap0r0 = ICC_AP0R0,
+    /// `ICC_AP0R1_EL1`.
+    Ap0r1 = ICC_AP0R0 + 1,
+    /// `ICC_AP0R2_EL1`.
+    Ap0r2 = ICC_AP0R0 + 2,
+    /// `ICC_AP0R3_EL1`.
+    Ap0r3 = ICC_AP0R0 + 3,
+    /// `ICC_AP1R0_EL1`.
+    Ap1r0 = ICC_AP1R0,
+    /// `ICC_AP1R1_EL1`.
+    Ap1r1 = ICC_AP1R0 + 1,
+    /// `ICC_AP1R2_EL1`.
+    Ap1r2 = ICC_AP1R0 + 2,
+    /// `ICC_AP1R3_EL1`.
+    Ap1r3 = ICC_AP1R0 + 3,
     /// `ICC_CTLR_EL1`.
-    Ctlr,
+    Ctlr = ICC_CTLR,
     /// `ICC_SRE_EL1`.
-    Sre,
+    Sre = ICC_SRE,
     /// `ICC_IGRPEN0_EL1`.
-    Igrpen0,
+    Igrpen0 = ICC_IGRPEN0,
     /// `ICC_IGRPEN1_EL1`.
-    Igrpen1,
+    Igrpen1 = ICC_IGRPEN1,
 }
 
 impl Register {
-    /// Every register of the group.
+    /// Every register of the group, those first that are asked for most.
     pub const ALL: [Self; 15] = [
+        Self::Ctlr,
         Self::Pmr,
         Self::Bpr0,
         Self::Bpr1,
-        Self::Ap0r(0),
-        Self::Ap0r(1),
-        Self::Ap0r(2),
-        Self::Ap0r(3),
-        Self::Ap1r(0),
-        Self::Ap1r(1),
-        Self::Ap1r(2),
-        Self::Ap1r(3),
-        Self::Ctlr,
+        Self::Ap0r0,
+        Self::Ap0r1,
+        Self::Ap0r2,
+        Self::Ap0r3,
+        Self::Ap1r0,
+        Self::Ap1r1,
+        Self::Ap1r2,
+        Self::Ap1r3,
         Self::Sre,
         Self::Igrpen0,
         Self::Igrpen1,
@@ -66,46 +79,15 @@ impl Register {
     ///
     /// # Errors
     /// [`Errno::NoDevice`] for an encoding that is not in the group.
-    pub const fn from_id(id: u32) -> Result<Self, Errno> {
-        const PMR: u32 = ICC_PMR as u32;
-        const BPR0: u32 = ICC_BPR0 as u32;
-        const BPR1: u32 = ICC_BPR1 as u32;
-        const AP0R0: u32 = ICC_AP0R0 as u32;
-        const AP0R3: u32 = AP0R0 + 3;
-        const AP1R0: u32 = ICC_AP1R0 as u32;
-        const AP1R3: u32 = AP1R0 + 3;
-        const CTLR: u32 = ICC_CTLR as u32;
-        const SRE: u32 = ICC_SRE as u32;
-        const IGRPEN0: u32 = ICC_IGRPEN0 as u32;
-        const IGRPEN1: u32 = ICC_IGRPEN1 as u32;
-        Ok(match id {
-            PMR => Self::Pmr,
-            BPR0 => Self::Bpr0,
-            BPR1 => Self::Bpr1,
-            AP0R0..=AP0R3 => Self::Ap0r((id - AP0R0) as u8),
-            AP1R0..=AP1R3 => Self::Ap1r((id - AP1R0) as u8),
-            CTLR => Self::Ctlr,
-            SRE => Self::Sre,
-            IGRPEN0 => Self::Igrpen0,
-            IGRPEN1 => Self::Igrpen1,
-            _ => return Err(Errno::NoDevice),
-        })
+    pub fn from_id(id: u32) -> Result<Self, Errno> {
+        let register = Self::ALL.iter().find(|register| u32::from(register.id()) == id);
+        register.copied().ok_or(Errno::NoDevice)
     }
 
     /// How the low half of an attribute names this register.
     #[must_use]
     pub const fn id(self) -> u16 {
-        match self {
-            Self::Pmr => ICC_PMR,
-            Self::Bpr0 => ICC_BPR0,
-            Self::Bpr1 => ICC_BPR1,
-            Self::Ap0r(n) => ICC_AP0R0 + (n & 3) as u16,
-            Self::Ap1r(n) => ICC_AP1R0 + (n & 3) as u16,
-            Self::Ctlr => ICC_CTLR,
-            Self::Sre => ICC_SRE,
-            Self::Igrpen0 => ICC_IGRPEN0,
-            Self::Igrpen1 => ICC_IGRPEN1,
-        }
+        self as u16
     }
 
     /// This register's value in `cpuif`.
@@ -117,8 +99,8 @@ impl Register {
             Self::Pmr => cpuif.vmcr.pmr(),
             Self::Bpr0 => cpuif.vmcr.bpr0(),
             Self::Bpr1 => cpuif.vmcr.bpr1(),
-            Self::Ap0r(n) => u64::from(cpuif.ap0r[apr_index(&cpuif.view, n)?]),
-            Self::Ap1r(n) => u64::from(cpuif.ap1r[apr_index(&cpuif.view, n)?]),
+            Self::Ap0r0 | Self::Ap0r1 | Self::Ap0r2 | Self::Ap0r3 => cpuif.ap0r[self.apr_index(&cpuif.view)?].into(),
+            Self::Ap1r0 | Self::Ap1r1 | Self::Ap1r2 | Self::Ap1r3 => cpuif.ap1r[self.apr_index(&cpuif.view)?].into(),
             Self::Ctlr => cpuif.ctlr(),
             Self::Sre => SRE,
             Self::Igrpen0 => cpuif.vmcr.igrpen0(),
@@ -138,8 +120,8 @@ impl Register {
             Self::Pmr => cpuif.vmcr = vmcr.with_pmr(&view, value),
             Self::Bpr0 => cpuif.vmcr = vmcr.with_bpr0(&view, value),
             Self::Bpr1 => cpuif.vmcr = vmcr.with_bpr1(&view, value),
-            Self::Ap0r(n) => cpuif.ap0r[apr_index(&view, n)?] = low,
-            Self::Ap1r(n) => cpuif.ap1r[apr_index(&view, n)?] = low,
+            Self::Ap0r0 | Self::Ap0r1 | Self::Ap0r2 | Self::Ap0r3 => cpuif.ap0r[self.apr_index(&view)?] = low,
+            Self::Ap1r0 | Self::Ap1r1 | Self::Ap1r2 | Self::Ap1r3 => cpuif.ap1r[self.apr_index(&view)?] = low,
             Self::Ctlr => (cpuif.view, cpuif.vmcr) = view.host_write(vmcr, value, cpuif.has_run)?,
             Self::Sre if value & 1 == 0 => return Err(Errno::Invalid),
             Self::Sre => {}
@@ -148,15 +130,16 @@ impl Register {
         }
         Ok(())
     }
-}
 
-/// Which of the four active-priority registers of a group `n` is, if the vCPU has it.
-fn apr_index(view: &CtlrView, n: u8) -> Result<usize, Errno> {
-    let index = usize::from(n & 3);
-    if index < view.apr_attributes() && n < 4 {
-        Ok(index)
-    } else {
-        Err(Errno::Invalid)
+    /// Which of the four active-priority registers of a group this is, if the vCPU has it.
+    fn apr_index(self, view: &CtlrView) -> Result<usize, Errno> {
+        const _: () = assert!(ICC_AP0R0.is_multiple_of(4) && ICC_AP1R0.is_multiple_of(4));
+        let index = usize::from(self.id() & 3);
+        if index < view.apr_attributes() {
+            Ok(index)
+        } else {
+            Err(Errno::Invalid)
+        }
     }
 }
 
@@ -272,14 +255,15 @@ mod tests {
     #[test]
     fn active_priority_registers_beyond_the_implemented_are_invalid() {
         let mut cpuif = cpuif();
-        assert_eq!(Register::Ap0r(0).set(&mut cpuif, 0x8000_0001), Ok(()));
-        assert_eq!(Register::Ap0r(0).get(&cpuif), Ok(0x8000_0001));
-        for n in 1..4 {
-            assert_eq!(Register::Ap0r(n).get(&cpuif), Err(Errno::Invalid));
-            assert_eq!(Register::Ap1r(n).set(&mut cpuif, 0), Err(Errno::Invalid));
+        assert_eq!(Register::Ap0r0.set(&mut cpuif, 0x8000_0001), Ok(()));
+        assert_eq!(Register::Ap0r0.get(&cpuif), Ok(0x8000_0001));
+        use Register::{Ap0r1, Ap0r2, Ap0r3, Ap1r1, Ap1r2, Ap1r3};
+        for register in [Ap0r1, Ap0r2, Ap0r3, Ap1r1, Ap1r2, Ap1r3] {
+            assert_eq!(register.get(&cpuif), Err(Errno::Invalid));
+            assert_eq!(register.set(&mut cpuif, 0), Err(Errno::Invalid));
         }
         let mut seven = CpuIf::new(CtlrView::new(6 << 29 | 6 << 26, 0));
-        assert_eq!(Register::Ap1r(3).set(&mut seven, 5), Ok(()));
+        assert_eq!(Register::Ap1r3.set(&mut seven, 5), Ok(()));
         assert_eq!(seven.ap1r, [0, 0, 0, 5]);
     }
 
@@ -329,7 +313,7 @@ mod tests {
             // BPR1 is written while CBPR is still 0: with CBPR it reads as BPR0's and the stored value is out of reach.
             let split = source.view.apply_write(source.vmcr, 0);
             prop_assert_eq!(Register::Bpr1.set(&mut target, split.bpr1()), Ok(()));
-            for register in [Register::Sre, Register::Ctlr, Register::Pmr, Register::Bpr0, Register::Igrpen0, Register::Igrpen1, Register::Ap0r(0), Register::Ap1r(0)] {
+            for register in [Register::Sre, Register::Ctlr, Register::Pmr, Register::Bpr0, Register::Igrpen0, Register::Igrpen1, Register::Ap0r0, Register::Ap1r0] {
                 let value = register.get(&source).expect("readable");
                 prop_assert_eq!(register.set(&mut target, value), Ok(()), "{:?}", register);
             }

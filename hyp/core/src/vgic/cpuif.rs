@@ -42,6 +42,7 @@ impl CpuIf {
 
 /// `ICC_RPR_EL1`: the running priority, 0xFF when nothing is active. A trapped read while TC is set.
 #[must_use]
+#[inline(never)]
 pub fn running_priority(view: &CtlrView, ap0r: &[u32; 4], ap1r: &[u32; 4]) -> u64 {
     let shift = 8 - view.pre_bits().clamp(5, 7);
     let mut level = 0;

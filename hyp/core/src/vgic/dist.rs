@@ -89,8 +89,8 @@ pub struct Dist {
     used: AtomicU32,
     /// vCPUs that are on.
     online: AtomicU32,
-    /// vCPUs whose interface had group 0, group 1 enabled when last looked at.
-    taking: [AtomicU32; 2],
+    /// vCPUs whose interface had group 0, in bits 15:0, and group 1, in bits 31:16, enabled when last looked at.
+    taking: AtomicU32,
     /// For each vCPU a bit per word of SPIs in which there may be something for it.
     inbox: [AtomicU32; MAX_VCPUS],
     word: [Word; WORDS],
@@ -158,9 +158,10 @@ pub(super) struct State {
 }
 
 /// What its owner is asked about the SPIs it holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SpiOp {
     /// Take over what was configured.
+    #[default]
     Refresh,
     /// Which are pending?
     ReadPending,
@@ -173,7 +174,7 @@ pub enum SpiOp {
 }
 
 /// A question about 32 SPIs to a vCPU that may hold some: for [`VcpuGic::spi`](super::lr::VcpuGic::spi).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SpiAsk {
     pub(super) op: SpiOp,
     pub(super) word: u8,
@@ -245,7 +246,7 @@ impl Dist {
             backed: AtomicU32::new(0),
             used: AtomicU32::new(0),
             online: AtomicU32::new(0),
-            taking: [AtomicU32::new(0), AtomicU32::new(0)],
+            taking: AtomicU32::new(0),
             inbox: core::array::from_fn(|_| AtomicU32::new(0)),
             word: core::array::from_fn(|_| Word::new()),
             priority: core::array::from_fn(|_| AtomicU32::new(0)),
@@ -257,13 +258,17 @@ impl Dist {
     /// Back to the state after reset. Lines stay what they are, and so does what is backed; no physical interrupt behind it is
     /// active, or can fire meanwhile. Every vCPU is off, and reset first.
     pub fn reset(&self) {
-        for cell in [&self.enables, &self.used, &self.online]
-            .into_iter()
-            .chain(&self.taking)
-            .chain(&self.inbox)
-            .chain(&self.priority)
-        {
-            cell.store(0, ORDER);
+        for cells in [
+            core::slice::from_ref(&self.enables),
+            core::slice::from_ref(&self.used),
+            core::slice::from_ref(&self.online),
+            core::slice::from_ref(&self.taking),
+            &self.inbox,
+            &self.priority,
+        ] {
+            for cell in cells {
+                cell.store(0, ORDER);
+            }
         }
         for word in &self.word {
             for cell in [
@@ -398,6 +403,7 @@ impl Dist {
 
     /// Whether an SPI waits here that would interrupt `vcpu` or wake it from WFI. See
     /// [`VcpuGic::wakes`](super::lr::VcpuGic::wakes).
+    #[inline(never)]
     pub(super) fn wakes(&self, vcpu: usize, vmcr: Vmcr, running: u64) -> bool {
         let mut wakes = false;
         for_each(self.inbox(vcpu).load(ORDER).into(), |word| {
@@ -410,9 +416,7 @@ impl Dist {
                 } else {
                     (Group::Zero, vmcr.igrpen0() != 0)
                 };
-                let priority = u64::from(config.priority);
-                let urgent = priority < vmcr.pmr() && priority & vmcr.preempting(group) < running;
-                wakes |= on && urgent && self.route(spi) == Some(vcpu);
+                wakes |= on && vmcr.is_urgent(config.priority, group, running) && self.route(spi) == Some(vcpu);
             });
         });
         wakes
@@ -431,9 +435,7 @@ impl Dist {
     pub(super) fn power_off(&self, vcpu: usize, words: u32) -> Vcpus {
         let bit = 1 << (vcpu % MAX_VCPUS);
         self.online.fetch_and(!bit, ORDER);
-        for cell in &self.taking {
-            cell.fetch_and(!bit, ORDER);
-        }
+        self.taking.fetch_and(!(bit | bit << 16), ORDER);
         let mut kicks = 0;
         for_each((self.drain(vcpu) | words).into(), |word| {
             kicks |= self.notify(word as usize % WORDS, u32::MAX);
@@ -441,20 +443,15 @@ impl Dist {
         kicks
     }
 
-    /// `vcpu`'s interface has group 0 and group 1 enabled, or not. Gives who must look: if it is the first to have one enabled,
-    /// whoever got an SPI for want of it.
-    pub(super) fn set_taking(&self, vcpu: usize, groups: [bool; 2]) -> Vcpus {
-        let bit = 1 << (vcpu % MAX_VCPUS);
-        let mut first = false;
-        for (cell, on) in self.taking.iter().zip(groups) {
-            if on {
-                first |= cell.fetch_or(bit, ORDER) == 0;
-            } else {
-                cell.fetch_and(!bit, ORDER);
-            }
-        }
+    /// `vcpu`'s interface has group 0, in bit 0, and group 1, in bit 1, enabled, or not. Gives who must look: if it is the first to have
+    /// one enabled, whoever got an SPI for want of it.
+    pub(super) fn set_taking(&self, vcpu: usize, groups: u32) -> Vcpus {
+        let (zero, one) = (groups & 1, groups >> 1 & 1);
+        let (on, off) = (zero | one << 16, zero ^ 1 | (one ^ 1) << 16);
+        let before = self.taking.fetch_or(on << (vcpu % MAX_VCPUS), ORDER);
+        self.taking.fetch_and(!(off << (vcpu % MAX_VCPUS)), ORDER);
         let mut kicks = 0;
-        if first {
+        if zero != 0 && before as Vcpus == 0 || one != 0 && before >> 16 == 0 {
             let used = self.used.load(ORDER);
             for_each(self.online.load(ORDER).into(), |other| kicks |= self.post(other as usize, used));
         }
@@ -472,15 +469,15 @@ impl Dist {
     }
 
     /// The SPIs of a word that are deliverable and not held, one bit each.
-    #[inline]
+    #[inline(never)]
     pub(super) fn deliverable(&self, word: usize) -> u32 {
         let it = self.bits(word);
-        let pending = it.pending();
-        if pending == 0 {
+        let ready = it.pending() & it.enabled.load(ORDER);
+        if ready == 0 {
             return 0;
         }
         let forwarded = self.forwarded(u64::from(it.group1.load(ORDER))) as u32;
-        pending & it.enabled.load(ORDER) & forwarded & !it.active.load(ORDER) & !it.held.load(ORDER)
+        ready & forwarded & !it.active.load(ORDER) & !it.held.load(ORDER)
     }
 
     /// Those of some [`deliverable`](Self::deliverable) SPIs that are routed to `vcpu`, which was told of this word. Of what is another's
@@ -532,14 +529,14 @@ impl Dist {
         self.notify(spi.word(), bit)
     }
 
-    /// What was left here about an SPI for its owner: an edge, an active state. It is the owner's now.
-    pub(super) fn pull(&self, spi: Spi) -> State {
+    /// What was left here about an SPI, `backed` or not, for its owner: an edge, an active state. It is the owner's now.
+    pub(super) fn pull(&self, spi: Spi, backed: bool) -> State {
         let (word, bit) = (self.word(spi), spi.bit());
         let take = |cell: &AtomicU32| cell.load(ORDER) & bit != 0 && cell.fetch_and(!bit, ORDER) & bit != 0;
         State {
             latch: take(&word.latch),
             active: take(&word.active),
-            written: self.is_backed(spi) && take(&word.written),
+            written: backed && take(&word.written),
         }
     }
 
@@ -567,28 +564,33 @@ impl Dist {
 
     /// The vCPU an SPI goes to, if any can have it: see the [module](self).
     pub(super) fn route(&self, spi: Spi) -> Option<usize> {
+        first(self.ways(spi))
+    }
+
+    /// The vCPUs that an SPI could go to: it goes to the [`first`]. Of a 1-of-N SPI that nobody was seen to take, every vCPU that is on: one
+    /// may have enabled the group since its last exit; the next one shows it, and gets the SPI then.
+    #[inline(never)]
+    fn ways(&self, spi: Spi) -> Vcpus {
         let router = self.router(spi.0.into()).load(ORDER);
         let online = self.online.load(ORDER);
-        if router & ANY == 0 {
+        let ways = if router & ANY == 0 {
             let index = ((router >> 8 & 0xFF) * 16 + (router & 0xF)) as usize;
             let exists = index < MAX_VCPUS && affinity_of(index) == router;
-            return (exists && online >> index & 1 != 0).then_some(index);
-        }
-        let group = usize::from(self.word(spi).group1.load(ORDER) & spi.bit() != 0);
-        let taking = online & self.taking[group].load(ORDER);
-        let from = if taking != 0 { taking } else { online };
-        (from != 0).then(|| from.trailing_zeros() as usize)
+            if exists { online & 1 << index } else { 0 }
+        } else {
+            let group1 = self.word(spi).group1.load(ORDER) & spi.bit() != 0;
+            let taking = self.taking.load(ORDER) >> if group1 { 16 } else { 0 };
+            match online & taking {
+                0 => online,
+                taking => taking & taking.wrapping_neg(),
+            }
+        };
+        ways as Vcpus
     }
 
     /// Whether the guest may deactivate SPIs by `ICC_DIR_EL1`.
     pub(super) fn is_used(&self) -> bool {
         self.used.load(Ordering::Relaxed) != 0
-    }
-
-    /// An SPI that may be active, and is in no list register of the caller's, is so no more. Gives who must look, and who holds it
-    /// and must be asked instead.
-    pub(super) fn deactivate<S: PhysicalSpis>(&self, spis: &S, spi: Spi) -> Effect {
-        self.clear_active(spis, spi.word(), spi.bit())
     }
 
     /// Something about the SPIs of `mask` has changed that may make them deliverable, or is for their owners to see. Gives who must
@@ -601,34 +603,39 @@ impl Dist {
     }
 
     /// [`notify`](Self::notify), but for owners: they are asked.
+    #[inline]
     fn offer(&self, word: usize, mask: u32) -> Vcpus {
+        match self.deliverable(word) & mask {
+            0 => 0,
+            deliverable => self.offer_each(word, deliverable),
+        }
+    }
+
+    #[inline(never)]
+    fn offer_each(&self, word: usize, deliverable: u32) -> Vcpus {
         let mut kicks = 0;
-        for_each((self.deliverable(word) & mask).into(), |bit| {
-            let spi = Spi::at(word, bit);
-            if let Some(target) = self.route(spi) {
-                kicks |= self.post(target, 1 << word) | self.unseen(spi);
+        for_each(deliverable.into(), |bit| {
+            let ways = self.ways(Spi::at(word, bit));
+            if let Some(target) = first(ways) {
+                kicks |= self.post(target, 1 << word) | ways;
             }
         });
         kicks
     }
 
-    /// Of a 1-of-N SPI that nobody was seen to take: every vCPU that is on. One may have enabled the group since its last exit; the
-    /// next one shows it, and gets the SPI then.
-    fn unseen(&self, spi: Spi) -> Vcpus {
-        let group = usize::from(self.word(spi).group1.load(ORDER) & spi.bit() != 0);
-        let online = self.online.load(ORDER);
-        let any = self.router(spi.0.into()).load(ORDER) & ANY != 0;
-        if any && online & self.taking[group].load(ORDER) == 0 {
-            online as Vcpus
-        } else {
-            0
+    /// Who holds SPIs of `mask`.
+    #[inline]
+    fn owners(&self, word: usize, mask: u32) -> Vcpus {
+        match self.bits(word).held.load(ORDER) & mask {
+            0 => 0,
+            held => self.owners_of(word, held),
         }
     }
 
-    /// Who holds SPIs of `mask`.
-    fn owners(&self, word: usize, mask: u32) -> Vcpus {
+    #[inline(never)]
+    fn owners_of(&self, word: usize, held: u32) -> Vcpus {
         let mut owners = 0;
-        for_each((self.bits(word).held.load(ORDER) & mask).into(), |bit| {
+        for_each(held.into(), |bit| {
             let owner = self.owner_of(Spi::at(word, bit));
             owners |= if owner < MAX_VCPUS { 1 << owner } else { 0 };
         });

@@ -367,12 +367,51 @@ impl Ich for FakeIch {
     fn vmcr(&self) -> u64 {
         self.vmcr.get()
     }
-    fn line(&self, intid: u32) -> bool {
-        assert!(intid < PRIVATE_INTIDS);
-        intid == 27 && self.line
+    fn timer_line(&self) -> bool {
+        self.line
     }
-    fn set_active(&mut self, intid: u32, active: bool) {
-        assert_eq!(intid, 27);
+    fn set_timer_active(&mut self, active: bool) {
         self.active = active;
+    }
+}
+
+/// What stands in while a vCPU is not loaded: there are the physical SPIs, and no interface that could be asked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Absent<S = ()>(pub(super) S);
+
+impl<S: PhysicalSpis> Ich for Absent<S> {
+    type Spis = S;
+    fn spis(&self) -> &S {
+        &self.0
+    }
+    fn count(&self) -> usize {
+        unreachable!("asked for the list registers of a vCPU that has none")
+    }
+    fn lr(&self, i: usize) -> u64 {
+        unreachable!("read list register {i} for a vCPU that has none")
+    }
+    fn set_lr(&mut self, i: usize, value: u64) {
+        unreachable!("wrote {value:#x} to list register {i} for a vCPU that has none")
+    }
+    fn elrsr(&self) -> u64 {
+        unreachable!("asked which list registers of a vCPU are empty that has none")
+    }
+    fn eisr(&self) -> u64 {
+        unreachable!("asked which list registers of a vCPU have ended that has none")
+    }
+    fn hcr(&self) -> u64 {
+        unreachable!("read ICH_HCR_EL2 for a vCPU that is not loaded")
+    }
+    fn set_hcr(&mut self, value: u64) {
+        unreachable!("wrote {value:#x} to ICH_HCR_EL2 for a vCPU that is not loaded")
+    }
+    fn vmcr(&self) -> u64 {
+        unreachable!("read ICH_VMCR_EL2 for a vCPU that is not loaded")
+    }
+    fn timer_line(&self) -> bool {
+        unreachable!("asked for the virtual timer's line for a vCPU that is not loaded")
+    }
+    fn set_timer_active(&mut self, active: bool) {
+        unreachable!("made the virtual timer's PPI active, {active}, for a vCPU that is not loaded")
     }
 }

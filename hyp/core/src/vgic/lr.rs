@@ -36,6 +36,8 @@ const NOBODY: u8 = 0xFF;
 const INDICES: usize = 64;
 /// The indices of SGIs and PPIs.
 const PRIVATE: u64 = 0xFFFF_FFFF;
+/// The virtual timer.
+const TIMER: u64 = 1 << VTIMER_INTID;
 const PENDING: u64 = 1;
 const ACTIVE: u64 = 2;
 
@@ -77,12 +79,12 @@ pub struct VcpuGic {
 }
 
 impl VcpuGic {
-    /// A vCPU's interrupts as after a reset of its VM. `hw` has a bit for each hardware-backed INTID.
+    /// A vCPU's interrupts as after a reset of its VM.
     #[must_use]
     #[inline(always)]
-    pub const fn new(id: Identity, hw: u32) -> Self {
+    pub const fn new(id: Identity) -> Self {
         Self {
-            words: Redist::new(id, hw),
+            words: Redist::new(id, TIMER as u32),
             id,
             fresh: 0,
             in_lr: 0,
@@ -115,7 +117,7 @@ impl VcpuGic {
     pub fn reset(&mut self) {
         *self = Self {
             trapping: self.trapping,
-            ..Self::new(self.id, self.words.hw as u32)
+            ..Self::new(self.id)
         };
     }
 
@@ -126,8 +128,7 @@ impl VcpuGic {
     pub fn load<H: Ich>(&mut self, h: &mut H, dist: &Dist) {
         self.loaded = true;
         self.hcr = 0;
-        let live = self.words.latch | self.words.active;
-        for_each(self.words.hw & PRIVATE, |intid| h.set_active(intid, live >> intid & 1 != 0));
+        h.set_timer_active(self.has_timer());
         let words = self.come_online(dist, Vmcr::new(h.vmcr()));
         self.flush_with(h, dist, words);
     }
@@ -161,8 +162,13 @@ impl VcpuGic {
         // The active-priority registers start from zero: no EOIR will be for what is active now.
         self.taken = 0;
         if loaded {
-            for_each(self.words.hw & PRIVATE, |intid| h.set_active(intid, false));
+            h.set_timer_active(false);
         }
+    }
+
+    /// Whether the virtual timer's interrupt, in no list register, is pending or active.
+    const fn has_timer(&self) -> bool {
+        (self.words.latch | self.words.active) & TIMER != 0
     }
 
     /// Sets why the common registers trap, and `ICH_HCR_EL2` with it.
@@ -175,6 +181,11 @@ impl VcpuGic {
         self.write_hcr(h);
     }
 
+    /// [`set_trapping`](Self::set_trapping) of a vCPU that is not loaded.
+    pub const fn will_trap(&mut self, trapping: Trapping) {
+        self.trapping = trapping;
+    }
+
     /// Why the common registers trap.
     #[must_use]
     pub const fn trapping(&self) -> Trapping {
@@ -185,8 +196,12 @@ impl VcpuGic {
 
     /// An edge of `intid`: an SGI, or a PPI without a line. Values from 32 are ignored.
     pub fn inject<H: Ich>(&mut self, h: &mut H, dist: &Dist, intid: u32) {
-        if intid >= PRIVATE_INTIDS || self.show_again(h, intid) {
+        if intid >= PRIVATE_INTIDS {
             return;
+        }
+        if let Some(again) = self.again(h, intid, None) {
+            let (slot, image) = self.showing(again);
+            return h.set_lr(slot, image);
         }
         self.take_out(h, intid);
         self.words.latch |= 1u64 << intid;
@@ -295,7 +310,7 @@ impl VcpuGic {
     /// Whether the line behind `index`, hardware-backed and pending, is high.
     fn asserted<H: Ich>(&self, h: &H, index: u32) -> bool {
         if index < PRIVATE_INTIDS {
-            h.line(index)
+            h.timer_line()
         } else {
             h.spis().asserted(self.intid(index))
         }
@@ -304,7 +319,7 @@ impl VcpuGic {
     /// Sets the active state of the physical interrupt behind `index`. After whatever makes it so in software.
     fn set_physical<H: Ich>(&self, h: &mut H, index: u32, active: bool) {
         if index < PRIVATE_INTIDS {
-            h.set_active(index, active);
+            h.set_timer_active(active);
         } else {
             let spi = self.held.spi(index);
             h.spis().set_active(spi.word(), spi.bit(), active);
@@ -347,7 +362,17 @@ impl VcpuGic {
     }
 
     /// What is pending and active now, by index.
+    #[inline]
     fn state<H: Ich>(&self, h: &H) -> (u64, u64) {
+        if self.loaded {
+            self.state_loaded(h)
+        } else {
+            (self.words.pending(), self.words.active)
+        }
+    }
+
+    #[inline(never)]
+    fn state_loaded<H: Ich>(&self, h: &H) -> (u64, u64) {
         let mut pending = self.words.pending() & !(self.in_lr & self.words.shown & !self.words.line);
         let mut active = self.words.active & !self.in_lr;
         for_each(self.in_lr, |index| {
@@ -355,9 +380,9 @@ impl VcpuGic {
             pending |= (state & PENDING) << index;
             active |= ((state & ACTIVE) >> 1) << index;
         });
-        for_each(self.words.hw & PRIVATE & !pending, |intid| {
-            pending |= u64::from(self.loaded && h.line(intid)) << intid;
-        });
+        if pending & TIMER == 0 && h.timer_line() {
+            pending |= TIMER;
+        }
         (pending, active)
     }
 
@@ -380,21 +405,17 @@ impl VcpuGic {
     /// A guest's write of `size` bytes at `offset`. Pending and active state of hardware-backed interrupts reaches the physical
     /// GIC; what goes into the list registers follows at once.
     pub fn write<H: Ich>(&mut self, h: &mut H, dist: &Dist, offset: u64, size: u64, value: u64) {
-        if size == 4 && self.write_plain(dist, offset, value as u32) {
-            return;
-        }
         if Redist::writes_state(offset, size) {
             self.fold(h);
-            let before = self.words.latch | self.words.active;
-            let _ = self.words.write(offset, size, value);
+            let before = self.has_timer();
+            self.words.write_state(offset, value as u32);
             self.taken &= self.words.active;
-            let after = self.words.latch | self.words.active;
-            // A pending state taken back from an interrupt whose line is still high must let it fire again.
-            for_each((before ^ after) & self.words.hw, |intid| {
-                h.set_active(intid, after >> intid & 1 != 0);
-            });
-            self.flush(h, dist);
-            return;
+            let after = self.has_timer();
+            if self.loaded && before != after {
+                // A pending state taken back from the timer while its line is still high must let it fire again.
+                h.set_timer_active(after);
+            }
+            return self.flush(h, dist);
         }
         let changed = u64::from(self.words.write(offset, size, value));
         if changed & (self.in_lr | self.words.pending() | self.words.active) != 0 {
@@ -410,17 +431,24 @@ impl VcpuGic {
     #[must_use]
     pub fn wakes<H: Ich>(&self, h: &H, dist: &Dist, vmcr: Vmcr, running: u64) -> bool {
         let (pending, active) = self.state(h);
-        let mut wakes = dist.has_spis(self.id.index) && dist.wakes(self.id.index, vmcr, running);
-        for_each(pending & !active & self.open & self.groups_on(vmcr), |index| {
+        let candidates = pending & !active & self.open & self.groups_on(vmcr);
+        candidates != 0 && self.are_urgent(candidates, vmcr, running)
+            || dist.has_spis(self.id.index) && dist.wakes(self.id.index, vmcr, running)
+    }
+
+    /// Whether one of `candidates` is more urgent than the priority mask and than what runs.
+    #[inline(never)]
+    fn are_urgent(&self, candidates: u64, vmcr: Vmcr, running: u64) -> bool {
+        let mut urgent = false;
+        for_each(candidates, |index| {
             let group = if self.words.group >> index & 1 != 0 {
                 Group::One
             } else {
                 Group::Zero
             };
-            let priority = u64::from(self.words.priority(index));
-            wakes |= priority < vmcr.pmr() && priority & vmcr.preempting(group) < running;
+            urgent |= vmcr.is_urgent(self.words.priority(index), group, running);
         });
-        wakes
+        urgent
     }
 
     /// Whether no interrupt is there at all: then none [wakes](Self::wakes) the vCPU, whatever its CPU interface says. Physical lines
@@ -442,6 +470,12 @@ impl VcpuGic {
     #[must_use]
     pub const fn spill(&self) -> Spill {
         self.spill
+    }
+
+    /// Whether `GICR_ISENABLER0` has SGI or PPI `intid` enabled.
+    #[must_use]
+    pub const fn is_enabled(&self, intid: u32) -> bool {
+        self.words.enabled >> (intid & 31) & 1 != 0
     }
 
     /// `GICR_IGROUPR0`: the INTIDs in group 1.
@@ -484,7 +518,9 @@ impl VcpuGic {
             free & !self.kept()
         };
         let i = free.trailing_zeros() as usize & (MAX_LRS - 1);
-        self.fold_slot(h, i);
+        if self.owner[i] != NOBODY {
+            self.fold_slot(h, i);
+        }
         self.fill(h, i, index, false);
     }
 
@@ -654,32 +690,38 @@ impl VcpuGic {
         self.taken_priority[index as usize & 63] & vmcr.preempting(group) as u8
     }
 
-    /// Puts `index` into list register `i`; `crowded` if others find no place.
+    /// Puts `index`, which is active, or pending and open, into list register `i`; `crowded` if others find no place.
     fn fill<H: Ich>(&mut self, h: &mut H, i: usize, index: u32, crowded: bool) {
         let bit = 1u64 << (index & 63);
-        let active = self.words.active & bit != 0;
-        let taken = active && self.taken & bit != 0;
         let (mut priority, mut group) = (self.words.priority(index), self.words.group);
-        // A line that is high makes an active interrupt pending again only when it ends: it is sampled then.
-        let source = if active { self.words.latch } else { self.words.pending() };
-        let mut pending = source & self.open & bit != 0;
-        // One that hardware stands behind, or a line, is looked at when it ends, unless hardware does all that is needed.
-        let mut watched = active && source & self.words.hw & bit != 0 || self.words.line & bit != 0;
-        // Pending behind its own active state, it would come to the fore at its end without an exit; among others that are spilled,
-        // whose turn it is must be asked then. An SPI that is another vCPU's now goes there then.
-        let mut waits = crowded || self.held.elsewhere & bit != 0;
-        if taken {
-            let (new_priority, new_group) = (priority, group);
-            priority = self.taken_priority[index as usize & 63];
-            group = self.taken_group;
-            // Pending again, but not as it was taken: a list register has one priority and one group.
-            waits |= priority != new_priority || (group ^ new_group) & bit != 0;
-        }
-        if active && pending && waits {
-            pending = false;
-            watched = true;
-        }
-        let state = if active { ACTIVE } else { 0 } | if pending { PENDING } else { 0 };
+        // One that a line stands behind is looked at when it ends.
+        let mut watched = self.words.line & bit != 0;
+        let state = if self.words.active & bit == 0 {
+            PENDING
+        } else {
+            // A line that is high makes an active interrupt pending again only when it ends: it is sampled then.
+            let again = self.words.latch & bit != 0;
+            // Hardware does not do all that is needed.
+            watched |= again && self.words.hw & bit != 0;
+            // Pending behind its own active state, it would come to the fore at its end without an exit; among others that are spilled,
+            // whose turn it is must be asked then. An SPI that is another vCPU's now goes there then.
+            let mut waits = crowded || self.held.elsewhere & bit != 0;
+            if self.taken & bit != 0 {
+                let (new_priority, new_group) = (priority, group);
+                priority = self.taken_priority[index as usize & 63];
+                group = self.taken_group;
+                // Pending again, but not as it was taken: a list register has one priority and one group.
+                waits |= priority != new_priority || (group ^ new_group) & bit != 0;
+            }
+            if !again || self.open & bit == 0 {
+                ACTIVE
+            } else if waits {
+                watched = true;
+                ACTIVE
+            } else {
+                ACTIVE | PENDING
+            }
+        };
         let mut lr = ICH_LR_EL2::vINTID.val(u64::from(self.intid(index)))
             + ICH_LR_EL2::Priority.val(u64::from(priority))
             + ICH_LR_EL2::Group.val(u64::from(group & bit != 0))
@@ -689,14 +731,14 @@ impl VcpuGic {
         } else if self.words.hw & bit != 0 {
             lr += ICH_LR_EL2::HW::SET + ICH_LR_EL2::pINTID.val(u64::from(self.intid(index)));
         }
-        h.set_lr(i, lr.value);
         let again = state == PENDING && !watched && !crowded && index < PRIVATE_INTIDS && self.words.written & bit == 0;
         self.image[i & (MAX_LRS - 1)] = if again { lr.value } else { 0 };
         self.in_lr |= bit;
-        self.words.shown = self.words.shown & !bit | if pending { bit } else { 0 };
+        self.words.shown = self.words.shown & !bit | if state & PENDING != 0 { bit } else { 0 };
         self.owner[i & (MAX_LRS - 1)] = index as u8;
         self.slot[index as usize & 63] = i as u8;
         self.used |= 1 << (i & (MAX_LRS - 1));
+        h.set_lr(i, lr.value);
     }
 
     /// Writes `ICH_HCR_EL2` if it differs from what was last written.

@@ -74,7 +74,8 @@ impl PhysicalSpis for () {
 
 /// The virtual interface registers of the vCPU that is loaded on this pCPU, and the physical interrupts behind it.
 ///
-/// `hyp` implements this with system registers and its own redistributor frame; [`Absent`] stands in while a vCPU is not loaded.
+/// `hyp` implements this with system registers and its own redistributor frame. For a vCPU that is not loaded nothing of it is asked but the
+/// physical SPIs, which are everybody's.
 pub trait Ich {
     /// The physical SPIs.
     type Spis: PhysicalSpis;
@@ -86,6 +87,11 @@ pub trait Ich {
     fn lr(&self, i: usize) -> u64;
     /// Writes `ICH_LR<i>_EL2`.
     fn set_lr(&mut self, i: usize, value: u64);
+    /// [`set_lr`](Self::set_lr) on the shortest ways.
+    #[inline(always)]
+    fn set_lr_in_place(&mut self, i: usize, value: u64) {
+        self.set_lr(i, value);
+    }
     /// `ICH_ELRSR_EL2`: bit i is set when list register i is empty and asks for no maintenance.
     fn elrsr(&self) -> u64;
     /// [`elrsr`](Self::elrsr) while no list register was written since the exit, which needs no barrier then.
@@ -104,45 +110,10 @@ pub trait Ich {
     fn set_hcr(&mut self, value: u64);
     /// `ICH_VMCR_EL2`.
     fn vmcr(&self) -> u64;
-    /// Whether the line behind the hardware-backed PPI `intid` is high: for the virtual timer, that it is enabled, unmasked and due.
-    fn line(&self, intid: u32) -> bool;
-    /// Sets the active state of this pCPU's PPI `intid`. Active keeps it from firing; inactive lets it.
-    fn set_active(&mut self, intid: u32, active: bool);
-}
-
-/// The interface of a vCPU that is not loaded: nothing there, nothing happens, but to physical SPIs, which are everybody's.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Absent<S = ()>(pub S);
-
-impl<S: PhysicalSpis> Ich for Absent<S> {
-    type Spis = S;
-    fn spis(&self) -> &S {
-        &self.0
-    }
-    fn count(&self) -> usize {
-        0
-    }
-    fn lr(&self, _: usize) -> u64 {
-        0
-    }
-    fn set_lr(&mut self, _: usize, _: u64) {}
-    fn elrsr(&self) -> u64 {
-        0
-    }
-    fn eisr(&self) -> u64 {
-        0
-    }
-    fn hcr(&self) -> u64 {
-        0
-    }
-    fn set_hcr(&mut self, _: u64) {}
-    fn vmcr(&self) -> u64 {
-        0
-    }
-    fn line(&self, _: u32) -> bool {
-        false
-    }
-    fn set_active(&mut self, _: u32, _: bool) {}
+    /// Whether the virtual timer's line is high: it is enabled, unmasked and due.
+    fn timer_line(&self) -> bool;
+    /// Sets the active state of the virtual timer's PPI on this pCPU. Active keeps it from firing; inactive lets it.
+    fn set_timer_active(&mut self, active: bool);
 }
 
 /// Calls `f` with the number of each bit set in `bits`, lowest first.

@@ -214,23 +214,45 @@ impl Redist {
         size == 4 && matches!(offset, ISPENDR0 | ICPENDR0 | ISACTIVER0 | ICACTIVER0)
     }
 
-    /// A guest's write of `size` bytes at `offset`. Gives the INTIDs whose state, priority, group or enable changed.
+    /// A guest's write of `size` bytes at `offset`, but for pending and active state. Gives the INTIDs whose priority, group or enable
+    /// changed.
     pub(super) fn write(&mut self, offset: u64, size: u64, value: u64) -> u32 {
-        match (size, offset) {
-            (4, _) if offset & 3 == 0 => self.write_word(offset, value as u32),
-            (1, IPRIORITYR0..=IPRIORITYR_END) => {
-                let byte = (offset - IPRIORITYR0) as u32;
-                let shift = 8 * (byte & 3);
-                self.set_priorities(byte >> 2, 0xFF << shift, (value as u32 & 0xFF) << shift)
+        let (offset, value) = match (size, offset) {
+            (4, WAKER) => {
+                self.waker = if value & 1 << 1 != 0 { ASLEEP } else { 0 };
+                return 0;
             }
-            _ => 0,
+            (4, _) => (offset, value as u32),
+            (1, IPRIORITYR0..=IPRIORITYR_END) => {
+                let (word, shift) = (self.priority[(offset - IPRIORITYR0) as usize >> 2 & 7], 8 * (offset & 3));
+                (offset & !3, word & !(0xFF << shift) | (value as u32 & 0xFF) << shift)
+            }
+            _ => return 0,
+        };
+        self.write_apart(offset, value, 0).unwrap_or(0)
+    }
+
+    /// A guest's write of pending or active state.
+    pub(super) fn write_state(&mut self, offset: u64, value: u32) {
+        let bits = u64::from(value);
+        match offset {
+            ISPENDR0 => {
+                self.latch |= bits;
+                self.written |= bits;
+            }
+            ICPENDR0 => {
+                self.latch &= !bits;
+                self.written &= !bits;
+            }
+            ISACTIVER0 => self.active |= bits,
+            _ => self.active &= !bits,
         }
     }
 
-    /// A write of a word that sets or clears neither pending nor active state, if it changes nothing of `concerned`; and whether it
-    /// changed groups or enables.
+    /// A write of a word that sets or clears neither pending nor active state, if it changes nothing of `concerned`. Gives the INTIDs whose
+    /// priority, group or enable changed.
     #[inline]
-    pub(super) fn write_apart(&mut self, offset: u64, value: u32, concerned: u32) -> Option<bool> {
+    pub(super) fn write_apart(&mut self, offset: u64, value: u32, concerned: u32) -> Option<u32> {
         let (word, value) = match offset {
             IGROUPR0 => (&mut self.group, value),
             ISENABLER0 => {
@@ -241,15 +263,16 @@ impl Redist {
                 let value = self.enabled as u32 & !value;
                 (&mut self.enabled, value)
             }
-            IPRIORITYR0..=IPRIORITYR_END => {
+            IPRIORITYR0..=IPRIORITYR_END if offset & 3 == 0 => {
                 let index = (offset - IPRIORITYR0) as u32 >> 2 & 7;
                 let word = &mut self.priority[index as usize];
                 let changed = (*word ^ value) & PRIORITIES;
-                if differing_bytes(changed) << (4 * index) & concerned != 0 {
+                let intids = differing_bytes(changed) << (4 * index);
+                if intids & concerned != 0 {
                     return None;
                 }
                 *word ^= changed;
-                return Some(false);
+                return Some(intids);
             }
             _ => return None,
         };
@@ -258,53 +281,7 @@ impl Redist {
             return None;
         }
         *word ^= u64::from(changed);
-        Some(changed != 0)
-    }
-
-    fn write_word(&mut self, offset: u64, value: u32) -> u32 {
-        match offset {
-            WAKER => {
-                self.waker = if value & 1 << 1 != 0 { ASLEEP } else { 0 };
-                0
-            }
-            IGROUPR0 => replace(&mut self.group, value),
-            ISENABLER0 => {
-                let enabled = self.enabled as u32 | value;
-                replace(&mut self.enabled, enabled)
-            }
-            ICENABLER0 => {
-                let enabled = self.enabled as u32 & !value;
-                replace(&mut self.enabled, enabled)
-            }
-            ISPENDR0 => {
-                self.latch |= u64::from(value);
-                self.written |= u64::from(value);
-                value
-            }
-            ICPENDR0 => {
-                self.latch &= !u64::from(value);
-                self.written &= !u64::from(value);
-                value
-            }
-            ISACTIVER0 => {
-                self.active |= u64::from(value);
-                value
-            }
-            ICACTIVER0 => {
-                self.active &= !u64::from(value);
-                value
-            }
-            IPRIORITYR0..=IPRIORITYR_END => self.set_priorities((offset - IPRIORITYR0) as u32 >> 2, u32::MAX, value),
-            _ => 0,
-        }
-    }
-
-    /// Four priorities at once; gives the INTIDs whose priority changed.
-    fn set_priorities(&mut self, index: u32, mask: u32, value: u32) -> u32 {
-        let word = &mut self.priority[(index & 7) as usize];
-        let changed = (*word ^ value) & mask & PRIORITIES;
-        *word ^= changed;
-        differing_bytes(changed) << (4 * (index & 7))
+        Some(changed)
     }
 }
 
@@ -313,13 +290,6 @@ pub(super) const fn differing_bytes(changed: u32) -> u32 {
     // One bit per byte that differs, gathered into four neighbouring bits.
     let bytes = (changed | changed >> 1 | changed >> 2 | changed >> 3 | changed >> 4) >> 3 & 0x0101_0101;
     bytes.wrapping_mul(0x0102_0408) >> 24 & 0xF
-}
-
-/// Stores `value` in the low half and gives the bits that differ from what was there.
-fn replace(word: &mut u64, value: u32) -> u32 {
-    let changed = *word as u32 ^ value;
-    *word ^= u64::from(changed);
-    changed
 }
 
 /// The component's identification registers, the last 48 bytes of a frame: a GICv3 (`PIDR2.ArchRev` 3) by Arm's part numbers.
@@ -341,9 +311,9 @@ pub(super) const fn id_register(offset: u64, part: u32) -> u32 {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::vgic::Absent;
     use crate::vgic::ctlr::CtlrView;
     use crate::vgic::dist::Dist;
+    use crate::vgic::fake::Absent;
     use crate::vgic::lr::VcpuGic;
 
     fn dist() -> Dist {
@@ -351,14 +321,11 @@ mod tests {
     }
 
     fn gic() -> VcpuGic {
-        VcpuGic::new(
-            Identity {
-                index: 3,
-                last: true,
-                affinity: 0x01_0000_0203,
-            },
-            1 << 27,
-        )
+        VcpuGic::new(Identity {
+            index: 3,
+            last: true,
+            affinity: 0x01_0000_0203,
+        })
     }
 
     fn read(gic: &VcpuGic, offset: u64, size: u64) -> u64 {

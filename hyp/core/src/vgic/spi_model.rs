@@ -3,11 +3,11 @@
 //! SPIs stand physical ones: to the guest they are as any other, and the physical ones are active while they are pending or active.
 
 use super::dist::{self, Dist, Effect, Vcpus};
-use super::fake::{Dir, FakeIch, FakeSpis, Lines};
+use super::fake::{Absent, Dir, FakeIch, FakeSpis, Lines};
 use super::lr::VcpuGic;
 use super::redist::{self, Identity};
 use super::vmcr::Vmcr;
-use super::{Absent, Group, Ich, PhysicalSpis, for_each};
+use super::{Group, Ich, PhysicalSpis, for_each};
 use proptest::prelude::*;
 use std::sync::Arc;
 
@@ -213,14 +213,11 @@ impl Machine {
                 h.spis = Arc::clone(&spis);
                 h.vmcr = h.vmcr.with_igrpen0(1);
                 h.vmcr = h.view.apply_write(h.vmcr, u64::from(split) << 1);
-                let gic = VcpuGic::new(
-                    Identity {
-                        index,
-                        last: index + 1 == VCPUS,
-                        affinity: index as u64,
-                    },
-                    0,
-                );
+                let gic = VcpuGic::new(Identity {
+                    index,
+                    last: index + 1 == VCPUS,
+                    affinity: index as u64,
+                });
                 Vcpu {
                     h,
                     gic,
@@ -276,16 +273,14 @@ impl Machine {
 
     fn apply(&mut self, effect: Effect) -> u32 {
         let mut answer = 0;
-        if let Some((owners, ask)) = effect.ask {
-            for_each(owners.into(), |index| {
-                let vcpu = &mut self.cpu[index as usize];
-                answer |= if vcpu.loaded {
-                    vcpu.gic.spi(&mut vcpu.h, &self.dist, ask)
-                } else {
-                    vcpu.gic.spi(&mut Absent(self.spis.clone()), &self.dist, ask)
-                };
-            });
-        }
+        for_each(effect.owners.into(), |index| {
+            let vcpu = &mut self.cpu[index as usize];
+            answer |= if vcpu.loaded {
+                vcpu.gic.spi(&mut vcpu.h, &self.dist, effect.ask)
+            } else {
+                vcpu.gic.spi(&mut Absent(self.spis.clone()), &self.dist, effect.ask)
+            };
+        });
         if effect.refresh_vm {
             for vcpu in &mut self.cpu {
                 if vcpu.loaded {
@@ -398,7 +393,9 @@ impl Machine {
                     Bits::ClearActive => redist::ICACTIVER0,
                 };
                 let vcpu = &mut self.cpu[cpu];
-                if vcpu.loaded {
+                if vcpu.loaded && vcpu.gic.write_plain(&self.dist, offset, now) {
+                    // The short way.
+                } else if vcpu.loaded {
                     vcpu.gic.write(&mut vcpu.h, &self.dist, offset, 4, now.into());
                 } else {
                     vcpu.gic.write(&mut Absent(self.spis.clone()), &self.dist, offset, 4, now.into());

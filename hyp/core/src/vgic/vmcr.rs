@@ -147,6 +147,13 @@ impl Vmcr {
         0xFF << below & 0xFF
     }
 
+    /// Whether an interrupt of `group` and this priority is more urgent than the priority mask and than what runs.
+    #[must_use]
+    pub fn is_urgent(self, priority: u8, group: Group, running: u64) -> bool {
+        let priority = u64::from(priority);
+        priority < self.pmr() && priority & self.preempting(group) < running
+    }
+
     /// `ICC_CTLR_EL1.EOImode`: EOIR only drops the priority, and DIR deactivates.
     #[must_use]
     pub fn splits_eoi(self) -> bool {

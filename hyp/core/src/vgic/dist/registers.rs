@@ -3,7 +3,7 @@
 //! Registers of INTIDs 0 to 31 are the redistributors' and RAZ/WI here, so are those that only exist with two security states or
 //! without affinity routing. An access costs the same whatever its offset; only what is held by a vCPU costs a question to that one.
 
-use super::{Dist, ORDER, SPIS, SpiAsk, SpiOp, Vcpus, WORDS};
+use super::{Dist, ORDER, SPIS, Spi, SpiAsk, SpiOp, Vcpus, WORDS};
 use crate::sync::{AtomicU32, Ordering};
 use crate::vgic::PhysicalSpis;
 use crate::vgic::redist::{differing_bytes, id_register};
@@ -33,6 +33,7 @@ pub(in crate::vgic) const ICACTIVER: u64 = 0x0380;
 /// `GICD_IPRIORITYR0`.
 pub(in crate::vgic) const IPRIORITYR: u64 = 0x0400;
 /// `GICD_ICFGR0`.
+#[cfg(all(test, not(loom)))]
 pub(in crate::vgic) const ICFGR: u64 = 0x0C00;
 /// `GICD_IROUTER0`, if there were one: they begin with INTID 32.
 pub(in crate::vgic) const IROUTER: u64 = 0x6000;
@@ -54,63 +55,46 @@ pub struct Effect {
     /// Every vCPU of the VM must [`refresh`](crate::vgic::lr::VcpuGic::refresh): the writer itself, vCPUs that run elsewhere by
     /// request and kick, the others when they are next loaded.
     pub refresh_vm: bool,
-    /// Whom to ask ([`VcpuGic::spi`](crate::vgic::lr::VcpuGic::spi)), and what. The answers of a read are bits of its value.
-    pub ask: Option<(Vcpus, SpiAsk)>,
+    /// Whom to ask ([`VcpuGic::spi`](crate::vgic::lr::VcpuGic::spi)). The answers of a read are bits of its value.
+    pub owners: Vcpus,
+    /// What they are asked.
+    pub ask: SpiAsk,
     /// Who must [`receive_spis`](crate::vgic::lr::VcpuGic::receive_spis): to be kicked or woken; the caller's own is among them.
     pub kick: Vcpus,
 }
 
-/// Which registers an offset is in, and which words of it.
+/// What a write has changed, and what follows for those that hold some of it.
 #[derive(Clone, Copy)]
-enum At {
-    /// A bit for each of 32 SPIs: which kind of register, and which word.
-    Bits(Bits, usize),
-    /// Four priorities: which word of them.
-    Priorities(usize),
-    /// Two bits for each of 16 SPIs: the word of SPIs, and 0 or 16 for where in it they begin.
-    Triggers(usize, u32),
-    Other,
+struct Change {
+    /// What they are asked; `None`: they are told to look.
+    op: Option<SpiOp>,
+    /// Which word of SPIs.
+    word: u8,
+    refresh_vm: bool,
+    /// Which of them: those that nobody holds may have become deliverable, or somebody else's.
+    mask: u32,
 }
 
-#[derive(Clone, Copy)]
-enum Bits {
-    Group,
-    SetEnable,
-    ClearEnable,
-    SetPending,
-    ClearPending,
-    SetActive,
-    ClearActive,
-}
+impl Change {
+    const NONE: Self = Self::new(Some(SpiOp::Refresh), 0, 0);
 
-/// What a 4-byte access to `offset`, a multiple of 4, is to.
-fn at(offset: u64) -> At {
-    // Each kind has 32 words of 32 INTIDs; word 0 is the redistributors'.
-    let n = (offset >> 2 & 31) as usize;
-    let kind = match offset & !0x7F {
-        IGROUPR => Bits::Group,
-        ISENABLER => Bits::SetEnable,
-        ICENABLER => Bits::ClearEnable,
-        ISPENDR => Bits::SetPending,
-        ICPENDR => Bits::ClearPending,
-        ISACTIVER => Bits::SetActive,
-        ICACTIVER => Bits::ClearActive,
-        _ => {
-            const FIRST_PRIORITY: u64 = IPRIORITYR + 32;
-            const LAST_PRIORITY: u64 = FIRST_PRIORITY + SPIS as u64 - 1;
-            const FIRST_TRIGGER: u64 = ICFGR + 8;
-            const LAST_TRIGGER: u64 = FIRST_TRIGGER + SPIS as u64 / 4 - 1;
-            return match offset {
-                FIRST_PRIORITY..=LAST_PRIORITY => At::Priorities((offset - FIRST_PRIORITY) as usize / 4),
-                FIRST_TRIGGER..=LAST_TRIGGER => {
-                    let half = (offset - FIRST_TRIGGER) as usize / 4;
-                    At::Triggers(half / 2, half as u32 % 2 * 16)
-                }
-                _ => At::Other,
-            };
+    const fn new(op: Option<SpiOp>, word: usize, mask: u32) -> Self {
+        Self {
+            op,
+            word: word as u8,
+            refresh_vm: false,
+            mask,
         }
-    };
-    if n == 0 || n > WORDS { At::Other } else { At::Bits(kind, n - 1) }
+    }
+}
+
+impl Effect {
+    /// Whether nothing is asked of anybody.
+    #[must_use]
+    #[inline]
+    pub const fn is_none(&self) -> bool {
+        !self.refresh_vm && self.owners | self.kick == 0
+    }
 }
 
 /// Which SPI's `GICD_IROUTER<n>` holds the byte at `offset`.
@@ -140,7 +124,7 @@ impl Dist {
     }
 
     /// A guest's read of `size` bytes at `offset` of the frame. What does not exist reads as zero, so does a wrong size. With an
-    /// [`Effect::ask`], the answers are to be or'ed into the value, and then what a second read gives: an SPI may change hands
+    /// [`Effect::owners`], their answers are to be or'ed into the value, and then what a second read gives: an SPI may change hands
     /// between. After a [`sample`](Self::sample).
     pub fn read<S: PhysicalSpis>(&self, spis: &S, offset: u64, size: u64) -> (u64, Effect) {
         match self.read_plain(offset, size) {
@@ -240,8 +224,13 @@ impl Dist {
         } else {
             (word.active.load(ORDER), SpiOp::ReadActive)
         };
-        let ask = self.ask(op, n, u32::MAX);
-        (u64::from(value), Effect { ask, ..Effect::default() })
+        let (mask, word) = (u32::MAX, n as u8);
+        let effect = Effect {
+            owners: self.owners(n, mask),
+            ask: SpiAsk { op, word, mask },
+            ..Effect::default()
+        };
+        (u64::from(value), effect)
     }
 
     /// Those of a word of which the physical distributor says that they are pending.
@@ -254,31 +243,27 @@ impl Dist {
 
     /// A guest's write of `size` bytes at `offset`. What does not exist, cannot be written or has a wrong size is ignored. After a
     /// [`sample`](Self::sample).
+    #[inline(never)]
     pub fn write<S: PhysicalSpis>(&self, spis: &S, offset: u64, size: u64, value: u64) -> Effect {
-        match size {
+        self.tell(match size {
             4 if offset & 3 == 0 => self.write_word(spis, offset, value as u32),
-            8 if offset & 7 == 0 => routed(offset).map_or(Effect::default(), |spi| self.set_route(spi, u64::MAX, value)),
-            1 => match at(offset & !3) {
-                At::Priorities(n) => {
-                    let shift = 8 * (offset & 3);
-                    self.set_priorities(n, 0xFF << shift, (value as u32 & 0xFF) << shift)
-                }
-                _ => Effect::default(),
-            },
-            _ => Effect::default(),
-        }
+            8 if offset & 7 == 0 => self.set_route(offset, u64::MAX, value),
+            1 if offset >> 7 >= 8 && offset >> 7 < 16 => {
+                let shift = 8 * (offset & 3);
+                self.set_priorities(offset, 0xFF << shift, (value as u32 & 0xFF) << shift)
+            }
+            _ => Change::NONE,
+        })
     }
 
-    fn write_word<S: PhysicalSpis>(&self, spis: &S, offset: u64, value: u32) -> Effect {
-        match at(offset) {
-            At::Bits(kind, n) => self.write_bits(spis, kind, n, value),
-            At::Priorities(n) => self.set_priorities(n, u32::MAX, value),
-            At::Triggers(n, from) => {
-                let edge = gather(value) << from;
-                let before = replace(&self.bits(n).edge, 0xFFFF << from, edge);
-                self.reconfigured(n, (before ^ edge) & 0xFFFF << from)
-            }
-            At::Other if offset == CTLR => {
+    fn write_word<S: PhysicalSpis>(&self, spis: &S, offset: u64, value: u32) -> Change {
+        // The registers are laid out as `read_word` says.
+        let n = (offset >> 2 & 31).wrapping_sub(1) as usize;
+        match offset >> 7 {
+            1..=7 if n < WORDS => self.write_bits(spis, offset & !0x7F, n, value),
+            8..=15 => self.set_priorities(offset, u32::MAX, value),
+            24 | 25 => self.set_triggers((offset >> 2) as usize & 0x3F, value),
+            0 if offset == CTLR => {
                 let enables = value & ENABLES;
                 let refresh_vm = self.enables.swap(enables, ORDER) != enables;
                 if refresh_vm {
@@ -286,91 +271,70 @@ impl Dist {
                         inbox.fetch_or((1 << WORDS) - 1, ORDER);
                     }
                 }
-                Effect {
+                Change {
                     refresh_vm,
-                    ..Effect::default()
+                    ..Change::NONE
                 }
             }
-            At::Other => match routed(offset) {
-                Some(spi) => {
-                    let shift = 8 * (offset & 4);
-                    self.set_route(spi, 0xFFFF_FFFF << shift, u64::from(value) << shift)
-                }
-                None => Effect::default(),
-            },
+            _ => {
+                let shift = 8 * (offset & 4);
+                self.set_route(offset, 0xFFFF_FFFF << shift, u64::from(value) << shift)
+            }
         }
     }
 
-    fn write_bits<S: PhysicalSpis>(&self, spis: &S, kind: Bits, n: usize, value: u32) -> Effect {
+    /// Word `n` of the registers with a bit for each INTID that begin at `register`: of all but the first, every other one sets bits of
+    /// what it is about, and the next one clears them.
+    fn write_bits<S: PhysicalSpis>(&self, spis: &S, register: u64, n: usize, value: u32) -> Change {
         let word = self.bits(n);
-        match kind {
-            Bits::Group => {
-                let before = word.group1.swap(value, ORDER);
-                self.reconfigured(n, before ^ value)
+        let sets = register & 0x80 == 0;
+        let backed = if register < ISPENDR { 0 } else { value & word.backed.load(ORDER) };
+        if sets && backed != 0 {
+            spis.set_active(n, backed, true);
+            if register == ISPENDR {
+                word.written.fetch_or(backed, ORDER);
             }
-            Bits::SetEnable => {
-                // First: a vCPU that comes on looks only where there may be something.
-                let refresh_vm = value != 0 && self.first_use(n);
-                let before = word.enabled.fetch_or(value, ORDER);
-                Effect {
-                    refresh_vm,
-                    kick: self.notify(n, value & !before),
-                    ask: None,
-                }
+        }
+        // First: a vCPU that comes on looks only where there may be something.
+        let refresh_vm = matches!(register, ISENABLER | ISACTIVER) && value != 0 && self.first_use(n);
+        let (cell, op) = match register {
+            IGROUPR => (&word.group1, Some(SpiOp::Refresh)),
+            ISENABLER => (&word.enabled, None),
+            ICENABLER => (&word.enabled, Some(SpiOp::Refresh)),
+            ISPENDR => (&word.latch, None),
+            ICPENDR => (&word.latch, Some(SpiOp::ClearPending)),
+            ISACTIVER => (&word.active, Some(SpiOp::Refresh)),
+            _ => (&word.active, Some(SpiOp::ClearActive)),
+        };
+        let (before, after) = if register == IGROUPR {
+            (cell.swap(value, ORDER), value)
+        } else if sets {
+            let before = cell.fetch_or(value, ORDER);
+            (before, before | value)
+        } else {
+            let before = cell.fetch_and(!value, ORDER);
+            (before, before & !value)
+        };
+        if !sets && backed != 0 {
+            if register == ICPENDR {
+                word.written.fetch_and(!backed, ORDER);
+                spis.clear_pending(n, backed);
             }
-            Bits::ClearEnable => {
-                let before = word.enabled.fetch_and(!value, ORDER);
-                self.reconfigured(n, before & value)
-            }
-            Bits::SetPending => {
-                let backed = value & word.backed.load(ORDER);
-                if backed != 0 {
-                    spis.set_active(n, backed, true);
-                    word.written.fetch_or(backed, ORDER);
-                }
-                word.latch.fetch_or(value, ORDER);
-                Effect {
-                    kick: self.notify(n, value),
-                    ..Effect::default()
-                }
-            }
-            Bits::ClearPending => {
-                let before = word.latch.fetch_and(!value, ORDER);
-                let backed = value & word.backed.load(ORDER);
-                if backed != 0 {
-                    word.written.fetch_and(!backed, ORDER);
-                    spis.clear_pending(n, backed);
-                    self.let_go(spis, n, value & before);
-                }
-                Effect {
-                    ask: self.ask(SpiOp::ClearPending, n, value),
-                    ..Effect::default()
-                }
-            }
-            Bits::SetActive => {
-                let backed = value & word.backed.load(ORDER);
-                if backed != 0 {
-                    spis.set_active(n, backed, true);
-                }
-                word.active.fetch_or(value, ORDER);
-                Effect {
-                    refresh_vm: value != 0 && self.first_use(n),
-                    ask: self.ask(SpiOp::Refresh, n, value),
-                    kick: 0,
-                }
-            }
-            Bits::ClearActive => self.clear_active(spis, n, value),
+            self.let_go(spis, n, backed & before);
+        }
+        let mask = if register < ISPENDR { before ^ after } else { value };
+        Change {
+            refresh_vm,
+            ..Change::new(op, n, mask)
         }
     }
 
-    pub(super) fn clear_active<S: PhysicalSpis>(&self, spis: &S, n: usize, mask: u32) -> Effect {
-        let before = self.bits(n).active.fetch_and(!mask, ORDER);
-        self.let_go(spis, n, mask & before);
-        Effect {
-            ask: self.ask(SpiOp::ClearActive, n, mask),
-            kick: self.offer(n, mask),
-            ..Effect::default()
-        }
+    /// An SPI that may be active, and is in no list register of the caller's, is so no more. Gives who must look, and who holds it
+    /// and must be asked instead.
+    #[cold]
+    #[inline(never)]
+    pub(in crate::vgic) fn deactivate<S: PhysicalSpis>(&self, spis: &S, spi: Spi) -> Effect {
+        self.tell(self.write_bits(spis, ICACTIVER, spi.word(), spi.bit()))
     }
 
     /// SPIs of word `n` are used from now on. True once for all words: a DIR may be for an SPI, and every vCPU must see that.
@@ -378,41 +342,56 @@ impl Dist {
         self.used.load(ORDER) >> n & 1 == 0 && self.used.fetch_or(1 << n, ORDER) == 0
     }
 
-    fn set_priorities(&self, n: usize, mask: u32, value: u32) -> Effect {
-        let before = replace(self.priorities(n), mask & PRIORITIES, value);
+    /// The priorities of the four INTIDs at `offset`.
+    fn set_priorities(&self, offset: u64, mask: u32, value: u32) -> Change {
+        let n = (offset - IPRIORITYR) as usize / 4;
+        // The first eight are the redistributors'.
+        let Some(cell) = self.priority.get(n.wrapping_sub(8)) else {
+            return Change::NONE;
+        };
+        let before = replace(cell, mask & PRIORITIES, value);
         let changed = differing_bytes((before ^ value) & mask & PRIORITIES) << (n % 8 * 4);
-        self.reconfigured(n / 8, changed)
+        Change::new(Some(SpiOp::Refresh), n / 8 - 1, changed)
     }
 
-    fn set_route(&self, spi: usize, mask: u64, value: u64) -> Effect {
+    /// `GICD_ICFGR<n>`: two bits for each of 16 INTIDs.
+    fn set_triggers(&self, n: usize, value: u32) -> Change {
+        let (word, shift) = ((n / 2).wrapping_sub(1), n as u32 % 2 * 16);
+        let Some(it) = self.word.get(word) else { return Change::NONE };
+        let (mask, edge) = (0xFFFF << shift, gather(value) << shift);
+        let before = replace(&it.edge, mask, edge);
+        Change::new(Some(SpiOp::Refresh), word, (before ^ edge) & mask)
+    }
+
+    /// The bits of `mask` of the `GICD_IROUTER<n>` that has the byte at `offset`.
+    #[inline(never)]
+    fn set_route(&self, offset: u64, mask: u64, value: u64) -> Change {
+        let Some(spi) = routed(offset) else { return Change::NONE };
         let mask = mask & self.routes;
         let before = self.router(spi).load(ORDER);
         let after = before & !mask | value & mask;
         // Two that write the halves of one at once get what hardware would give them: either order, or a mixture.
         self.router(spi).store(after, ORDER);
-        if before == after {
-            Effect::default()
-        } else {
-            self.reconfigured(spi / 32, 1 << (spi % 32))
-        }
+        Change::new(Some(SpiOp::Refresh), spi / 32, u32::from(before != after) << (spi % 32))
     }
 
-    /// What the SPIs of `changed` are configured as has changed: those that are held by their owners, the others may have become
-    /// deliverable, or somebody else's.
-    fn reconfigured(&self, n: usize, changed: u32) -> Effect {
-        if changed == 0 {
-            return Effect::default();
+    /// Who must hear of a change.
+    fn tell(&self, change: Change) -> Effect {
+        let (n, mask) = (change.word.into(), change.mask);
+        let mut effect = Effect {
+            refresh_vm: change.refresh_vm,
+            ..Effect::default()
+        };
+        match change.op {
+            _ if mask == 0 => {}
+            Some(op) => {
+                let word = change.word;
+                (effect.owners, effect.ask) = (self.owners(n, mask), SpiAsk { op, word, mask });
+                effect.kick = self.offer(n, mask);
+            }
+            None => effect.kick = self.notify(n, mask),
         }
-        Effect {
-            refresh_vm: false,
-            ask: self.ask(SpiOp::Refresh, n, changed),
-            kick: self.offer(n, changed),
-        }
-    }
-
-    fn ask(&self, op: SpiOp, n: usize, mask: u32) -> Option<(Vcpus, SpiAsk)> {
-        let owners = self.owners(n, mask);
-        (owners != 0).then_some((owners, SpiAsk { op, word: n as u8, mask }))
+        effect
     }
 }
 

@@ -1,5 +1,5 @@
 //! What comes often, in few instructions: each of these does what the long way of the same name does, or says that it cannot and
-//! has done nothing. The model tests go through them whenever they can.
+//! has done nothing. The model tests go through both.
 //!
 //! `ICH_ELRSR_EL2` shows what was written to a list register only after a barrier, which these do without. So those that take an
 //! empty list register for the end of what was in it come first in an exit, before anything is written; [`VcpuGic::show_again`] may
@@ -7,6 +7,7 @@
 
 use super::{Dist, Group, Ich, Redist, VcpuGic};
 use crate::regs::gic::ICH_LR_EL2;
+use crate::vgic::redist::IPRIORITYR0;
 use hyp_abi::layout::VTIMER_INTID;
 
 /// How an interrupt is shown once more: the list register, and what it is given.
@@ -47,10 +48,17 @@ impl VcpuGic {
     /// Makes it pending, as [`again`](Self::again) has just said.
     #[inline(always)]
     pub fn show<H: Ich>(&mut self, h: &mut H, again: Again) {
+        let (slot, image) = self.showing(again);
+        h.set_lr_in_place(slot, image);
+    }
+
+    /// [`show`](Self::show), but for the list register: which, and its image.
+    #[inline(always)]
+    pub(super) const fn showing(&mut self, again: Again) -> (usize, u64) {
         let bit = 1u64 << (again.intid & 31);
         self.words.latch |= bit;
         self.words.shown |= bit;
-        h.set_lr(again.slot, again.image);
+        (again.slot, again.image)
     }
 
     /// What the list register of `intid` held when that was shown; 0 if it may be something else by now. An image names its interrupt.
@@ -108,22 +116,19 @@ impl VcpuGic {
         if !pending {
             return (self.words.active & !self.in_lr) as u32;
         }
-        let timer = u64::from(h.line(VTIMER_INTID)) << VTIMER_INTID;
-        (self.words.latch & !(self.in_lr & self.words.shown) | self.words.line | self.words.hw & timer) as u32
+        let timer = u64::from(h.timer_line()) << VTIMER_INTID;
+        (self.words.latch & !(self.in_lr & self.words.shown) | self.words.line | timer) as u32
     }
 
     /// [`write`](Self::write) of a word that is neither pending nor active state, and that changes nothing of an interrupt which is one of
     /// the two.
     #[inline]
     pub fn write_plain(&mut self, dist: &Dist, offset: u64, value: u32) -> bool {
-        if Redist::writes_state(offset, 4) || offset & 3 != 0 {
-            return false;
-        }
         let concerned = self.in_lr | self.words.pending() | self.words.active;
         let Some(changed) = self.words.write_apart(offset, value, concerned as u32) else {
             return false;
         };
-        if changed {
+        if changed != 0 && offset < IPRIORITYR0 {
             self.open = self.words.enabled & dist.forwarded(self.words.group);
         }
         true

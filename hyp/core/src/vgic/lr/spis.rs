@@ -12,7 +12,7 @@ mod tests;
 
 use super::{Dist, INDICES, Ich, PRIVATE, PRIVATE_INTIDS, Spi, VcpuGic, Vcpus, Vmcr, for_each};
 use crate::vgic::PhysicalSpis;
-use crate::vgic::dist::{Config, SpiAsk, SpiOp, State};
+use crate::vgic::dist::{SpiAsk, SpiOp, State};
 
 /// How many SPIs a vCPU can hold.
 const PLACES: usize = INDICES - PRIVATE_INTIDS as usize;
@@ -29,8 +29,8 @@ pub(super) struct Held {
     pub(super) more: u32,
     /// The distributor knows that this vCPU is on.
     online: bool,
-    /// Which groups the distributor thinks are enabled at this vCPU's interface.
-    taking: [bool; 2],
+    /// Which groups the distributor thinks are enabled at this vCPU's interface: bit 0, group 0; bit 1, group 1.
+    taking: u32,
     /// SPIs are in use.
     pub(super) used_at_all: bool,
 }
@@ -42,7 +42,7 @@ impl Held {
         elsewhere: 0,
         more: 0,
         online: false,
-        taking: [false; 2],
+        taking: 0,
         used_at_all: false,
     };
 
@@ -80,10 +80,16 @@ impl Held {
 impl VcpuGic {
     /// What another pCPU, a device or a write left for this vCPU in the distributor: after a kick, and whenever an injection or an
     /// [`Effect`](crate::vgic::dist::Effect) names it. While it is not loaded, nothing: its next load takes it.
+    #[inline]
     pub fn receive_spis<H: Ich>(&mut self, h: &mut H, dist: &Dist) {
-        if !self.loaded || !dist.has_spis(self.id.index) {
-            return;
+        if self.loaded && dist.has_spis(self.id.index) {
+            self.look_for_spis(h, dist);
         }
+    }
+
+    /// [`receive_spis`](Self::receive_spis): there is something.
+    #[inline(never)]
+    fn look_for_spis<H: Ich>(&mut self, h: &mut H, dist: &Dist) {
         if self.spill.any() {
             return self.refresh(h, dist);
         }
@@ -94,61 +100,47 @@ impl VcpuGic {
                 self.put_back(h, dist, index);
             }
         });
-        let mut new = self.claim(dist, words);
+        let new = self.claim(dist, words);
         if self.held.more != 0 || self.spill.any() {
             return self.refresh(h, dist);
         }
-        while new != 0 {
-            let index = new.trailing_zeros();
-            new &= new - 1;
+        for_each(new, |index| {
+            // One that found no place had all of them looked at.
             if self.holds(index) && self.in_lr >> index & 1 == 0 && !self.spill.any() {
                 self.put_in(h, dist, index);
             }
-        }
+        });
     }
 
     /// Answers what is asked about the SPIs that this vCPU holds: bits of the asked word.
     #[must_use]
     pub fn spi<H: Ich>(&mut self, h: &mut H, dist: &Dist, ask: SpiAsk) -> u32 {
-        let word = u32::from(ask.word);
-        match ask.op {
-            SpiOp::ReadPending | SpiOp::ReadActive => {
-                self.fold(h);
-                // Here and now: what is withdrawn by `attend` may change hands before the answer.
-                let old = self.words.latch & self.words.hw & !self.words.written & !self.fresh;
-                for_each(self.held.within(1 << word) & old, |index| {
-                    if !self.asserted(h, index) {
+        self.fold(h);
+        // Those whose line may have fallen.
+        let old = self.words.latch & self.words.hw & !self.words.written & !self.fresh;
+        let mut answer = 0;
+        for_each(self.held.within(1 << ask.word), |index| {
+            let bit = self.held.spi(index).bit();
+            match ask.op {
+                SpiOp::ReadPending | SpiOp::ReadActive => {
+                    // Here and now: what is withdrawn by `attend` may change hands before the answer.
+                    if old >> index & 1 != 0 && !self.asserted(h, index) {
                         self.unlatch(h, index);
                     }
-                });
-                let state = if ask.op == SpiOp::ReadActive {
-                    self.words.active
-                } else {
-                    self.words.latch
-                };
-                let mut answer = 0;
-                for_each(self.held.within(1 << word) & state, |index| answer |= self.held.spi(index).bit());
-                self.flush(h, dist);
-                answer & ask.mask
-            }
-            SpiOp::Refresh => {
-                self.refresh(h, dist);
-                0
-            }
-            SpiOp::ClearPending | SpiOp::ClearActive => {
-                self.fold(h);
-                for_each(self.held.within(1 << word), |index| {
-                    if self.held.spi(index).bit() & ask.mask == 0 {
-                    } else if ask.op == SpiOp::ClearPending {
-                        self.unlatch(h, index);
+                    let state = if ask.op == SpiOp::ReadActive {
+                        self.words.active
                     } else {
-                        self.end(h, index);
-                    }
-                });
-                self.flush(h, dist);
-                0
+                        self.words.latch
+                    };
+                    answer |= if state >> index & 1 != 0 { bit } else { 0 };
+                }
+                SpiOp::ClearPending if ask.mask & bit != 0 => self.unlatch(h, index),
+                SpiOp::ClearActive if ask.mask & bit != 0 => self.end(h, index),
+                SpiOp::Refresh | SpiOp::ClearPending | SpiOp::ClearActive => {}
             }
-        }
+        });
+        self.flush(h, dist);
+        answer & ask.mask
     }
 
     /// `index`, held and in no list register, is pending no more.
@@ -215,7 +207,7 @@ impl VcpuGic {
     /// Tells the distributor which groups are enabled; whether that changed.
     #[inline]
     fn set_taking(&mut self, dist: &Dist, vmcr: Vmcr) -> bool {
-        let taking = [vmcr.igrpen0() != 0, vmcr.igrpen1() != 0];
+        let taking = (vmcr.igrpen0() | vmcr.igrpen1() << 1) as u32;
         let changed = taking != self.held.taking;
         if changed {
             self.take(dist, taking);
@@ -223,7 +215,7 @@ impl VcpuGic {
         changed
     }
 
-    fn take(&mut self, dist: &Dist, taking: [bool; 2]) {
+    fn take(&mut self, dist: &Dist, taking: u32) {
         self.held.taking = taking;
         self.kicks |= dist.set_taking(self.id.index, taking) & !self.me();
     }
@@ -231,7 +223,7 @@ impl VcpuGic {
     /// It is off: everything goes back to the distributor.
     pub(super) fn go_offline(&mut self, dist: &Dist) {
         self.kicks |= dist.power_off(self.id.index, core::mem::take(&mut self.held.more));
-        (self.held.online, self.held.taking) = (false, [false; 2]);
+        (self.held.online, self.held.taking) = (false, 0);
         for_each(self.held.indices(), |index| self.release(dist, index));
     }
 
@@ -271,8 +263,8 @@ impl VcpuGic {
     /// interrupt active; the end of what was held, of which that write knew nothing, may have deactivated it since.
     fn sync_held<H: Ich>(&mut self, h: &H, dist: &Dist, index: u32) {
         let pulled = self.sync(dist, index);
-        let spi = self.held.spi(index);
-        if (pulled.written || pulled.active) && dist.is_backed(spi) {
+        if (pulled.written || pulled.active) && self.words.hw >> index & 1 != 0 {
+            let spi = self.held.spi(index);
             h.spis().set_active(spi.word(), spi.bit(), true);
         }
     }
@@ -280,8 +272,9 @@ impl VcpuGic {
     /// Takes over what the distributor has of a held SPI. Gives what that was.
     fn sync(&mut self, dist: &Dist, index: u32) -> State {
         let (bit, spi) = (1 << index, self.held.spi(index));
-        let pulled = dist.pull(spi);
-        if dist.is_backed(spi) {
+        let backed = dist.is_backed(spi);
+        let pulled = dist.pull(spi, backed);
+        if backed {
             self.words.hw |= bit;
             if pulled.latch {
                 self.fresh |= bit;
@@ -391,6 +384,8 @@ impl VcpuGic {
     }
 
     /// More is pending for this vCPU than it can hold: it holds the most urgent, those first whose group it takes.
+    #[cold]
+    #[inline(never)]
     fn choose(&mut self, dist: &Dist, vmcr: Vmcr) {
         for_each(self.held.indices() & !self.words.active, |index| self.release(dist, index));
         if self.held.used == u32::MAX
@@ -400,36 +395,27 @@ impl VcpuGic {
         }
         let words = dist.drain(self.id.index) | core::mem::take(&mut self.held.more);
         self.kicks &= !self.me();
-        let key = |config: Config| {
-            let on = if config.group1 { vmcr.igrpen1() } else { vmcr.igrpen0() } != 0;
-            usize::from(config.priority >> 3) | if on { 0 } else { 32 }
-        };
-        let each = |f: &mut dyn FnMut(Spi)| {
-            for_each(words.into(), |word| {
-                for_each(dist.for_vcpu(word as usize, self.id.index).into(), |bit| {
-                    f(Spi::at(word as usize, bit));
-                });
-            });
-        };
-        // How many there are of each urgency, and from which on there is no place for all.
-        let mut count = [0u32; 64];
-        each(&mut |spi| count[key(dist.config(spi)) % 64] += 1);
-        let mut place = self.held.used.count_zeros();
-        let mut bound = 0;
-        while bound < count.len() && count[bound] <= place {
-            place -= count[bound];
-            bound += 1;
-        }
-        for at_bound in [false, true] {
+        // First how many there are of each urgency, and from which on there is no place for all; then those before that; then of that as
+        // many as there is place for.
+        let (mut count, mut place, mut bound) = ([0u32; 64], self.held.used.count_zeros(), 0);
+        for pass in 0..3 {
             for_each(words.into(), |word| {
                 for_each(dist.for_vcpu(word as usize, self.id.index).into(), |bit| {
                     let spi = Spi::at(word as usize, bit);
-                    let key = key(dist.config(spi));
-                    if if at_bound { key == bound } else { key < bound } {
+                    let config = dist.config(spi);
+                    let on = if config.group1 { vmcr.igrpen1() } else { vmcr.igrpen0() } != 0;
+                    let urgency = usize::from(config.priority >> 3) | if on { 0 } else { 32 };
+                    if pass == 0 {
+                        count[urgency % 64] += 1;
+                    } else if if pass == 1 { urgency < bound } else { urgency == bound } {
                         let _ = self.claim_one(dist, spi);
                     }
                 });
             });
+            while pass == 0 && bound < count.len() && count[bound] <= place {
+                place -= count[bound];
+                bound += 1;
+            }
         }
         for_each(words.into(), |word| {
             let (mine, kicks) = dist.sort(word as usize, dist.deliverable(word as usize), self.id.index);

@@ -2,8 +2,8 @@
 
 use super::super::fake::{Dir, FakeIch};
 use super::*;
-use crate::vgic::Absent;
 use crate::vgic::dist::CTLR;
+use crate::vgic::fake::Absent;
 use crate::vgic::redist::{ICACTIVER0, ICENABLER0, ICPENDR0, IGROUPR0, IPRIORITYR0, ISENABLER0, ISPENDR0};
 
 const TIMER: u32 = 27;
@@ -14,14 +14,11 @@ fn loaded(lrs: usize) -> (VcpuGic, FakeIch, Dist) {
     let mut h = FakeIch::new(lrs);
     let dist = Dist::new(&h.view);
     let _ = dist.write(&(), CTLR, 4, 3);
-    let mut gic = VcpuGic::new(
-        Identity {
-            index: 0,
-            last: true,
-            affinity: 0,
-        },
-        1 << TIMER,
-    );
+    let mut gic = VcpuGic::new(Identity {
+        index: 0,
+        last: true,
+        affinity: 0,
+    });
     gic.load(&mut h, &dist);
     gic.write(&mut h, &dist, IGROUPR0, 4, u64::MAX);
     gic.write(&mut h, &dist, ISENABLER0, 4, u64::MAX);

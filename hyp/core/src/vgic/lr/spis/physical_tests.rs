@@ -3,9 +3,9 @@
 use super::tests::{EOIMODE, settle, vcpu};
 use super::*;
 use crate::regs::gic::{ICH_LR_EL2, LrValue};
+use crate::vgic::PhysicalSpis;
 use crate::vgic::dist::{CTLR, ICACTIVER, ICENABLER, ICPENDR, IGROUPR, IPRIORITYR, IROUTER, ISACTIVER, ISENABLER, ISPENDR};
-use crate::vgic::fake::{Dir, FakeIch, FakeSpis, Lines};
-use crate::vgic::{Absent, PhysicalSpis};
+use crate::vgic::fake::{Absent, Dir, FakeIch, FakeSpis, Lines};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
@@ -179,8 +179,7 @@ fn one_that_a_write_made_pending_needs_no_line() {
     }
     assert_eq!(h.signalled_intid(), Some(LEVEL));
     let effect = m.write(ICPENDR + 4, BOTH);
-    let (owners, ask) = effect.ask.expect("vCPU 0 has them");
-    assert_eq!((owners, gic.spi(&mut h, &m.dist, ask)), (1, 0));
+    assert_eq!((effect.owners, gic.spi(&mut h, &m.dist, effect.ask)), (1, 0), "vCPU 0 has them");
     assert_eq!((m.active(LEVEL), m.active(EDGE), h.signalled_intid()), (false, false, None));
 }
 
@@ -242,13 +241,9 @@ fn another_vcpu_that_asks_does_not_see_one_whose_line_has_fallen() {
         m.line(LEVEL, true);
         m.arrive_at(&mut gic, &mut h);
         m.line(LEVEL, false);
-        let (_, ask) = m
-            .dist
-            .read(&m.spis, ISPENDR + 4, 4)
-            .1
-            .ask
-            .map_or((0, None), |(who, ask)| (who, Some(ask)));
-        assert_eq!(gic.spi(&mut h, &m.dist, ask.expect("vCPU 0 has it")), 0, "{lines:?}");
+        let (_, effect) = m.dist.read(&m.spis, ISPENDR + 4, 4);
+        assert_eq!(effect.owners, 1, "vCPU 0 has it");
+        assert_eq!(gic.spi(&mut h, &m.dist, effect.ask), 0, "{lines:?}");
         assert_eq!((h.signalled_intid(), m.active(LEVEL)), (None, false));
     }
 }
@@ -317,8 +312,9 @@ fn one_that_is_active_while_its_vcpu_is_not_loaded_can_be_ended() {
     assert_eq!(h.ack(), Some(LEVEL));
     gic.put(&mut h, &m.dist);
     assert!(m.active(LEVEL));
-    let (_, ask) = m.write(ICACTIVER + 4, BOTH).ask.expect("vCPU 0 has it");
-    let _ = gic.spi(&mut Absent(m.spis.clone()), &m.dist, ask);
+    let effect = m.write(ICACTIVER + 4, BOTH);
+    assert_eq!(effect.owners, 1, "vCPU 0 has it");
+    let _ = gic.spi(&mut Absent(m.spis.clone()), &m.dist, effect.ask);
     assert!(!m.active(LEVEL));
     assert_ne!(m.arrive(), 0, "it is asserted still");
 }
