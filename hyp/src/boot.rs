@@ -1,7 +1,6 @@
 //! From the first instruction to the first guest, in reading order. `boot.s` calls [`primary`] on the boot CPU with the
 //! MMU off, and [`secondary`] on every other with it on.
 
-use alloc::boxed::Box;
 use core::{
     arch::global_asm,
     mem::size_of,
@@ -155,10 +154,8 @@ extern "C" fn primary(dtb: usize, _base: usize, el: u64) -> ! {
     let boot_index = board.cpus.iter().position(|cpu| cpu.affinity == cpu::affinity()).unwrap_or(0);
     introduce(board, el);
 
-    let Some(mut memory) = free_memory(board, blob) else {
-        fail(TOO_MANY)
-    };
-    let Ok(plan) = vm::plan(board, tree, blob, &mut memory) else {
+    let Some(memory) = free_memory(board, blob) else { fail(TOO_MANY) };
+    let Ok(plan) = vm::plan(board, tree, blob, memory) else {
         fail(TOO_MANY)
     };
     let others = board.cpus.len() as u64 - 1;
@@ -170,7 +167,7 @@ extern "C" fn primary(dtb: usize, _base: usize, el: u64) -> ! {
     let Some(room) = memory.alloc(room, GUARD) else {
         fail("no RAM is left for the VMs' contexts")
     };
-    let registers = match translate(board, blob, areas, room, plan, &mut memory) {
+    let registers = match translate(board, blob, areas, room, plan, memory) {
         Ok(registers) => registers,
         Err(range) => {
             let what = text!("EL2's map cannot hold {:#x}..{:#x}", range.start(), range.end());
@@ -193,7 +190,7 @@ extern "C" fn primary(dtb: usize, _base: usize, el: u64) -> ! {
     cpu::set_per_cpu(core::ptr::from_ref(boot_cpu) as usize);
     join(board, boot_cpu, maintenance);
 
-    vm::build(board, plan, &mut memory);
+    vm::build(board, plan, memory);
     ONLINE.store(1 << (boot_index & 63), Ordering::Release);
     bring_up(board, boot_index, areas, &registers);
     vm::refuse_without_pcpus(online);
@@ -267,7 +264,7 @@ fn device_tree(dtb: usize) -> &'static [u8] {
 /// values are not on the stack during all the others.
 #[inline(never)]
 fn keep(tree: &Tree<'_>, chosen: Chosen, uart: Option<Console>) -> Result<&'static Board, BoardError> {
-    let board = Box::leak(Box::new(Board::new(chosen, uart)));
+    let board = heap::keep(Board::new(chosen, uart));
     board.read(tree)?;
     Ok(board)
 }
@@ -326,8 +323,8 @@ fn introduce(board: &Board, el: u64) {
 
 /// RAM without the image, the device tree, and what the tree reserves.
 #[inline(never)]
-fn free_memory(board: &'static Board, blob: &[u8]) -> Option<Box<PhysMem<'static>>> {
-    let mut memory = Box::new(PhysMem::new(&board.ram));
+fn free_memory(board: &'static Board, blob: &[u8]) -> Option<&'static mut PhysMem<'static>> {
+    let memory = heap::keep(PhysMem::new(&board.ram));
     for reserved in board.reserved.as_slice() {
         memory.reserve(*reserved).ok()?;
     }
@@ -383,7 +380,7 @@ fn translate(board: &Board, blob: &[u8], areas: Range, room: Range, plan: &Vms<'
 
 fn pcpu(board: &Board, index: usize, stacks: Stacks) -> &'static PerCpu {
     let affinity = board.cpus.get(index).map_or(0, |cpu| cpu.affinity);
-    Box::leak(Box::new(PerCpu::new(index, affinity, stacks)))
+    heap::keep(PerCpu::new(index, affinity, stacks))
 }
 
 /// The machine's distributor, once EL2's translation is on.
@@ -460,7 +457,7 @@ fn bring_up(board: &'static Board, boot_index: usize, areas: Range, registers: &
     let others = board.cpus.iter().enumerate().filter(|(index, _)| *index != boot_index);
     for (nth, (index, described)) in others.enumerate() {
         let cpu = pcpu(board, index, area_stacks(areas, nth + 1));
-        let boot = Box::leak(Box::new(SecondaryBoot {
+        let boot = heap::keep(SecondaryBoot {
             hcr: HCR_BOOT,
             mair: registers.mair,
             tcr: registers.tcr,
@@ -469,7 +466,7 @@ fn bring_up(board: &'static Board, boot_index: usize, areas: Range, registers: &
             vbar: at(&raw const el2_vectors),
             stack_top: cpu.stacks.top,
             percpu: core::ptr::from_ref(cpu) as u64,
-        }));
+        });
         memory::clean_to_poc(core::ptr::from_ref(boot) as usize, size_of::<SecondaryBoot>());
         let result = smc::smc(
             psci::CPU_ON_64,

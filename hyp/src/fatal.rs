@@ -47,6 +47,20 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     die(&page, PANIC)
 }
 
+/// Boot needs so many bytes more than there are.
+#[cold]
+pub(crate) fn no_memory(size: usize) -> ! {
+    let page = El2Crash {
+        failure: El2Failure::Panic {
+            message: &text!("memory allocation of {} bytes failed", size),
+            location: None,
+        },
+        pcpu: percpu::this().index as u32,
+        state: None,
+    };
+    die(&page, PANIC)
+}
+
 /// From the vectors: an exception was taken at EL2. `sp` is where the stack stood.
 pub(crate) extern "C" fn el2_fault(vector: u64, frame: &Frame, sp: u64) -> ! {
     let cpu = percpu::this();

@@ -1,16 +1,12 @@
-//! Boot-time memory: used until the VMs start, sealed after. What it gives is never given back.
+//! Boot-time memory: used until the VMs start, sealed after. What it gives is never given back, so that is all there is of a heap:
+//! nothing that would allocate by itself can be used.
 
-use alloc::alloc::{alloc, handle_alloc_error};
-use core::{
-    alloc::{GlobalAlloc, Layout},
-    mem::MaybeUninit,
-    ptr, slice,
-};
+use core::{alloc::Layout, mem::MaybeUninit, ptr::NonNull, slice};
 
 use hyp_core::types::Range;
 use linked_list_allocator::Heap;
 
-use crate::percpu::BootCell;
+use crate::{fatal, percpu::BootCell};
 
 unsafe extern "C" {
     static __heap_start: u8;
@@ -23,7 +19,6 @@ struct BootHeap {
     sealed: BootCell<bool>,
 }
 
-#[global_allocator]
 static HEAP: BootHeap = BootHeap {
     heaps: [BootCell::new(Heap::empty()), BootCell::new(Heap::empty())],
     sealed: BootCell::new(false),
@@ -66,6 +61,40 @@ pub(crate) fn usage() -> [(usize, usize); 2] {
         .map(|heap| unsafe { (heap.get_mut().used(), heap.get_mut().size()) })
 }
 
+/// So much memory for ever, if there is some left.
+#[inline(never)]
+pub(crate) fn take(layout: Layout) -> Option<NonNull<u8>> {
+    // SAFETY: The boot CPU is the only one that comes here, and only before `seal`, so the heap has one user at a time.
+    unsafe {
+        if *HEAP.sealed.get_mut() {
+            return None;
+        }
+        // What the VMs' part has room for leaves the other to the rest.
+        let mut heaps = HEAP.heaps.iter().rev();
+        heaps.find_map(|heap| heap.get_mut().allocate_first_fit(layout).ok())
+    }
+}
+
+/// Room for `count` values, that is nobody else's and stays. Boot ends where there is none.
+fn room<T>(count: usize) -> &'static mut [MaybeUninit<T>] {
+    let size = size_of::<T>().saturating_mul(count);
+    let start = Layout::from_size_align(size.max(1), align_of::<T>()).ok().and_then(take);
+    let Some(start) = start else { fatal::no_memory(size) };
+    // SAFETY: So many bytes, aligned so, that are nobody else's and stay.
+    unsafe { slice::from_raw_parts_mut(start.as_ptr().cast(), count) }
+}
+
+/// `value`, kept for ever.
+#[inline]
+pub(crate) fn keep<T>(value: T) -> &'static mut T {
+    let room: *mut T = room::<T>(1).as_mut_ptr().cast();
+    // SAFETY: Room for one value, which is written before anybody reads it.
+    unsafe {
+        room.write(value);
+        &mut *room
+    }
+}
+
 /// Values that live for ever, in room that is made for all of them at once.
 pub(crate) struct List<T: 'static> {
     room: &'static mut [MaybeUninit<T>],
@@ -75,10 +104,7 @@ pub(crate) struct List<T: 'static> {
 impl<T> List<T> {
     /// Room for `most` values.
     pub(crate) fn new(most: usize) -> Self {
-        let start = bytes(size_of::<T>() * most, align_of::<T>());
-        // SAFETY: So many bytes, aligned so, that are nobody else's and stay.
-        let room = unsafe { slice::from_raw_parts_mut(start.cast(), most) };
-        Self { room, len: 0 }
+        Self { room: room(most), len: 0 }
     }
 
     /// Adds `value`, if there is room.
@@ -99,41 +125,10 @@ impl<T> List<T> {
 
 /// `count` words, which are 0.
 pub(crate) fn words(count: usize) -> &'static mut [u32] {
-    let start: *mut u32 = bytes(size_of::<u32>() * count, align_of::<u32>()).cast();
+    let start: *mut u32 = room::<u32>(count).as_mut_ptr().cast();
     // SAFETY: So many words, aligned so, that are nobody else's and stay; made zeroes before anybody reads them.
     unsafe {
         start.write_bytes(0, count);
         slice::from_raw_parts_mut(start, count)
     }
-}
-
-fn bytes(size: usize, align: usize) -> *mut u8 {
-    // There is no layout of no bytes, nor one of more than the address space has.
-    let layout = Layout::from_size_align(size.max(1), align).unwrap_or(Layout::new::<u8>());
-    // SAFETY: The layout's size is not 0.
-    let start = unsafe { alloc(layout) };
-    if start.is_null() || layout.size() < size {
-        handle_alloc_error(layout);
-    }
-    start
-}
-
-// SAFETY: The boot CPU is the only one that allocates, and only before `seal`: after it `alloc` gives null, so the heap has one
-// user at a time.
-unsafe impl GlobalAlloc for BootHeap {
-    #[inline(never)]
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: See above.
-        unsafe {
-            if *self.sealed.get_mut() {
-                return ptr::null_mut();
-            }
-            // What the VMs' part has room for leaves the other to the rest.
-            let mut heaps = self.heaps.iter().rev().map(|heap| heap.get_mut().allocate_first_fit(layout));
-            heaps.find_map(Result::ok).map_or(ptr::null_mut(), ptr::NonNull::as_ptr)
-        }
-    }
-
-    /// What boot makes it makes to stay.
-    unsafe fn dealloc(&self, _: *mut u8, _: Layout) {}
 }

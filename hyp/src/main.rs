@@ -8,8 +8,6 @@
 #![deny(unsafe_code)]
 #![allow(unreachable_pub, reason = "a binary has no public surface")]
 
-extern crate alloc;
-
 #[allow(unsafe_code, reason = "instructions, system registers, device registers")]
 mod arch;
 mod ask;
@@ -19,7 +17,7 @@ mod boot;
 mod console;
 #[allow(unsafe_code, reason = "exported to the vectors")]
 mod fatal;
-#[allow(unsafe_code, reason = "the global allocator")]
+#[allow(unsafe_code, reason = "memory from nowhere")]
 mod heap;
 mod host;
 mod input;

@@ -1,6 +1,5 @@
 //! The VMs: made once at boot from the device tree, then started, held, restarted and ended, each by itself.
 
-use alloc::boxed::Box;
 use core::{
     cell::UnsafeCell,
     ptr, slice,
@@ -178,7 +177,7 @@ pub(crate) fn plan(
         dtb: Range::new(blob.as_ptr() as u64, blob.len() as u64).unwrap_or(Range::EMPTY),
         head: &head,
     };
-    let plan = Box::leak(Box::new(Vms::new()));
+    let plan = heap::keep(Vms::new());
     vms::describe(tree, &around, plan, &mut |id, name, property, reason| {
         refuse(id, name, Value::Of(&text!("{}: {}", property, Value::Of(&reason))));
     });
@@ -296,7 +295,7 @@ pub(crate) fn build(board: &'static Board, plan: &'static Vms<'static>, memory: 
     if vms.is_empty() {
         warning!("no VM to run: describe one below /chosen (docs/devicetree.md)");
     }
-    VMS.set(Box::leak(Box::new(vms)));
+    VMS.set(heap::keep(vms));
     let host = vms.iter().find(|vm| vm.id == 0);
     system::built(vms.iter().filter(|vm| vm.id != 0).count(), host);
 }

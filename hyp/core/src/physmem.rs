@@ -87,13 +87,17 @@ fn absorb(ranges: &mut [Range], range: Range) -> Option<usize> {
     for at in 0..ranges.len() {
         let next = ranges[at];
         let touches = next.end() >= range.start() && next.start() <= range.end();
-        match merged {
-            Some(into) if touches => ranges[into] = hull(ranges[into], next),
-            _ => {
-                ranges[len] = if touches { hull(range, next) } else { next };
-                merged = merged.or(touches.then_some(len));
-                len += 1;
-            }
+        let known = merged.filter(|_| touches);
+        // Neither is beyond what has been looked at.
+        let into = known.unwrap_or(len).min(at);
+        ranges[into] = match known {
+            Some(_) => hull(ranges[into], next),
+            None if touches => hull(range, next),
+            None => next,
+        };
+        if known.is_none() {
+            merged = merged.or(touches.then_some(into));
+            len += 1;
         }
     }
     merged.map(|_| len)

@@ -1,8 +1,8 @@
 //! EL2's own translation: the identity, with W^X, guard pages left out, and two windows a pCPU through which memory that
 //! no mapping shows is copied and scrubbed.
 
-use alloc::alloc::{Layout, alloc_zeroed};
 use core::{
+    alloc::Layout,
     ptr,
     sync::atomic::{AtomicUsize, Ordering},
 };
@@ -15,6 +15,7 @@ use hyp_core::{
 };
 
 use super::{barrier, cpu, memory};
+use crate::heap;
 
 /// Windows are the last GiB of the address space.
 const WINDOWS: usize = Stage1::WINDOWS as usize;
@@ -27,9 +28,10 @@ struct FromHeap;
 impl Tables for FromHeap {
     fn alloc(&mut self) -> Option<Pa> {
         let layout = Layout::from_size_align(PAGE as usize, PAGE as usize).ok()?;
-        // SAFETY: The layout's size is not 0.
-        let table = unsafe { alloc_zeroed(layout) };
-        (!table.is_null()).then(|| Pa::new(table as u64))
+        let table = heap::take(layout)?;
+        // SAFETY: So many bytes, which are nobody else's.
+        unsafe { table.write_bytes(0, layout.size()) };
+        Some(Pa::new(table.addr().get() as u64))
     }
 
     fn read(&self, table: Pa, index: usize) -> u64 {

@@ -85,8 +85,8 @@ impl Gic {
     fn read(&mut self, tree: &Tree<'_>) -> Result<(), BoardError> {
         let Some(node) = tree.gic() else { return Err(no_gic_v3(tree)) };
         let regions = node.cell("#redistributor-regions").unwrap_or(1) as usize;
-        if regions > MAX_GICR {
-            let (what, most) = ("GIC redistributor regions", MAX_GICR);
+        let (what, most) = ("GIC redistributor regions", MAX_GICR);
+        if regions > most {
             return Err(BoardError::TooMany { what, most });
         }
         let mut frames = node.reg();
@@ -95,7 +95,7 @@ impl Gic {
             if nth == 0 {
                 self.gicd = frame;
             } else {
-                self.gicr.push(frame);
+                self.gicr.try_push(frame).map_err(|_| BoardError::TooMany { what, most })?;
             }
         }
         if regions == 0 {

@@ -232,7 +232,15 @@ pub fn describe<'a>(tree: &Tree<'a>, around: &Surroundings<'_>, vms: &mut Vms<'a
         if reader.read(hosts).is_some() {
             let vm = reader.vm;
             // Of a host and seven guests, all that are admitted, there is room for each.
-            let _ = vms.list.try_insert(if host { 0 } else { vms.list.len() }, vm);
+            let _ = vms.list.try_push(vm);
+            // The host partition moves to the front.
+            let mut front: &mut [VmDesc<'_>] = if host { &mut vms.list } else { &mut [] };
+            while let [before @ .., last] = front
+                && let Some(other) = before.last_mut()
+            {
+                core::mem::swap(other, last);
+                front = before;
+            }
         }
     }
     fill_pcpus(&mut vms.list, around.board.cpus.len());
@@ -384,7 +392,8 @@ impl<'a> Reader<'_, '_, 'a> {
             return self.refuse(text!("must be a list of device-tree paths"));
         }
         while !paths.is_empty() {
-            if self.vm.devices.is_full() {
+            let index = self.vm.devices.len();
+            if index == MAX_DEVICES {
                 return self.refuse(text!("a VM is given {} devices at most", MAX_DEVICES));
             }
             let device = Device::read(self.tree, self.around.board, cut(&mut paths, 0)).and_then(|device| {
@@ -396,11 +405,9 @@ impl<'a> Reader<'_, '_, 'a> {
                 Ok(device)
             });
             match device {
-                Ok(device) => self.vm.devices.push(device),
-                Err(why) => {
-                    let index = self.vm.devices.len();
-                    return self.refuse(text!("entry {}: {}", index, why));
-                }
+                // There is room, as seen above.
+                Ok(device) => drop(self.vm.devices.try_push(device)),
+                Err(why) => return self.refuse(text!("entry {}: {}", index, why)),
             }
         }
         Some(())
@@ -572,8 +579,10 @@ fn fill_pcpus(vms: &mut [VmDesc<'_>], cpus: usize) {
 fn shown(name: &str) -> ArrayVec<u8, MAX_NAME> {
     let mut shown = ArrayVec::new();
     // A character is what begins with a byte of another kind than those that go on with it.
-    for byte in name.bytes().filter(|byte| byte & 0xC0 != 0x80).take(MAX_NAME) {
-        shown.push(if byte.is_ascii_graphic() { byte } else { b'_' });
+    for byte in name.bytes().filter(|byte| byte & 0xC0 != 0x80) {
+        if shown.try_push(if byte.is_ascii_graphic() { byte } else { b'_' }).is_err() {
+            break;
+        }
     }
     shown
 }
