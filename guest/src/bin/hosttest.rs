@@ -30,7 +30,7 @@ const DEADLINE: u64 = 2_000_000;
 /// | `verdicts` | `psci test=verdicts` |
 /// | `badcalls`, `contended` | `contended` |
 /// | `staleness` | `staleness` |
-/// | `waiting` | `waiting test=alone`, one vCPU, `forward_deadline_ms = 300` |
+/// | `waiting` | `waiting test=alone`, one vCPU, `forward_deadline_ms = 3000` |
 /// | `waiting_among` | `waiting test=among` |
 /// | `neighbours` | `share test=neighbours` |
 /// | `filter` | `psci test=filtered`, a VM without filter entries |
@@ -649,7 +649,8 @@ fn waiting(check: &mut Check) {
                 );
                 answer = None;
             }
-            6 => timer::delay(timer::micros(200_000)),
+            // Far longer than the guest's timers, and far shorter than the deadline, for a machine that has much else to do.
+            6 => timer::delay(timer::micros(1_000_000)),
             _ => {}
         }
         if let Some(answer) = answer {

@@ -313,12 +313,12 @@ pub(super) fn all() -> Vec<Case> {
         with_host("staleness", four("staleness", ""), "test=staleness"),
         with_host(
             "read-while-it-waits-for-a-verdict",
-            Guest::new("waiting", "test=alone").forward_deadline(300),
+            Guest::new("waiting", "test=alone").forward_deadline(3000),
             "test=waiting",
         ),
         with_host(
             "read-while-it-waits-on-a-shared-pcpu",
-            Guest::new("waiting", "test=alone").pcpus(&[0]).forward_deadline(300),
+            Guest::new("waiting", "test=alone").pcpus(&[0]).forward_deadline(3000),
             "test=waiting",
         )
         .smp(1),
