@@ -440,8 +440,14 @@ fn redistributors(board: &Board, region: Range) -> impl Iterator<Item = (Redistr
 
 /// The redistributor of a PE is found by the affinity in its GICR_TYPER, never by a PE's number.
 fn redistributor_of(board: &Board, affinity: u64) -> Option<Redistributor> {
-    let mut all = board.gic.gicr.iter().flat_map(|region| redistributors(board, *region));
-    all.find_map(|(found, _)| (found.identity().0 == affinity).then_some(found))
+    for region in &board.gic.gicr {
+        for (found, _) in redistributors(board, *region) {
+            if found.identity().0 == affinity {
+                return Some(found);
+            }
+        }
+    }
+    None
 }
 
 fn online(index: usize) -> bool {

@@ -77,11 +77,15 @@ pub(crate) fn take(layout: Layout) -> Option<NonNull<u8>> {
 
 /// Room for `count` values, that is nobody else's and stays. Boot ends where there is none.
 fn room<T>(count: usize) -> &'static mut [MaybeUninit<T>] {
-    let size = size_of::<T>().saturating_mul(count);
-    let start = Layout::from_size_align(size.max(1), align_of::<T>()).ok().and_then(take);
-    let Some(start) = start else { fatal::no_memory(size) };
+    let start = bytes(size_of::<T>().saturating_mul(count), align_of::<T>());
     // SAFETY: So many bytes, aligned so, that are nobody else's and stay.
     unsafe { slice::from_raw_parts_mut(start.as_ptr().cast(), count) }
+}
+
+#[inline(never)]
+fn bytes(size: usize, align: usize) -> NonNull<u8> {
+    let start = Layout::from_size_align(size.max(1), align).ok().and_then(take);
+    start.unwrap_or_else(|| fatal::no_memory(size))
 }
 
 /// `value`, kept for ever.

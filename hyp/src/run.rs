@@ -394,17 +394,21 @@ impl Run {
         if self.neighbours.count > 0 {
             return;
         }
-        let all = vm::all().iter().flat_map(|vm| vm.vcpus.iter().map(move |vcpu| (vcpu, vm)));
-        let mine = all.filter(|(vcpu, _)| vcpu.pcpu == self.pcpu);
-        for ((vcpu, vm), place) in mine.zip(self.neighbours.places.iter_mut()) {
-            *place = Some(Place {
-                vcpu,
-                vm,
-                guard: None,
-                phase: Phase::Off,
-                was_in_guest: false,
-            });
-            self.neighbours.count += 1;
+        for vm in vm::all() {
+            for vcpu in vm.vcpus {
+                if vcpu.pcpu == self.pcpu
+                    && let Some(place) = self.neighbours.places.get_mut(self.neighbours.count)
+                {
+                    *place = Some(Place {
+                        vcpu,
+                        vm,
+                        guard: None,
+                        phase: Phase::Off,
+                        was_in_guest: false,
+                    });
+                    self.neighbours.count += 1;
+                }
+            }
         }
         let host = HostId::read(hardware_value);
         self.world.hcr = policy::hcr(
@@ -622,7 +626,7 @@ impl Place {
             }
             Phase::Forwarded { waiting, deadline } => {
                 let (deadline, late) = (*deadline, timer::now() >= *deadline);
-                match vm.exits.poll(vcpu.index, late.then_some(Cut::Deadline)) {
+                match ended(vm, vcpu, late.then_some(Cut::Deadline)) {
                     None => Step::Wait(Some(deadline)),
                     Some(end) => {
                         let resolution = waiting.take().map_or(Resolution::Dropped, |waiting| waiting.end(&end, vm.power));
@@ -703,7 +707,7 @@ impl Place {
     fn depart(&mut self) -> Step {
         let (vcpu, vm) = (self.vcpu, self.vm);
         if let Phase::Forwarded { waiting, .. } = &mut self.phase {
-            match vm.exits.poll(vcpu.index, Some(Cut::Reset)) {
+            match ended(vm, vcpu, Some(Cut::Reset)) {
                 None => return Step::Again,
                 Some(end) => {
                     if let Some(waiting) = waiting.take() {
@@ -823,6 +827,12 @@ impl Place {
         self.phase = Phase::Ready;
         Step::Again
     }
+}
+
+/// Whether a vCPU's wait for a verdict has ended, by itself or for the reason given.
+#[inline(never)]
+fn ended(vm: &Vm, vcpu: &Vcpu, cut: Option<Cut>) -> Option<End> {
+    vm.exits.poll(vcpu.index, cut)
 }
 
 /// A table that this pCPU's translation walks from.

@@ -1,5 +1,5 @@
 //! From a guest's exception to the guest's next instruction, in reading order. `trap.s` saves what a Rust function may
-//! clobber, and calls one of [`guest_sync`], [`guest_irq`], [`guest_serror`].
+//! clobber, and calls one of [`guest_call`], [`guest_sync`] and [`guest_irq`], if none of [`short`] does.
 
 use core::{arch::global_asm, sync::atomic::Ordering};
 
@@ -59,7 +59,6 @@ global_asm!(
     sync = sym guest_sync,
     kick = sym short::guest_kick,
     irq = sym guest_irq,
-    serror = sym guest_serror,
     run = sym run::run_loop,
     fault = sym fatal::el2_fault,
     frame_size = const size_of::<Frame>(),
@@ -92,7 +91,7 @@ global_asm!(
 const UNCHECKED: bool = option_env!("UMBRA_LEAVES_ARE_CHECKED").is_none();
 
 /// A guest's general-purpose registers at the top of its pCPU's stack. `x19` to `x29` are there only after exits that can
-/// name them: in [`guest_sync`] and [`guest_serror`].
+/// name them: in [`guest_sync`].
 #[repr(C, align(16))]
 pub(crate) struct Frame {
     /// `x0` to `x30`.
@@ -173,7 +172,7 @@ extern "C" fn guest_forwarded_on(frame: &mut Frame, syndrome: u64) -> Leave {
 /// An HVC's immediate, in `ESR_EL2`.
 const HVC_IMM: u64 = 0xFFFF;
 
-/// Any other synchronous exception from a guest, and what [`short`] has not done.
+/// Any other synchronous exception from a guest, and what [`short`] has not done; and SError while a guest ran: its own, or its doing.
 extern "C" fn guest_sync(frame: &mut Frame) -> Leave {
     let syndrome = cpu::esr();
     ordinary(frame, |exit| synchronous(exit, syndrome))
@@ -266,11 +265,6 @@ fn other_interrupt(exit: &mut Exit<'_>, intid: u32) {
             gic::drop_and_deactivate(intid);
         }
     }
-}
-
-/// SError while a guest ran: the guest's own, or its doing.
-extern "C" fn guest_serror(frame: &mut Frame) -> Leave {
-    ordinary(frame, |exit| unexpected(exit, CrashReason::SError))
 }
 
 /// An exit after which a vCPU cannot go on.

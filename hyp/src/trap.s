@@ -145,7 +145,7 @@ guest_serror:
     save_caller_saved
     save_callee_saved
     mov     x0, sp
-    bl      {serror}
+    bl      {sync}
     b       leave_saved
 
     .balign 128                     // lower EL, AArch32: EL1 is AArch64, EL0 may be AArch32 and gets here too

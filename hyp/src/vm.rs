@@ -3,7 +3,7 @@
 use core::{
     cell::UnsafeCell,
     ptr, slice,
-    sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering},
 };
 
 use hyp_abi::{
@@ -97,6 +97,8 @@ pub(crate) struct Vm {
     filter: Setup<Filter>,
     /// Its calls that only read are answered as if there were no filter.
     short_calls: AtomicBool,
+    /// See [`Vm::starts`].
+    starts: AtomicUsize,
     state: AtomicU8,
     /// See [`Vm::hold_word`].
     held: AtomicU32,
@@ -245,7 +247,7 @@ pub(crate) fn all() -> &'static [Vm] {
 }
 
 /// The VM with this number: at its place among them, if none was refused.
-#[inline]
+#[inline(never)]
 pub(crate) fn find(id: u64) -> Option<&'static Vm> {
     let vms = all();
     match vms.get(usize::try_from(id).ok()?) {
@@ -384,6 +386,7 @@ fn make(
         ready: Ready::new(),
         filter: Setup(UnsafeCell::new(desc.smccc_filter())),
         short_calls: AtomicBool::new(false),
+        starts: AtomicUsize::new(0),
         state: AtomicU8::new(VmState::Built as u8),
         held: AtomicU32::new(0),
         departed: AtomicU32::new(0),
@@ -462,11 +465,7 @@ impl Vm {
 
     /// What becomes of its `CPU_ON`, in the 64-bit form, where the vectors can tell: see [`percpu::FORWARDS`].
     pub(crate) fn starts(&self) -> usize {
-        match self.filter().lookup(CPU_ON_64) {
-            Action::Handle if self.id != 0 => percpu::HANDLES,
-            Action::Forward => percpu::FORWARDS,
-            Action::Handle | Action::Deny => 0,
-        }
+        self.starts.load(Ordering::Relaxed)
     }
 
     /// Adds a range to the filter, before the VM first ran.
@@ -507,6 +506,12 @@ impl Vm {
         // The host partition's own calls are of a service that nobody else implements.
         self.short_calls
             .store(self.id != 0 && self.filter().leaves_reads_alone(), Ordering::Relaxed);
+        let starts = match self.filter().lookup(CPU_ON_64) {
+            Action::Handle if self.id != 0 => percpu::HANDLES,
+            Action::Forward => percpu::FORWARDS,
+            Action::Handle | Action::Deny => 0,
+        };
+        self.starts.store(starts, Ordering::Relaxed);
         if !self.change(VmState::Built, VmState::Running) {
             return Err(Errno::Exists);
         }
@@ -737,8 +742,14 @@ impl Vm {
         let mut uart = self.uart.lock();
         let result = action(&mut uart);
         // Under the lock, so that lines change in the order of their causes.
+        (result, self.follow(&uart))
+    }
+
+    /// The PL011's interrupt line is what `uart` says. Gives the vCPU that is to look.
+    #[inline(never)]
+    fn follow(&self, uart: &Pl011) -> Vcpus {
         let looks = self.dist.set_line(32 + layout::UART_SPI, uart.line());
-        (result, looks.map_or(0, |index| 1 << index))
+        looks.map_or(0, |index| 1 << index)
     }
 
     /// A byte was typed for it. False: its FIFO is full.
@@ -809,6 +820,7 @@ impl Vm {
     }
 
     /// The sum of a counter over its vCPUs.
+    #[inline(never)]
     pub(crate) fn sum(&self, counter: Counter) -> u64 {
         self.vcpus.iter().map(|vcpu| vcpu.counter(counter)).sum()
     }

@@ -198,7 +198,7 @@ impl Filter {
 
     /// What becomes of a call of `fid`.
     #[must_use]
-    #[inline]
+    #[inline(never)]
     pub fn lookup(&self, fid: u32) -> Action {
         if fid & !PSCI_VARIES == PSCI_BASE {
             let word = self.psci[(fid >> 30 & 1) as usize];

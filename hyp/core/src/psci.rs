@@ -111,18 +111,14 @@ pub fn smccc(x: &[u64; 4], filter: &Filter, vm: &impl VmView) -> Outcome {
 /// The calls whose state machine is hyp's even when the host decides them.
 const fn is_power_call(fid: u32) -> bool {
     matches!(
-        fid,
+        of_either_width(fid),
         psci::CPU_ON_32
-            | psci::CPU_ON_64
             | psci::CPU_OFF
             | psci::SYSTEM_OFF
             | psci::SYSTEM_OFF2_32
-            | psci::SYSTEM_OFF2_64
             | psci::SYSTEM_RESET
             | psci::SYSTEM_RESET2_32
-            | psci::SYSTEM_RESET2_64
             | psci::SYSTEM_SUSPEND_32
-            | psci::SYSTEM_SUSPEND_64
     )
 }
 
@@ -145,29 +141,48 @@ const fn forward(fid: u32, decoded: Outcome) -> Outcome {
 #[inline(never)]
 pub fn decode(fid: u32, args: [u64; 3], vm: &impl VmView, filter: &Filter) -> Outcome {
     let [a1, a2, a3] = if fid & SMC64 == 0 { args.map(low) } else { args };
-    match fid {
+    match of_either_width(fid) {
         psci::VERSION => Outcome::Return(psci::VERSION_1_3),
-        psci::CPU_SUSPEND_32 | psci::CPU_SUSPEND_64 => cpu_suspend(a1 as u32, a2, vm),
+        psci::CPU_SUSPEND_32 => cpu_suspend(a1 as u32, a2, vm),
         psci::CPU_OFF => Outcome::CpuOff,
-        psci::CPU_ON_32 | psci::CPU_ON_64 => cpu_on(a1, a2, a3, vm).map_or_else(refuse, Outcome::CpuOn),
-        psci::AFFINITY_INFO_32 | psci::AFFINITY_INFO_64 => affinity_info(a1, a2 as u32, vm),
+        psci::CPU_ON_32 => cpu_on(a1, a2, a3, vm).map_or_else(refuse, Outcome::CpuOn),
+        psci::AFFINITY_INFO_32 => affinity_info(a1, a2 as u32, vm),
         psci::MIGRATE_INFO_TYPE => Outcome::Return(psci::MIGRATE_NOT_REQUIRED),
         psci::SYSTEM_OFF => Outcome::SystemOff,
         psci::SYSTEM_RESET => Outcome::SystemReset,
         psci::FEATURES => Outcome::Return(features(a1 as u32, filter)),
-        psci::SYSTEM_SUSPEND_32 | psci::SYSTEM_SUSPEND_64 => system_suspend(a1, a2, vm),
-        psci::SYSTEM_RESET2_32 | psci::SYSTEM_RESET2_64 => system_reset2(a1 as u32),
-        psci::SYSTEM_OFF2_32 | psci::SYSTEM_OFF2_64 => system_off2(a1 as u32, a2),
+        psci::SYSTEM_SUSPEND_32 => system_suspend(a1, a2, vm),
+        psci::SYSTEM_RESET2_32 => system_reset2(a1 as u32),
+        psci::SYSTEM_OFF2_32 => system_off2(a1 as u32, a2),
         arch::VERSION => Outcome::Return(arch::VERSION_1_1),
         arch::ARCH_FEATURES => Outcome::Return(arch_features(a1 as u32)),
         arch::VENDOR_HYP_UID => Outcome::Values(arch::UMBRA_UID.map(u64::from)),
-        other if other & !(SMC64 | 0x1F) == psci::VERSION => NOT_SUPPORTED,
+        other if other & !(SMC64 | NUMBER) == psci::VERSION => NOT_SUPPORTED,
         _ => Outcome::NotMine,
     }
 }
 
 /// The calling convention's bit: SMC64.
 const SMC64: u32 = 1 << 30;
+/// The number of a PSCI function, without its width and its service.
+const NUMBER: u32 = 0x1F;
+/// The PSCI functions that there are in both widths, one bit each.
+const BOTH_WIDTHS: u32 = 1 << (psci::CPU_SUSPEND_64 & NUMBER)
+    | 1 << (psci::CPU_ON_64 & NUMBER)
+    | 1 << (psci::AFFINITY_INFO_64 & NUMBER)
+    | 1 << (psci::SYSTEM_SUSPEND_64 & NUMBER)
+    | 1 << (psci::SYSTEM_RESET2_64 & NUMBER)
+    | 1 << (psci::SYSTEM_OFF2_64 & NUMBER);
+
+/// A function identifier; that of the 32-bit form, of a PSCI function that there is in both widths.
+const fn of_either_width(fid: u32) -> u32 {
+    if fid & !NUMBER == psci::VERSION | SMC64 && BOTH_WIDTHS >> (fid & NUMBER) & 1 != 0 {
+        fid & !SMC64
+    } else {
+        fid
+    }
+}
+
 /// Every affinity field of an MPIDR; no other bit may be set in one that names a target.
 const AFFINITY: u64 = 0xFF_00FF_FFFF;
 
@@ -241,16 +256,18 @@ fn affinity_info(affinity: u64, level: u32, vm: &impl VmView) -> Outcome {
             Outcome::Return(AFFINITY_OF_STATE >> (2 * vm.power(index) as u64) & 3)
         });
     }
-    let members = (0..vm.vcpus().min(MAX_VCPUS)).filter(|&index| (vm.affinity(index) ^ affinity) & mask == 0);
-    // The numbers order the answers: ON 0, OFF 1, ON_PENDING 2. Rank them by who wins.
-    members
-        .map(|index| match vm.power(index) {
-            State::Off => (0, psci::AFFINITY_OFF),
-            State::OnPending => (1, psci::AFFINITY_ON_PENDING),
-            State::On | State::OffPending => (2, psci::AFFINITY_ON),
-        })
-        .max()
-        .map_or(refuse(PsciError::InvalidParameters), |(_, answer)| Outcome::Return(answer))
+    let mut answer = PsciError::InvalidParameters.to_ret();
+    for index in 0..vm.vcpus().min(MAX_VCPUS) {
+        if (vm.affinity(index) ^ affinity) & mask == 0 {
+            match vm.power(index) {
+                State::On | State::OffPending => return Outcome::Return(psci::AFFINITY_ON),
+                State::OnPending => answer = psci::AFFINITY_ON_PENDING,
+                State::Off if answer == psci::AFFINITY_ON_PENDING => {}
+                State::Off => answer = psci::AFFINITY_OFF,
+            }
+        }
+    }
+    Outcome::Return(answer)
 }
 
 /// DEN 0022, `SYSTEM_SUSPEND`: only for the last vCPU of the VM. The caller itself is on, so it is the last one if no two
@@ -285,25 +302,20 @@ const fn system_off2(kind: u32, cookie: u64) -> Outcome {
 
 /// DEN 0022, `PSCI_FEATURES`: the feature flags, mostly none, of what is implemented and not denied.
 fn features(asked: u32, filter: &Filter) -> u64 {
-    let flags = match asked {
+    let flags = match of_either_width(asked) {
         psci::VERSION
         | psci::CPU_SUSPEND_32
-        | psci::CPU_SUSPEND_64
         | psci::CPU_OFF
         | psci::CPU_ON_32
-        | psci::CPU_ON_64
         | psci::AFFINITY_INFO_32
-        | psci::AFFINITY_INFO_64
         | psci::MIGRATE_INFO_TYPE
         | psci::SYSTEM_OFF
         | psci::SYSTEM_RESET
         | psci::FEATURES
         | psci::SYSTEM_SUSPEND_32
-        | psci::SYSTEM_SUSPEND_64
         | psci::SYSTEM_RESET2_32
-        | psci::SYSTEM_RESET2_64
         | arch::VERSION => Some(0),
-        psci::SYSTEM_OFF2_32 | psci::SYSTEM_OFF2_64 => Some(u64::from(psci::HIBERNATE_OFF)),
+        psci::SYSTEM_OFF2_32 => Some(u64::from(psci::HIBERNATE_OFF)),
         _ => None,
     };
     flags

@@ -80,6 +80,7 @@ impl Range {
     }
     /// Whether any byte lies in both.
     #[must_use]
+    #[inline(never)]
     pub const fn overlaps(self, other: Self) -> bool {
         self.size != 0 && other.size != 0 && self.start < other.end() && other.start < self.end()
     }

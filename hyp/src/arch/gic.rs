@@ -316,15 +316,16 @@ impl Interface {
     /// This pCPU's, whose redistributor is `redistributor`. Its list registers are empty from now on, while no vCPU is resident.
     pub(crate) fn new(redistributor: Redistributor, distributor: Distributor) -> Self {
         let list_registers = (vtr() & 0xF) as usize + 1;
-        for index in 0..list_registers {
-            write_lr(index, 0);
-        }
-        Self {
+        let mut new = Self {
             redistributor,
             distributor,
             list_registers,
             all_empty: (1 << list_registers) - 1,
+        };
+        for index in 0..list_registers {
+            new.set_lr(index, 0);
         }
+        new
     }
 
     /// That of a vCPU which is resident nowhere. It is asked for nothing but the physical SPIs.
