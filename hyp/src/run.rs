@@ -318,12 +318,13 @@ impl Run {
         let who = Some((vm.id, vcpu.index));
         let kept = self.last == who && !shared && !state.context.is_new();
         state.load_x(&mut frame.x, kept);
+        // First, so that the timer is never on with another VM's offset.
+        timer::set_guest_offset(vm.cntvoff());
         if kept {
             state.context.resume();
         } else {
             install(&self.world, &mut self.last, vcpu, vm, &mut state);
         }
-        timer::set_guest_offset(vm.cntvoff());
         let due = enter(vcpu, vm, &mut state, &mut self.interface);
         if let Some(first) = earlier(due, alarm) {
             timer::arm(first);
