@@ -178,7 +178,7 @@ pub fn vm_stop(vm: u64) -> Result<u64, Errno> {
 /// `VM_RESUME`.
 ///
 /// # Errors
-/// `ENOENT`: no such VM. `EINVAL`: the host partition itself.
+/// `ENOENT`: no such VM. `EINVAL`: the host partition itself, or it does not run.
 pub fn vm_resume(vm: u64) -> Result<(), Errno> {
     status(call::VM_RESUME, [vm, 0, 0, 0]).map(|_| ())
 }
@@ -186,7 +186,7 @@ pub fn vm_resume(vm: u64) -> Result<(), Errno> {
 /// `COUNTER`, of one vCPU or of [`call::ALL_VCPUS`].
 ///
 /// # Errors
-/// `ENOENT`: no such VM. `EINVAL`: no such vCPU or counter.
+/// `ENOENT`: no such VM. `EINVAL`: no such vCPU. `ENXIO`: no such counter.
 pub fn counter(vm: u64, vcpu: u64, counter: Counter) -> Result<u64, Errno> {
     value(call::COUNTER, [vm, vcpu, counter as u64])
 }

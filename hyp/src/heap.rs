@@ -13,7 +13,7 @@ unsafe extern "C" {
     static __heap_end: u8;
 }
 
-/// The part in the image, for device-tree work and EL2's tables, and the part that is as large as the VMs need it.
+/// The part in the image, for EL2's tables, the board and the plan of the VMs, and the part that is as large as the VMs need it.
 struct BootHeap {
     heaps: [BootCell<Heap>; 2],
     sealed: BootCell<bool>,

@@ -1,5 +1,5 @@
 //! From a guest's exception to the guest's next instruction, in reading order. `trap.s` saves what a Rust function may
-//! clobber, and calls one of [`guest_call`], [`guest_sync`] and [`guest_irq`], if none of [`short`] does.
+//! clobber, and calls one of [`guest_call`], [`guest_forwarded_on`], [`guest_sync`] and [`guest_irq`], if none of [`short`] does it.
 
 use core::{arch::global_asm, sync::atomic::Ordering};
 
@@ -273,7 +273,7 @@ fn unexpected(exit: &mut Exit<'_>, reason: CrashReason) -> Leave {
     crash(exit, reason)
 }
 
-/// What every exit through Rust does: refresh the shadow, act. What acts counts it: as one of calls, system registers, memory
+/// What every exit does that comes here: refresh the shadow, act. What acts counts it: as one of calls, system registers, memory
 /// accesses, interrupts and waits, or as an exit that is none of these.
 #[inline(always)]
 fn ordinary(frame: &mut Frame, act: impl FnOnce(&mut Exit<'_>) -> Leave) -> Leave {

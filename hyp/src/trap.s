@@ -47,8 +47,8 @@
     ldp     x28, x29, [sp, #224]
 .endm
 
-// For a short way in Rust that has few registers to put anything in: x0, x1, x8 to x17 and x30 (xtask looks for others in what it
-// builds). x1 and x2 are saved. The guest's x0 is behind its x30, where the frame has no register.
+// For a short way in Rust that has few registers to put anything in: x0, x1 and x8 to x17 (xtask looks for others in what it builds).
+// x30 is saved for the call. x1 and x2 are saved already. The guest's x0 is behind its x30, where the frame has no register.
 .macro save_few
     stp     x8, x9, [sp, #64]
     stp     x10, x11, [sp, #80]
@@ -160,7 +160,8 @@ guest_serror:
 
 .section .text.trap, "ax"
 // The ways through Rust. What is common is tried first; if it is something else, nothing has happened yet. A long way has the frame in
-// x0, and a call, which can name x0 to x17 only, ESR_EL2 in x1. A short way has ESR_EL2 or what the guest wrote.
+// x0, and a call, which can name x0 to x17 only, ESR_EL2 in x1, as the short ways of a store and of CPU_ON do. The other short ways have
+// ESR_EL2 in x0, or what the guest wrote.
 sync_abort:
     tbnz    w1, #6, sync_store
     save_few

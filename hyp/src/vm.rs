@@ -223,7 +223,7 @@ pub(crate) fn reserve_pool(plan: &Vms<'_>, memory: &mut physmem::PhysMem<'_>) ->
     Some(pool)
 }
 
-/// What the contexts of the plan's VMs take, with room for what is used while they are made.
+/// What the contexts of the plan's VMs take, with room for how the pCPUs begin and for what lies between two of them.
 pub(crate) fn room(plan: &Vms<'_>) -> u64 {
     const SPARE: u64 = 16 << 10;
     let contexts = |desc: &VmDesc<'_>| size_of::<Vm>() + desc.vcpus() * (size_of::<Vcpu>() + size_of::<Power>());

@@ -31,7 +31,7 @@ pub(crate) fn command() -> u8 {
             Ok(qemu) => Ok(format!("{}.{} at {}", qemu.version.0, qemu.version.1, path.display())),
         },
     };
-    let gdb = setup::find("gdb-multiarch")
+    let gdb = setup::find_gdb()
         .map(|p| p.display().to_string())
         .ok_or_else(|| GDB_PACKAGE.command(system));
     let rustc = setup::output_of("rustc", &["--version"]).ok_or_else(|| "install rustup from https://rustup.rs".to_owned());
@@ -73,7 +73,7 @@ pub(crate) fn command() -> u8 {
             required: false,
         },
         Finding {
-            what: "gdb-multiarch",
+            what: "gdb",
             needed_for: "gdb",
             result: gdb,
             required: false,

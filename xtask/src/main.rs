@@ -1,6 +1,6 @@
 //! Umbra's developer tool: set-up, build, run, test, debug. `cargo xtask` lists the commands.
 //!
-//! Each command is one module: [`run`] (`qemu`), [`test`], [`build`] (`build`, `image`, `clean`), [`doctor`], [`gdb`]. A
+//! Each command is one module: [`run`] (`qemu`), [`test`], [`bench`], [`build`] (`build`, `image`, `clean`), [`doctor`], [`gdb`]. A
 //! run goes through [`vmfile`] (what the user wants), [`plan`] (checked as a whole, placed in memory), [`tree`] (told to
 //! Umbra in the machine's device tree), [`qemu`] (the process), [`console`] (its words, taken apart), and [`verdict`]
 //! and [`report`] (what it came to).
@@ -175,7 +175,7 @@ pub(crate) struct RunArgs {
     /// Install nothing: print the command that would, and stop with status 2
     #[arg(long)]
     pub(crate) no_install: bool,
-    /// Show more: Umbra's debug messages, and the records that the table is made of
+    /// Show more: the records that the table is made of
     #[arg(long, short)]
     pub(crate) verbose: bool,
     /// More arguments for QEMU
@@ -204,6 +204,7 @@ A VM file needs a name and an image; the rest has defaults:
   strict = false                    # trap every ICC_CTLR_EL1 access
   on_pending = true                 # false: losers of a forwarded CPU_ON see ALREADY_ON, as under KVM
   forward_deadline_ms = 5000
+  devices = [\"/pl031@9010000\"]      # devices of the machine, by device-tree path: none that do DMA
   smccc_filter = [                  # handle, deny or forward; a forward brings in the host partition
     { base = 0x84000003, count = 1, action = \"forward\" },
     { base = 0xC4000003, count = 1, action = \"forward\" },
@@ -216,7 +217,8 @@ A VM file needs a name and an image; the rest has defaults:
   load = 0x40080000                 # raw binary: where it goes
   entry = 0x40080000                # where it is entered; load
 
-With --guest and with --vm, what you type goes to the guest, Ctrl-C too. Ctrl-A x ends the run, Ctrl-A Ctrl-A types one.
+With --guest and with --vm, what you type goes to the guest, Ctrl-C too. Ctrl-] asks Umbra's monitor (h: help),
+Ctrl-A x ends the run, Ctrl-A Ctrl-A types one.
 VMs that share pCPUs: name the same pCPU in several lists of pcpus, or give a --smp smaller than the number of vCPUs.
 
 Guests' consoles go to standard output as the guests wrote them (tagged by name when there are several);

@@ -597,7 +597,7 @@ pub(crate) mod tests {
     #[test]
     fn the_tree_gets_one_node_for_each_vm() {
         let mut plan = plan(vec![vm("a", 2, &[], 32 << 20), host()], None, None).expect("a plan");
-        plan.bootargs = "loglevel=4".to_owned();
+        plan.bootargs = "loglevel=2".to_owned();
         let mut root = Node::new("");
         root.child_mut("chosen").strings("stdout-path", &["/pl011@9000000"]);
         let tree = plan.describe(&Tree {

@@ -206,10 +206,7 @@ pub(crate) fn request(args: &RunArgs, folder: &Path) -> Result<Request> {
         }
     }
     own &= demo;
-    let mut plan = Plan::new(vms, machine, args.smp, args.machine_memory, own)?;
-    if args.verbose {
-        plan.bootargs = "loglevel=4".to_owned();
-    }
+    let plan = Plan::new(vms, machine, args.smp, args.machine_memory, own)?;
     let ready = prepare(plan, &qemu.path, &hyp.bin, folder)?;
     Ok(Request {
         ready,

@@ -369,19 +369,21 @@ pub(crate) fn qemu(asked: Option<&Path>, no_install: bool) -> Result<Qemu> {
     Ok(qemu)
 }
 
-/// Finds the debugger.
-pub(crate) fn gdb(no_install: bool) -> Result<PathBuf> {
+/// A debugger that knows AArch64.
+pub(crate) fn find_gdb() -> Option<PathBuf> {
     let fits = |path: &PathBuf| output_of(path, &["-batch", "-ex", "set architecture aarch64"]).is_some();
-    let look = || {
-        find(GDB)
-            .or_else(|| find("aarch64-linux-gnu-gdb"))
-            .or_else(|| find("gdb").filter(fits))
-    };
-    if let Some(path) = look() {
+    find(GDB)
+        .or_else(|| find("aarch64-linux-gnu-gdb"))
+        .or_else(|| find("gdb").filter(fits))
+}
+
+/// Finds the debugger, or installs one.
+pub(crate) fn gdb(no_install: bool) -> Result<PathBuf> {
+    if let Some(path) = find_gdb() {
         return Ok(path);
     }
     GDB_PACKAGE.install(no_install)?;
-    match look() {
+    match find_gdb() {
         Some(path) => Ok(path),
         None => bail!(GDB_PACKAGE.missing(system())),
     }

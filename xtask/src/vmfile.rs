@@ -5,7 +5,7 @@ use crate::flatten;
 use anyhow::{Context, Result};
 use hyp_abi::errno::Errno;
 use hyp_abi::layout;
-use hyp_core::fdt::vms::MAX_DEVICES;
+use hyp_core::fdt::vms::{MAX_DEADLINE_MS, MAX_DEVICES};
 use hyp_core::filter::{Action, Filter};
 use hyp_core::types::Range;
 use serde::Deserialize;
@@ -19,7 +19,7 @@ pub(crate) const DEFAULT_FORWARD_DEADLINE_MS: u32 = 5000;
 pub(crate) const BLOCK: u64 = 2 << 20;
 /// Where a raw binary goes above the base of RAM.
 const RAW_OFFSET: u64 = 0x8_0000;
-/// The longest VM name: it is part of a node's name, which may have 31 characters.
+/// The longest VM name: lines of the console begin with it.
 const MAX_NAME: usize = 24;
 /// The longest command line.
 const MAX_BOOTARGS: usize = 2047;
@@ -249,6 +249,12 @@ pub(crate) fn parse(origin: &str, text: &str, folder: &Path, scratch: &Path) -> 
         return Err(bad(
             "forward_deadline_ms",
             "0 would fail every forwarded call; give at least 1".to_owned(),
+        ));
+    }
+    if deadline > MAX_DEADLINE_MS {
+        return Err(bad(
+            "forward_deadline_ms",
+            format!("{deadline} is too long; give at most {MAX_DEADLINE_MS}, an hour"),
         ));
     }
     let filter = check_filter(&file.smccc_filter).map_err(|(field, reason)| bad(&field, reason))?;
@@ -663,6 +669,14 @@ mod tests {
             (
                 format!("name = \"a\"\nforward_deadline_ms = 0\n{image}"),
                 vec!["forward_deadline_ms:"],
+            ),
+            (
+                format!("name = \"a\"\nforward_deadline_ms = 3600001\n{image}"),
+                vec!["forward_deadline_ms:", "at most 3600000"],
+            ),
+            (
+                format!("name = \"a\"\nforward_deadline_ms = 3600001\n{image}"),
+                vec!["forward_deadline_ms:", "3600000"],
             ),
             (
                 format!("name = \"a\"\n[ram]\nbase = 0x40001000\n{image}"),

@@ -1,6 +1,6 @@
 //! The host partition's calls: SMCCC fast calls, SMC64, owner 6 (vendor-specific hypervisor). Only VM 0 may make them;
-//! every other VM gets `NOT_SUPPORTED`. Arguments are in `x1` and up; `x0` returns 0 or a positive value, or a negated
-//! [`crate::errno::Errno`].
+//! every other VM gets `NOT_SUPPORTED`. Arguments are in `x1` and up; `x0` returns 0, or a negated [`crate::errno::Errno`];
+//! a value is in `x1`.
 
 /// Waits for the next exit. Returns `EINTR` when the host has a pending interrupt.
 /// Results: `x1` the cookie, `x2` [`exit_info`], `x3` to `x6` the guest's `x0` to `x3`.
@@ -13,11 +13,11 @@ pub const COMPLETE_EXIT: u32 = 0xC600_0002;
 pub const ATTR_GET: u32 = 0xC600_0003;
 /// Writes an attribute. `x1` VM, `x2` group, `x3` attribute, `x4` value.
 pub const ATTR_SET: u32 = 0xC600_0004;
-/// Asks whether an attribute exists. `x1` VM, `x2` group, `x3` attribute. 0 or `ENXIO`.
+/// Asks whether an attribute exists. `x1` VM, `x2` group, `x3` attribute. `ENXIO`: it does not.
 pub const ATTR_HAS: u32 = 0xC600_0005;
 /// Adds a range to a VM's SMCCC filter. `x1` VM, `x2` base, `x3` count, `x4` action in bits 7:0, the rest padding (0).
 pub const FILTER_SET: u32 = 0xC600_0006;
-/// Starts a VM that waits for its host. `x1` VM. `EEXIST`: it runs already.
+/// Starts a VM that waits for its host. `x1` VM. `EEXIST`: it was started before.
 pub const VM_START: u32 = 0xC600_0007;
 /// Stops every vCPU of a VM and waits until each has left its pCPU. `x1` VM. `x1` returns how many vCPUs were stopped.
 pub const VM_STOP: u32 = 0xC600_0008;
@@ -123,7 +123,7 @@ pub enum VmState {
     Built = 0,
     /// Running.
     Running = 1,
-    /// Held by [`VM_STOP`].
+    /// Held by [`VM_STOP`], or from the monitor.
     Stopped = 2,
     /// Being restarted.
     Resetting = 3,
@@ -161,7 +161,7 @@ pub enum Counter {
     Forwards = 2,
     /// `CPU_ON` calls that succeeded with this vCPU as target.
     Starts = 3,
-    /// Times this vCPU was held by [`VM_STOP`].
+    /// Times this vCPU was held, by [`VM_STOP`] or from the monitor.
     Stops = 4,
     /// Stops that took it out of the guest (it was running guest code, and nobody had asked for it).
     Bystanders = 5,
@@ -169,7 +169,8 @@ pub enum Counter {
     KicksExact = 6,
     /// Kicks of this vCPU to deliver an interrupt to it.
     KicksIrq = 7,
-    /// Kicks of this vCPU to have it serve another request (a write to its registers).
+    /// Kicks of this vCPU to have it serve another request: a write to its registers, an access to its redistributor, a question about
+    /// its SPIs, a look at a changed `GICD_CTLR`.
     KicksRequest = 8,
     /// `EBUSY` answers to reads of this vCPU's registers.
     Busy = 9,

@@ -254,16 +254,6 @@ impl Abort {
     pub const fn cache_maintenance(self) -> bool {
         self.bit(8)
     }
-    /// External abort type; implementation defined.
-    #[must_use]
-    pub const fn external_type(self) -> bool {
-        self.bit(9)
-    }
-    /// `FAR_EL2` is not valid.
-    #[must_use]
-    pub const fn far_not_valid(self) -> bool {
-        self.bit(10)
-    }
     /// How the instruction accessed memory, if the syndrome tells.
     #[must_use]
     #[inline]

@@ -1,7 +1,7 @@
 //! EL2's own translation tables: the identity, 4 KiB granule, walks from level 1, blocks of 1 GiB and 2 MiB where they fit.
 //! DDI 0487 D8 (VMSAv8-64).
 //!
-//! They are made before EL2's translation is on, and never changed after: no TLB maintenance is needed.
+//! They are made before EL2's translation is on, and but for the windows' table never changed after: no TLB maintenance is needed.
 
 use crate::stage2::{PAGE, Tables};
 use crate::types::{Pa, Range};

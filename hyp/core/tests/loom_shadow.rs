@@ -1,5 +1,5 @@
-//! The shadow's sequence lock, the ready flag, the kick and the request slot under loom, which tries every interleaving and every
-//! value that the C11 memory model lets a load return.
+//! The shadow's sequence lock, the ready flag, the kick and the request slot under loom, which tries every interleaving with as many
+//! preemptions as it is told, 2 by xtask, and every value that the C11 memory model lets a load return.
 //!
 //! `RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=3 cargo test -p hyp-core --release --test loom_shadow`
 //!

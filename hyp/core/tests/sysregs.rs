@@ -69,9 +69,3 @@ fn ich_lr_el2() {
     ranges!(ICH_LR_EL2:
         vINTID = 31:0, pINTID = 44:32, EOI = 41:41, Priority = 55:48, Group = 60:60, HW = 61:61, State = 63:62);
 }
-
-#[test]
-fn ich_misr_el2() {
-    ranges!(ICH_MISR_EL2:
-        EOI = 0:0, U = 1:1, LRENP = 2:2, NP = 3:3, VGrp0E = 4:4, VGrp0D = 5:5, VGrp1E = 6:6, VGrp1D = 7:7);
-}

@@ -74,8 +74,8 @@ pub(crate) fn drop_all_guest_tlb() {
     unsafe { asm!("dsb ishst", "tlbi alle1is", "dsb ish", "isb", options(nostack, preserves_flags)) };
 }
 
-/// Translates an EL1 virtual address for reading, both stages, with the tables in the registers now (`AT S12E1R`).
-/// Returns the IPA's page only through `PAR_EL1`'s fault status: stage 1 alone is asked (`AT S1E1R`).
+/// Translates an EL1 virtual address for reading by stage 1 alone, with the tables in the registers now (`AT S1E1R`). Gives the IPA's
+/// page; `None`: a fault.
 pub(crate) fn ipa_page_of(va: u64) -> Option<u64> {
     let par: u64;
     // SAFETY: An address translation reads the guest's tables and writes PAR_EL1, which is saved and put back.

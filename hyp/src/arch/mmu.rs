@@ -9,6 +9,7 @@ use core::{
 
 pub(crate) use hyp_core::stage1::Access;
 use hyp_core::{
+    policy,
     stage1::{self, Stage1},
     stage2::{PAGE, Tables},
     types::{Pa, Range},
@@ -96,8 +97,7 @@ impl Map {
             // RES1 bits 31 and 23, PS, SH0 inner, ORGN0 and IRGN0 write-back write-allocate, T0SZ (DDI 0487 TCR_EL2).
             tcr: 1 << 31 | 1 << 23 | pa_range << 16 | 3 << 12 | 1 << 10 | 1 << 8 | u64::from(64 - stage1::VA_BITS),
             ttbr0: tables.root().get(),
-            // RES1 bits, WXN, I, SA, C, M (DDI 0487 SCTLR_EL2).
-            sctlr: 0x30C5_0830 | 1 << 19 | 1 << 12 | 1 << 3 | 1 << 2 | 1,
+            sctlr: policy::SCTLR_EL2_ON,
         };
         WINDOW_TABLE.store(tables.windows().get() as usize, Ordering::Relaxed);
         barrier::dsb_sy();

@@ -42,7 +42,7 @@ pub(crate) struct BenchArgs {
     /// Fail when a median or a size exceeds its budget in xtask/bench-budgets.toml
     #[arg(long)]
     pub(crate) check: bool,
-    /// Lower the budgets to what was measured; none is raised
+    /// Lower the budgets to what was measured, and add those that are missing; none is raised
     #[arg(long, conflicts_with = "check")]
     pub(crate) lower_budgets: bool,
     /// Say where the instructions of this operation go, by function and by class

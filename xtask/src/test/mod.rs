@@ -37,7 +37,7 @@ pub(crate) struct TestArgs {
 pub(crate) enum Suite {
     /// Format, lints, documentation, and every unit and property test
     Host,
-    /// Every interleaving of the lock-free parts
+    /// Every interleaving of the lock-free parts with at most two preemptions
     Loom,
     /// The same code under an interpreter that finds undefined behaviour
     Miri,

@@ -20,7 +20,7 @@ pub const MAX_GICR: usize = 32;
 /// The longest `umbra,nonce`.
 pub const MAX_NONCE: usize = 64;
 /// The most talkative `loglevel`.
-pub const MAX_LOGLEVEL: u8 = 4;
+pub const MAX_LOGLEVEL: u8 = 3;
 
 /// What the machine is.
 #[derive(Clone, Debug)]
@@ -510,9 +510,9 @@ mod tests {
         for (bootargs, level) in [
             ("", None),
             ("quiet loglevel=2", Some(2)),
-            ("loglevel=1 loglevel=3 x", Some(3)),
-            ("loglevel=9", Some(4)),
-            ("loglevel=99999999999999999999", Some(4)),
+            ("loglevel=1 loglevel=2 x", Some(2)),
+            ("loglevel=9", Some(3)),
+            ("loglevel=99999999999999999999", Some(3)),
             ("loglevel= loglevel=x loglevel=-1 xloglevel=1", None),
         ] {
             assert_eq!(loglevel(bootargs.as_bytes()), level, "{bootargs:?}");

@@ -170,7 +170,7 @@ const fn psci(fdt: &mut Writer<'_>) {
     fdt.end();
 }
 
-/// Secure physical, physical, virtual and EL2 timer, as on `virt`. Umbra's vCPUs have the virtual one.
+/// Secure physical, physical, virtual and EL2 timer, as on `virt`. Umbra's vCPUs have the virtual one, and the physical one emulated.
 const fn timer(fdt: &mut Writer<'_>) {
     fdt.begin("timer");
     fdt.text(name!("compatible"), "arm,armv8-timer");

@@ -37,7 +37,8 @@ const MAX_NODES: usize = 32;
 const HOST: &str = "umbra,host";
 const DEFAULT_RAM_SIZE: u64 = 256 << 20;
 const DEFAULT_DEADLINE_MS: u32 = 5000;
-const MAX_DEADLINE_MS: u32 = 3_600_000;
+/// The longest that a forwarded call waits for its verdict.
+pub const MAX_DEADLINE_MS: u32 = 3_600_000;
 
 /// The VMs that the tree describes.
 #[derive(Clone, Debug, Default)]

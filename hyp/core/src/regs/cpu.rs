@@ -277,8 +277,6 @@ impl SysReg {
             (iss >> 17 & 7) as u16,
         )
     }
-    /// The bits of an ISS that name the register.
-    pub const ISS_MASK: u32 = 3 << 20 | 7 << 17 | 7 << 14 | 15 << 10 | 15 << 1;
     /// The ISS of a trapped write of the register, but for the general-purpose register.
     #[must_use]
     #[inline(always)]

@@ -109,26 +109,6 @@ register_bitfields! { u64,
         ],
     ],
 
-    /// Interrupt Controller Maintenance Interrupt State Register: why the maintenance interrupt is asserted.
-    pub ICH_MISR_EL2 [
-        /// A list register that asked for it was deactivated (see `ICH_EISR_EL2`).
-        EOI OFFSET(0) NUMBITS(1) [],
-        /// Underflow.
-        U OFFSET(1) NUMBITS(1) [],
-        /// A deactivation found no list register.
-        LRENP OFFSET(2) NUMBITS(1) [],
-        /// No list register is pending.
-        NP OFFSET(3) NUMBITS(1) [],
-        /// Group 0 was enabled.
-        VGrp0E OFFSET(4) NUMBITS(1) [],
-        /// Group 0 was disabled.
-        VGrp0D OFFSET(5) NUMBITS(1) [],
-        /// Group 1 was enabled.
-        VGrp1E OFFSET(6) NUMBITS(1) [],
-        /// Group 1 was disabled.
-        VGrp1D OFFSET(7) NUMBITS(1) [],
-    ],
-
     /// Interrupt Controller Control Register, as EL1 sees it. The low 32 bits are all of it.
     pub ICC_CTLR_EL1 [
         /// Common binary point: `ICC_BPR0_EL1` serves both groups.
@@ -172,14 +152,10 @@ register_bitfields! { u64,
 
 /// An image of `ICH_VMCR_EL2`.
 pub type VmcrValue = LocalRegisterCopy<u64, ICH_VMCR_EL2::Register>;
-/// An image of `ICH_HCR_EL2`.
-pub type HcrValue = LocalRegisterCopy<u64, ICH_HCR_EL2::Register>;
 /// An image of `ICH_VTR_EL2`.
 pub type VtrValue = LocalRegisterCopy<u64, ICH_VTR_EL2::Register>;
 /// An image of an `ICH_LR<n>_EL2`.
 pub type LrValue = LocalRegisterCopy<u64, ICH_LR_EL2::Register>;
-/// An image of `ICH_MISR_EL2`.
-pub type MisrValue = LocalRegisterCopy<u64, ICH_MISR_EL2::Register>;
 /// An image of `ICC_CTLR_EL1`.
 pub type CtlrValue = LocalRegisterCopy<u64, ICC_CTLR_EL1::Register>;
 /// An image of `ICC_SGI1R_EL1`, `ICC_SGI0R_EL1` or `ICC_ASGI1R_EL1`.

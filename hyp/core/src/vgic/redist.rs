@@ -34,10 +34,6 @@ pub const ICACTIVER0: u64 = SGI_BASE + 0x0380;
 pub const IPRIORITYR0: u64 = SGI_BASE + 0x0400;
 /// The last byte of `GICR_IPRIORITYR7`.
 pub const IPRIORITYR_END: u64 = SGI_BASE + 0x041F;
-/// `GICR_ICFGR0`: SGIs are edge-triggered, and that is fixed.
-pub const ICFGR0: u64 = SGI_BASE + 0x0C00;
-/// `GICR_ICFGR1`: PPIs are level-sensitive, and that is fixed.
-pub const ICFGR1: u64 = SGI_BASE + 0x0C04;
 
 /// SGIs: edge-triggered.
 pub(super) const SGIS: u64 = 0x0000_FFFF;
