@@ -16,7 +16,7 @@ use hyp_core::{
         vms::Vms,
     },
     physmem::PhysMem,
-    text,
+    stage1, text,
     text::Value,
     types::Range,
 };
@@ -347,6 +347,14 @@ fn area_stacks(areas: Range, nth: usize) -> Stacks {
         emergency: guard + AREA,
     }
 }
+
+/// What lies in the image's part of the heap before EL2's tables do.
+const KEPT: usize = size_of::<Board>() + size_of::<PhysMem<'_>>() + size_of::<Vms<'_>>();
+const TABLES: usize = stage1::MOST_TABLES * GUARD as usize;
+const _: () = assert!(
+    KEPT.next_multiple_of(GUARD as usize) + GUARD as usize + TABLES <= heap::SIZE,
+    "the boot heap is too small"
+);
 
 /// EL2's address space: the image by its parts, the pCPUs' stacks without their guard pages, devices, and the memory for the
 /// VMs' contexts and tables; the device tree, where their descriptions have their texts. No VM's RAM, and no module.

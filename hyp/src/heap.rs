@@ -13,6 +13,12 @@ unsafe extern "C" {
     static __heap_end: u8;
 }
 
+/// Bytes of the part in the image.
+pub(crate) const SIZE: usize = match usize::from_str_radix(env!("UMBRA_BOOT_HEAP"), 10) {
+    Ok(size) => size,
+    Err(_) => 0,
+};
+
 /// The part in the image, for EL2's tables, the board and the plan of the VMs, and the part that is as large as the VMs need it.
 struct BootHeap {
     heaps: [BootCell<Heap>; 2],

@@ -232,20 +232,22 @@ impl Plan {
         }
         args.extend([OsString::from("-kernel"), kernel.into(), OsString::from("-dtb"), dtb.into()]);
         for (vm, place) in self.vms.iter().zip(&self.placements) {
-            let mut load = |file: &Path, at: u64| {
-                args.extend([
-                    "-device".into(),
-                    format!("loader,file={},addr={at:#x},force-raw=on", escaped(file)).into(),
-                ]);
-            };
-            load(&vm.image.module.file, place.image);
+            args.extend(load(&vm.image.module.file, place.image));
             if let (Some(initrd), Some(at)) = (&vm.initrd, place.initrd) {
-                load(&initrd.file, at);
+                args.extend(load(&initrd.file, at));
             }
         }
         args.extend(self.machine.extra.iter().map(OsString::from));
         args
     }
+}
+
+/// QEMU's arguments to put `file` into the machine's memory.
+pub(crate) fn load(file: &Path, at: u64) -> [OsString; 2] {
+    [
+        "-device".into(),
+        format!("loader,file={},addr={at:#x},force-raw=on", escaped(file)).into(),
+    ]
 }
 
 fn vm_node(vm: &Vm, index: usize, place: Placement) -> Node {

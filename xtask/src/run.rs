@@ -5,7 +5,7 @@ use crate::build::{self, Hyp, Profile};
 use crate::fail::{self, usage};
 use crate::forwarded::Summary;
 use crate::guests::{self, Guest, Wish};
-use crate::plan::{Machine, Plan, shell};
+use crate::plan::{self, Machine, Plan, shell};
 use crate::qemu::{self, Run};
 use crate::report::{About, Report};
 use crate::screen::Screen;
@@ -93,6 +93,24 @@ pub(crate) struct Ready {
     pub(crate) plan: Plan,
     /// QEMU's arguments.
     pub(crate) args: Vec<OsString>,
+}
+
+impl Ready {
+    /// Has QEMU start `loader`, with Umbra at `umbra` and the device tree at `tree`.
+    pub(crate) fn put_elsewhere(&mut self, loader: &Path, umbra: u64, tree: u64) {
+        let mut more = Vec::new();
+        for (option, at) in [("-kernel", umbra), ("-dtb", tree)] {
+            if let Some(n) = self.args.iter().position(|arg| arg == option)
+                && let Some(file) = self.args.get_mut(n + 1)
+            {
+                more.extend(plan::load(Path::new(file), at));
+                if option == "-kernel" {
+                    *file = loader.into();
+                }
+            }
+        }
+        self.args.extend(more);
+    }
 }
 
 /// Asks QEMU for the machine's device tree, adds the VMs to it, and returns QEMU's arguments. Files go to `folder`.

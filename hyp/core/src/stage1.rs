@@ -8,6 +8,9 @@ use crate::types::{Pa, Range};
 
 /// One table at level 1.
 pub const VA_BITS: u32 = 39;
+/// As many tables as a board takes whose memory and devices are far apart: each of image, pCPUs' stacks, device tree, interrupt
+/// controller and console in a GiB of its own, and across a boundary wherever it can lie so. One is to spare.
+pub const MOST_TABLES: usize = 18;
 /// The addresses that one descriptor of the root covers.
 pub const GIB: u64 = 1 << 30;
 
@@ -224,6 +227,35 @@ mod tests {
             assert_eq!(walk(&memory, &map, va), Some((va, access.bits())));
         }
         assert_eq!(walk(&memory, &map, 4 * GIB + (6 << 20) + PAGE), None);
+    }
+
+    #[test]
+    fn a_board_whose_parts_are_far_apart_has_tables_enough() {
+        const MIB2: u64 = 2 << 20;
+        let mut memory = memory(MOST_TABLES);
+        let map = Stage1::new(&mut memory).expect("tables");
+        let mut add = |start: u64, size: u64, access| map.identity(&mut memory, range(start, size), access).expect("a table");
+        // The image by its parts: it begins at a boundary of 2 MiB and is smaller than that.
+        let image = 4 * GIB;
+        for (part, access) in [Access::Execute, Access::Read, Access::Write, Access::Write]
+            .into_iter()
+            .enumerate()
+        {
+            add(image + part as u64 * 0x2_0000, 0x1_F000, access);
+        }
+        // 63 stacks without their guard pages, the contexts and the pool: one behind the other, across two boundaries.
+        let ram = 6 * GIB + MIB2 - 63 * 0x3000 + 0x1000;
+        for n in 0..63 {
+            add(ram + n * 0x3000, 0x2000, Access::Write);
+        }
+        add(6 * GIB + MIB2, MIB2 - PAGE, Access::Write);
+        add(6 * GIB + 2 * MIB2 - PAGE, 0x6_0000, Access::Write);
+        add(9 * GIB - PAGE, 2 * PAGE, Access::Read);
+        // 64 redistributors in one piece.
+        add(10 * GIB, 0x1_0000, Access::Device);
+        add(10 * GIB + 0xA_0000, 64 * 0x2_0000, Access::Device);
+        add(12 * GIB, PAGE, Access::Device);
+        assert!(memory.tables.len() + 1 >= MOST_TABLES, "{}", memory.tables.len());
     }
 
     #[test]

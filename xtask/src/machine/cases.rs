@@ -191,6 +191,15 @@ pub(super) fn all() -> Vec<Case> {
         Case::new("boot-and-off", Guest::new("hello", "")).seconds(30),
         Case::new("boot-without-semihosting", Guest::new("hello", "")).foreign().seconds(30),
         Case::new("boot-in-little-ram", Guest::new("hello", "").ram(0x4000_0000, 4 << 20)).seconds(30),
+        // In a GiB of its own, across a boundary of 2 MiB, on a machine with two such redistributor ranges: many tables.
+        Case::new("boot-with-the-tree-far-away", Guest::new("hello", "").vcpus(16))
+            .memory_mib(4096)
+            .tree_at(0xBFBF_F000)
+            .seconds(60)
+            .expect(|seen| {
+                seen.all_passed()?;
+                seen.umbra_says(&["16 pCPUs"])
+            }),
         Case::new("entered-at-el1-it-says-so-and-parks", Guest::new("hello", ""))
             .seconds(30)
             .parks(&["-M", "virtualization=off"], "entered at EL1; it needs EL2"),

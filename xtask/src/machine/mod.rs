@@ -326,6 +326,7 @@ pub(crate) struct Case {
     until: Option<&'static str>,
     parks: Option<&'static str>,
     extra: &'static [&'static str],
+    tree_at: Option<u64>,
     ratio: Option<ratio::Ratio>,
     figure: Option<fn(&Seen<'_>) -> Option<String>>,
     expect: Expect,
@@ -351,6 +352,7 @@ impl Case {
             until: None,
             parks: None,
             extra: &[],
+            tree_at: None,
             ratio: None,
             figure: None,
             expect: |seen| seen.all_passed(),
@@ -425,6 +427,11 @@ impl Case {
             }
         })
     }
+    /// Has the device tree lie at this address, as a boot loader may put it anywhere.
+    pub(crate) fn tree_at(mut self, address: u64) -> Self {
+        self.tree_at = Some(address);
+        self
+    }
     /// Boots the guest without Umbra too, and compares.
     pub(crate) fn ratio(mut self, ratio: ratio::Ratio) -> Self {
         self.ratio = Some(ratio);
@@ -457,6 +464,26 @@ pub(crate) fn all() -> Vec<Case> {
 /// Every test with guests that others wrote.
 pub(crate) fn foreign() -> Vec<Case> {
     linux::all()
+}
+
+/// Where Umbra lies when a [loader](loader_of) starts it: away from where QEMU puts that.
+const UMBRA_AT: u64 = 0x4080_0000;
+
+/// A boot loader as an arm64 `Image`: it starts what lies at `umbra` with the device tree at `tree`.
+fn loader_of(umbra: u64, tree: u64) -> Vec<u8> {
+    const HEADER: usize = 64;
+    let load = |register: u32, value: u64| {
+        let part = move |n: u32| (value >> (16 * n) & 0xFFFF) as u32;
+        // MOVZ, and a MOVK for each other half-word.
+        (0..4).map(move |n| if n == 0 { 0xD280_0000 } else { 0xF280_0000 } | n << 21 | part(n) << 5 | register)
+    };
+    let mut image = vec![0; HEADER];
+    image[..4].copy_from_slice(&(0x1400_0000 | HEADER as u32 / 4).to_le_bytes());
+    image[16..24].copy_from_slice(&4096_u64.to_le_bytes());
+    image[56..60].copy_from_slice(b"ARM\x64");
+    let br_x4 = 0xD61F_0080;
+    image.extend(load(0, tree).chain(load(4, umbra)).chain([br_x4]).flat_map(u32::to_le_bytes));
+    image
 }
 
 /// Types a test's script, and sees when there is enough.
@@ -667,7 +694,12 @@ impl Bench {
             }
         }
         let hyp = self.hyp(case.features)?;
-        let ready = prepare(plan, &self.qemu, &hyp.bin, folder)?;
+        let mut ready = prepare(plan, &self.qemu, &hyp.bin, folder)?;
+        if let Some(address) = case.tree_at {
+            let loader = folder.join("loader.Image");
+            std::fs::write(&loader, loader_of(UMBRA_AT, address))?;
+            ready.put_elsewhere(&loader, UMBRA_AT, address);
+        }
         let image = std::fs::metadata(&hyp.bin)?.len();
         let limit = Some(Duration::from_secs(case.seconds));
         let mut typist = Typist::new(case);
