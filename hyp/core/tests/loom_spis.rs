@@ -478,6 +478,45 @@ fn anyone(atomics: Atomics) -> BTreeSet<Outcome> {
     })
 }
 
+/// What a guest reads of an SPI that is pending all the while, as vCPU 0 claims it, gives it back, or both: that a vCPU has to be asked, or
+/// that it is pending.
+fn read(claims: bool, gives: bool) -> BTreeSet<Option<bool>> {
+    sync::ATOMICS.set(Atomics::Right);
+    let reached = StdArc::new(Mutex::new(BTreeSet::new()));
+    let mut builder = Builder::new();
+    builder.preemption_bound = OFTEN;
+    builder.check({
+        let reached = StdArc::clone(&reached);
+        move || {
+            let (shared, [mut zero]) = machine(0);
+            shared.raise_edge();
+            if !claims {
+                zero.look(&shared);
+            }
+            let reader = thread::spawn({
+                let shared = Arc::clone(&shared);
+                move || shared.dist.read_plain(ISPENDR, 4).map(|word| word & BIT != 0)
+            });
+            if claims {
+                zero.look(&shared);
+            }
+            if gives {
+                zero.go_off(&shared);
+            }
+            let seen = reader.join().expect("it ends");
+            reached.lock().unwrap_or_else(PoisonError::into_inner).insert(seen);
+        }
+    });
+    std::mem::take(&mut *reached.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+#[test]
+fn an_spi_that_is_pending_all_the_while_reads_so() {
+    for (claims, gives) in [(true, false), (false, true), (true, true)] {
+        exactly(&read(claims, gives), &[None, Some(true)]);
+    }
+}
+
 #[test]
 fn an_spi_that_is_routed_elsewhere_ends_there() {
     exactly(&routed(Atomics::Right), ROUTED);

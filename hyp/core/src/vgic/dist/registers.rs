@@ -156,15 +156,19 @@ impl Dist {
         Some(u64::from(match kind {
             4..=7 => match word {
                 Some(word) => {
-                    let state = if kind < ISACTIVER >> 7 {
-                        word.pending()
-                    } else {
-                        word.active.load(ORDER)
+                    let state = || {
+                        if kind < ISACTIVER >> 7 {
+                            word.pending()
+                        } else {
+                            word.active.load(ORDER)
+                        }
                     };
+                    let before = state();
                     if word.held.load(ORDER) | word.backed.load(Ordering::Relaxed) != 0 {
                         return None;
                     }
-                    state
+                    // Before: one that a vCPU claims now. After: one that it has just given back.
+                    before | state()
                 }
                 None => 0,
             },
