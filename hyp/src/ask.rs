@@ -178,11 +178,11 @@ fn asked(flag: &AtomicBool) -> bool {
 #[cold]
 fn show(vcpu: &Vcpu, vm: &Vm, interface: &Interface) {
     console::page(|out| {
-        put!(out, "VM {} vCPU {}:", vm.id, vcpu.index)?;
+        put!(out, "VM {} vCPU {}:", vm.id, vcpu.index);
         for index in 0..interface.count() {
-            put!(out, " LR{}={:#x}", index, interface.lr(index))?;
+            put!(out, " LR{}={:#x}", index, interface.lr(index));
         }
-        out.write_str(if interface.count() == 0 { " not resident\n" } else { "\n" })
+        out.words(if interface.count() == 0 { " not resident\n" } else { "\n" });
     });
 }
 

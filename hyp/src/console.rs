@@ -3,13 +3,10 @@
 //! Umbra's lines go out whole. A VM's bytes go out as it writes them; between channels the multiplexer of
 //! [`hyp_abi::console`] marks the change, or, without it, a line break and the VM's name do.
 
-use core::{
-    fmt::{self, Write},
-    sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering},
-};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 
 use hyp_abi::console::{CHANNEL_BASE, ESCAPE, RECORD_TAG, UMBRA};
-use hyp_core::text::{self, Text, Value};
+use hyp_core::text::{self, Sink, Text, Value};
 
 use crate::{
     arch::{
@@ -153,16 +150,13 @@ impl Console {
     }
 }
 
-impl Write for Console {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.text(text);
-        Ok(())
+impl Sink for Console {
+    fn words(&mut self, words: &str) {
+        self.text(words);
     }
 
-    /// Templates come by the character, and are ASCII.
-    fn write_char(&mut self, c: char) -> fmt::Result {
-        self.own_byte(u8::try_from(c).unwrap_or(b'?'));
-        Ok(())
+    fn byte(&mut self, byte: u8) {
+        self.own_byte(byte);
     }
 }
 
@@ -179,19 +173,19 @@ fn line_of(kind: Kind, template: &str, values: &[Value<'_>]) {
     }
     page(|out| {
         if matches!(kind, Kind::Record | Kind::Found) {
-            out.write_str(RECORD_TAG)?;
+            out.words(RECORD_TAG);
         }
-        text::put(out, template, values)?;
-        out.write_char('\n')
+        text::put(out, template, values);
+        out.byte(b'\n');
     });
 }
 
 /// Prints lines that belong together, with no other line between them.
 #[inline]
-pub(crate) fn page(print: impl FnOnce(&mut dyn Write) -> fmt::Result) {
+pub(crate) fn page(print: impl FnOnce(&mut dyn Sink)) {
     with(|console| {
         console.switch(UMBRA);
-        let _ = print(console);
+        print(console);
     });
 }
 
@@ -207,7 +201,7 @@ fn last_words_of(template: &str, values: &[Value<'_>]) {
     let console = unsafe { &mut *CONSOLE.as_mut_ptr() };
     console.channel = u8::MAX;
     console.switch(UMBRA);
-    let _ = text::put(console, template, values);
+    text::put(console, template, values);
 }
 
 /// One byte that a VM wrote to its PL011.

@@ -1,11 +1,14 @@
 //! EL2's own end: a readable report, a failing verdict, and no more.
 
-use core::{panic::PanicInfo, sync::atomic::Ordering};
+use core::{
+    panic::{PanicInfo, PanicMessage},
+    sync::atomic::Ordering,
+};
 
 use hyp_core::{
     crash::{El2Crash, El2Failure, El2State},
     text,
-    text::Value,
+    text::{Shown, Sink, Value},
 };
 
 use crate::{
@@ -32,9 +35,40 @@ fn die(page: &El2Crash<'_>, status: u32) -> ! {
     }
 }
 
+/// What a panic says.
+struct Message<'a>(PanicMessage<'a>);
+
+impl Shown for Message<'_> {
+    fn show(&self, f: &mut dyn Sink) {
+        match self.0.as_str() {
+            Some(message) => f.words(message),
+            None => with_values(&self.0, f),
+        }
+    }
+}
+
+/// Only an image for debugging has code that formats them.
+#[cfg(debug_assertions)]
+fn with_values(message: &PanicMessage<'_>, f: &mut dyn Sink) {
+    use core::fmt::{self, Write};
+    struct Through<'f>(&'f mut dyn Sink);
+    impl Write for Through<'_> {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            self.0.words(text);
+            Ok(())
+        }
+    }
+    let _ = write!(Through(f), "{message}");
+}
+
+#[cfg(not(debug_assertions))]
+fn with_values(_: &PanicMessage<'_>, f: &mut dyn Sink) {
+    f.words("(an image for debugging says it)");
+}
+
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
-    let message = info.message();
+    let message = Message(info.message());
     let location = info.location().map(|at| (at.file(), at.line()));
     let page = El2Crash {
         failure: El2Failure::Panic {

@@ -7,7 +7,7 @@
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use hyp_abi::call::{Counter, VmState};
-use hyp_core::{put, text, text::Value};
+use hyp_core::{put, text};
 
 use crate::{
     arch::barrier::Mutex,
@@ -143,7 +143,7 @@ fn act(vm: &Vm, key: u8) -> &'static str {
 fn list(vm: &Vm) {
     console::page(|out| {
         let state = vm.shown_state();
-        put!(out, "VM {} {}: {}\n", vm.id, vm.name, Value::Of(&format_args!("{state:?}")))?;
+        put!(out, "VM {} {}: {}\n", vm.id, vm.name, state.name());
         for vcpu in vm.vcpus {
             let (state, word) = (vcpu.power.state(), vcpu.slot.word());
             let fresh = if word.exact() {
@@ -156,15 +156,14 @@ fn list(vm: &Vm) {
                 "  vCPU {} on pCPU {}: {}, ICC_CTLR_EL1 {:#x} ({}, generation {})\n   ",
                 vcpu.index,
                 vcpu.pcpu,
-                Value::Of(&format_args!("{state:?}")),
+                state.name(),
                 word.ctlr(),
                 fresh,
                 word.generation()
-            )?;
-            system::put_counts(out, false, &Counter::ALL.map(|counter| vcpu.counter(counter)))?;
-            out.write_char('\n')?;
+            );
+            system::put_counts(out, false, &Counter::ALL.map(|counter| vcpu.counter(counter)));
+            out.byte(b'\n');
         }
-        Ok(())
     });
     // Only a vCPU's own pCPU can read its list registers: it prints them when it next looks.
     for vcpu in vm.vcpus {

@@ -1,12 +1,12 @@
 //! The run as a whole: which VMs have ended, and what follows when all have.
 
-use core::{
-    fmt::{self, Write},
-    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
-};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use hyp_abi::call::Counter;
-use hyp_core::{put, text, text::Text};
+use hyp_core::{
+    put, text,
+    text::{Sink, Text},
+};
 
 use crate::{
     arch::{barrier, gic, timer},
@@ -174,21 +174,20 @@ pub(crate) fn mark(vm: &Vm, label: u64) {
 
 fn print_counts(what: Text<'_>, counts: &Counts) {
     console::page(|out| {
-        what.put(out)?;
-        put_counts(out, true, counts)?;
-        out.write_char('\n')
+        what.put(out);
+        put_counts(out, true, counts);
+        out.byte(b'\n');
     });
 }
 
 /// Writes each counter's name and value, those that are 0 only with `zeroes`.
 #[inline(never)]
-pub(crate) fn put_counts(out: &mut dyn Write, zeroes: bool, counts: &Counts) -> fmt::Result {
+pub(crate) fn put_counts(out: &mut dyn Sink, zeroes: bool, counts: &Counts) {
     for (counter, value) in Counter::ALL.iter().zip(counts) {
         if zeroes || *value != 0 {
-            put!(out, " {}={}", counter.name(), *value)?;
+            put!(out, " {}={}", counter.name(), *value);
         }
     }
-    Ok(())
 }
 
 /// There is nothing to run at all.

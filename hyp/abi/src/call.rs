@@ -147,6 +147,19 @@ impl VmState {
             _ => return None,
         })
     }
+
+    /// For people.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Built => "built",
+            Self::Running => "running",
+            Self::Stopped => "stopped",
+            Self::Resetting => "being reset",
+            Self::Off => "off",
+            Self::Crashed => "crashed",
+        }
+    }
 }
 
 /// What hyp counts for each vCPU. The names are the keys of `count` and `mark` records.

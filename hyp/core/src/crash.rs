@@ -1,11 +1,8 @@
 //! One readable page when a vCPU cannot go on, and when EL2 itself cannot.
-
-use core::fmt::{self, Write};
-
 use crate::esr::Esr;
 use crate::inject::CrashReason;
 use crate::regs::cpu::SPSR_EL2;
-use crate::text::{Text, Value};
+use crate::text::{Shown, Sink, Text, Value};
 use crate::types::Ipa;
 use crate::{put, text};
 
@@ -59,8 +56,8 @@ pub struct El1 {
     pub sctlr: u64,
 }
 
-impl fmt::Display for GuestCrash<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Shown for GuestCrash<'_> {
+    fn show(&self, f: &mut dyn Sink) {
         put!(
             f,
             "VM {} ({}) crashed: {}\n  vCPU {} on pCPU {}\n",
@@ -69,7 +66,7 @@ impl fmt::Display for GuestCrash<'_> {
             self.reason.text(),
             self.vcpu,
             self.pcpu
-        )?;
+        );
         let ipa = match self.ipa {
             Some(ipa) => text!("IPA   {:#018x}", ipa.get()),
             None => text!("IPA   unknown"),
@@ -81,8 +78,8 @@ impl fmt::Display for GuestCrash<'_> {
             pstate: self.pstate,
             besides: ipa,
         }
-        .put(f)?;
-        general(f, self.x)?;
+        .put(f);
+        general(f, self.x);
         let el1 = &self.el1;
         put!(
             f,
@@ -97,9 +94,11 @@ impl fmt::Display for GuestCrash<'_> {
             el1.esr,
             Value::Of(&Esr::new(el1.esr)),
             self.advice()
-        )
+        );
     }
 }
+
+crate::shown!(GuestCrash<'_>);
 
 impl GuestCrash<'_> {
     fn advice(&self) -> &'static str {
@@ -128,7 +127,7 @@ struct Exception<'a> {
 }
 
 impl Exception<'_> {
-    fn put(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+    fn put(&self, out: &mut dyn Sink) {
         put!(
             out,
             "  PC    {:#018x}\n  ESR   {:#018x}  {}\n  FAR   {:#018x}\n  {}\n  SPSR  {:#018x}  {}\n",
@@ -139,31 +138,30 @@ impl Exception<'_> {
             Value::Of(&self.besides),
             self.pstate,
             Value::Of(&Pstate(self.pstate))
-        )
+        );
     }
 }
 
 /// x0 to x30, three to a line.
-fn general(out: &mut dyn fmt::Write, x: &[u64; 31]) -> fmt::Result {
+fn general(out: &mut dyn Sink, x: &[u64; 31]) {
     for (n, value) in x.iter().enumerate() {
         let pad = if n < 10 { " " } else { "" };
         let end = if n % 3 == 2 || n == 30 { "\n" } else { "" };
-        put!(out, "  x{}{} {:#018x}{}", n, pad, *value, end)?;
+        put!(out, "  x{}{} {:#018x}{}", n, pad, *value, end);
     }
-    Ok(())
 }
 
 /// A saved program status in words.
 struct Pstate(u64);
 
-impl fmt::Display for Pstate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(mode(self.0))?;
+impl Shown for Pstate {
+    fn show(&self, f: &mut dyn Sink) {
+        f.words(mode(self.0));
         // NZCV are bits 31 to 28, DAIF bits 9 to 6.
         for (n, name) in b"NZCV".iter().enumerate() {
             if self.0 << n & SPSR_EL2::N::SET.value != 0 {
-                f.write_char(' ')?;
-                f.write_char(char::from(*name))?;
+                f.byte(b' ');
+                f.byte(*name);
             }
         }
         for (bit, name) in [
@@ -172,17 +170,18 @@ impl fmt::Display for Pstate {
             (SPSR_EL2::SS::SET.value, " SS"),
         ] {
             if self.0 & bit != 0 {
-                f.write_str(name)?;
+                f.words(name);
             }
         }
-        f.write_str(", masked: ")?;
+        f.words(", masked: ");
         for (n, name) in b"DAIF".iter().enumerate() {
             let masked = self.0 << n & SPSR_EL2::D::SET.value != 0;
-            f.write_char(if masked { char::from(*name) } else { '-' })?;
+            f.byte(if masked { *name } else { b'-' });
         }
-        Ok(())
     }
 }
+
+crate::shown!(Pstate);
 
 fn mode(pstate: u64) -> &'static str {
     if pstate & SPSR_EL2::NRW::SET.value != 0 {
@@ -204,7 +203,7 @@ pub enum El2Failure<'a> {
     /// A panic.
     Panic {
         /// Its message.
-        message: &'a dyn fmt::Display,
+        message: &'a dyn Shown,
         /// File, line.
         location: Option<(&'a str, u32)>,
     },
@@ -244,13 +243,13 @@ pub struct El2State<'a> {
     pub x: Option<&'a [u64; 31]>,
 }
 
-impl fmt::Display for El2Crash<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Shown for El2Crash<'_> {
+    fn show(&self, f: &mut dyn Sink) {
         let advice = match self.failure {
             El2Failure::Panic { message, location } => {
-                put!(f, "hypervisor panic on pCPU {}: {}\n", self.pcpu, Value::Of(message))?;
+                put!(f, "hypervisor panic on pCPU {}: {}\n", self.pcpu, Value::Of(message));
                 if let Some((file, line)) = location {
-                    put!(f, "  at {}:{}\n", file, line)?;
+                    put!(f, "  at {}:{}\n", file, line);
                 }
                 "no guest may cause this. Report it with this page and what guests were doing."
             }
@@ -259,11 +258,11 @@ impl fmt::Display for El2Crash<'_> {
                     f,
                     "hypervisor stack overflow on pCPU {}: the stack ran into its guard page\n",
                     self.pcpu
-                )?;
+                );
                 "look the image offset up in the symbols: a recursion, or a large array on the stack."
             }
             El2Failure::Exception => {
-                put!(f, "hypervisor exception on pCPU {}\n", self.pcpu)?;
+                put!(f, "hypervisor exception on pCPU {}\n", self.pcpu);
                 "look the image offset up in the symbols (addr2line), and report it with this page."
             }
         };
@@ -279,14 +278,16 @@ impl fmt::Display for El2Crash<'_> {
                     state.elr.wrapping_sub(state.image_base)
                 ),
             }
-            .put(f)?;
+            .put(f);
             if let Some(x) = state.x {
-                general(f, x)?;
+                general(f, x);
             }
         }
-        put!(f, "  What to do next: {}\n", advice)
+        put!(f, "  What to do next: {}\n", advice);
     }
 }
+
+crate::shown!(El2Crash<'_>);
 
 #[cfg(test)]
 mod tests {
@@ -388,7 +389,7 @@ mod tests {
     #[test]
     fn a_panic_has_its_message_and_place() {
         let failure = El2Failure::Panic {
-            message: &"index 4 of 4",
+            message: &text!("index 4 of 4"),
             location: Some(("hyp/src/trap.rs", 7)),
         };
         let text = El2Crash {

@@ -1,10 +1,8 @@
 //! What made a guest leave: `ESR_EL2`, decoded once.
 
-use core::fmt;
-
 use crate::put;
 use crate::regs::cpu::{SCTLR_EL1, SPSR_EL2, SysReg};
-use crate::text::Value;
+use crate::text::{Shown, Sink, Value};
 use crate::types::Ipa;
 
 /// A syndrome, as `ESR_EL2` holds it. DDI 0487 ESR_EL2.
@@ -177,6 +175,15 @@ impl Wfx {
             1 => Self::Wfe,
             2 => Self::Wfit,
             _ => Self::Wfet,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Wfi => "WFI",
+            Self::Wfe => "WFE",
+            Self::Wfit => "WFIT",
+            Self::Wfet => "WFET",
         }
     }
 }
@@ -555,23 +562,25 @@ impl Fault {
     }
 }
 
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Shown for Fault {
+    fn show(&self, f: &mut dyn Sink) {
         let (what, level) = match *self {
             Self::AddressSize { level } => ("address size fault", level),
             Self::Translation { level } => ("translation fault", level),
             Self::AccessFlag { level } => ("access flag fault", level),
             Self::Permission { level } => ("permission fault", level),
             Self::ExternalOnWalk { level } => ("synchronous external abort on a walk", level),
-            Self::External => return f.write_str("synchronous external abort"),
-            Self::Alignment => return f.write_str("alignment fault"),
-            Self::TlbConflict => return f.write_str("TLB conflict"),
-            Self::UnsupportedExclusive => return f.write_str("unsupported exclusive or atomic access"),
+            Self::External => return f.words("synchronous external abort"),
+            Self::Alignment => return f.words("alignment fault"),
+            Self::TlbConflict => return f.words("TLB conflict"),
+            Self::UnsupportedExclusive => return f.words("unsupported exclusive or atomic access"),
             Self::Other { code } => return put!(f, "fault status {:#04x}", code),
         };
-        put!(f, "{}, level {}", what, i64::from(level))
+        put!(f, "{}, level {}", what, i64::from(level));
     }
 }
+
+crate::shown!(Fault);
 
 /// The name of an exception class.
 #[must_use]
@@ -606,21 +615,21 @@ pub const fn ec_name(ec: u8) -> &'static str {
 }
 
 /// In words: the class, then what its ISS says.
-impl fmt::Display for Esr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Shown for Esr {
+    fn show(&self, f: &mut dyn Sink) {
         let (ec, iss) = (self.ec(), self.iss());
-        put!(f, "EC {:#04x} {}, ", ec, ec_name(ec))?;
+        put!(f, "EC {:#04x} {}, ", ec, ec_name(ec));
         match ec {
             ec::HVC | ec::SMC | ec::SVC | ec::BRK => put!(f, "immediate {:#x}", iss as u16),
-            ec::WFX => write!(f, "{:?}", Wfx::decode(iss)),
+            ec::WFX => put!(f, "{}", Wfx::decode(iss).name()),
             ec::SYSREG => {
                 let access = SysRegAccess::decode(iss);
                 let how = if access.read { "read" } else { "write" };
-                put!(f, "{} of {}, x{}", how, Value::Of(&access.register), access.rt)
+                put!(f, "{} of {}, x{}", how, Value::Of(&access.register), access.rt);
             }
             ec::INST_ABORT_LOWER | ec::INST_ABORT_SAME => {
                 let abort = Abort { iss };
-                put!(f, "{}{}", Value::Of(&abort.status()), abort.of_walk())
+                put!(f, "{}{}", Value::Of(&abort.status()), abort.of_walk());
             }
             ec::DATA_ABORT_LOWER | ec::DATA_ABORT_SAME => data_abort(Abort { iss }, f),
             _ => put!(f, "ISS {:#x}", iss),
@@ -628,7 +637,9 @@ impl fmt::Display for Esr {
     }
 }
 
-fn data_abort(abort: Abort, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+crate::shown!(Esr);
+
+fn data_abort(abort: Abort, f: &mut dyn Sink) {
     put!(
         f,
         "{}, {}{}{}, ",
@@ -636,13 +647,13 @@ fn data_abort(abort: Abort, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if abort.write() { "write" } else { "read" },
         abort.of_walk(),
         if abort.cache_maintenance() { ", cache maintenance" } else { "" }
-    )?;
+    );
     match abort.access() {
         Some(a) => {
             let (width, sign) = (if a.sixty_four { "x" } else { "w" }, if a.sign_extend { ", signed" } else { "" });
-            put!(f, "{} bytes, {}{}{}", a.size, width, a.rt, sign)
+            put!(f, "{} bytes, {}{}{}", a.size, width, a.rt, sign);
         }
-        None => f.write_str("no instruction syndrome (ISV=0)"),
+        None => f.words("no instruction syndrome (ISV=0)"),
     }
 }
 

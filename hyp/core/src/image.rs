@@ -4,9 +4,8 @@
 //! little-endian, `text_offset` at 8, `image_size` at 16, `flags` at 24, the magic number `ARM\x64` at 56. A file without
 //! it is a raw binary, unless its first bytes say that it is something which cannot run as it stands.
 
-use core::fmt;
-
 use crate::put;
+use crate::text::{Shown, Sink};
 
 /// How many of the file's first bytes [`Image::parse`] looks at.
 pub const HEADER_SIZE: usize = 64;
@@ -75,17 +74,19 @@ pub enum ImageError {
     BigEndian,
 }
 
-impl fmt::Display for ImageError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Shown for ImageError {
+    fn show(&self, f: &mut dyn Sink) {
         match *self {
-            Self::Empty => f.write_str("the image is empty"),
+            Self::Empty => f.words("the image is empty"),
             Self::Compressed { with } => put!(f, "the image is compressed ({}): decompress it first", with),
-            Self::Elf => f.write_str("the image is an ELF file: `cargo xtask` flattens it, or use `objcopy -O binary`"),
+            Self::Elf => f.words("the image is an ELF file: `cargo xtask` flattens it, or use `objcopy -O binary`"),
             Self::Container { kind } => put!(f, "the image is a {}: extract the kernel from it first", kind),
-            Self::BigEndian => f.write_str("the image is a big-endian kernel, which is not supported"),
+            Self::BigEndian => f.words("the image is a big-endian kernel, which is not supported"),
         }
     }
 }
+
+crate::shown!(ImageError);
 
 impl core::error::Error for ImageError {}
 

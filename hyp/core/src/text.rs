@@ -4,7 +4,46 @@
 //! A value's place is written as `core::fmt` has it: `{}`, `{:#x}`, or `{:#018x}` with any width. A template is ASCII; [`text!`](crate::text!)
 //! and [`put!`](crate::put!) check while compiling that it is one and that it has as many places as there are values.
 
-use core::fmt::{self, Display, Write};
+use core::fmt::{self, Write};
+
+/// What says itself how it reads. With [`shown!`](crate::shown!) it is a `Display`, too, which the image has no use for.
+pub trait Shown {
+    /// Writes it to `f`.
+    fn show(&self, f: &mut dyn Sink);
+}
+
+/// Where text goes. It takes all there is.
+pub trait Sink {
+    /// Writes these words.
+    fn words(&mut self, words: &str);
+    /// Writes an ASCII character.
+    fn byte(&mut self, byte: u8);
+}
+
+/// A formatter as a [`Sink`], and what it said first of all that it said.
+#[expect(missing_debug_implementations, reason = "a formatter has none")]
+pub struct Through<'f, 'g>(&'f mut fmt::Formatter<'g>, fmt::Result);
+
+impl<'f, 'g> Through<'f, 'g> {
+    /// Has `shown` write itself to `f`.
+    ///
+    /// # Errors
+    /// As `f` does.
+    pub fn show(shown: &impl Shown, f: &'f mut fmt::Formatter<'g>) -> fmt::Result {
+        let mut through = Self(f, Ok(()));
+        shown.show(&mut through);
+        through.1
+    }
+}
+
+impl Sink for Through<'_, '_> {
+    fn words(&mut self, words: &str) {
+        self.1 = self.1.and_then(|()| self.0.write_str(words));
+    }
+    fn byte(&mut self, byte: u8) {
+        self.1 = self.1.and_then(|()| self.0.write_char(char::from(byte)));
+    }
+}
 
 /// What stands in one place of a template.
 #[derive(Clone, Copy)]
@@ -16,7 +55,7 @@ pub enum Value<'a> {
     /// Words.
     Words(&'a str),
     /// What says itself how it reads.
-    Of(&'a dyn Display),
+    Of(&'a dyn Shown),
 }
 
 macro_rules! numbers {
@@ -47,9 +86,9 @@ impl<'a> From<&'a str> for Value<'a> {
     }
 }
 
-impl<'a> From<&'a dyn Display> for Value<'a> {
+impl<'a> From<&'a dyn Shown> for Value<'a> {
     #[inline(always)]
-    fn from(value: &'a dyn Display) -> Self {
+    fn from(value: &'a dyn Shown) -> Self {
         Self::Of(value)
     }
 }
@@ -65,20 +104,19 @@ pub struct Text<'a> {
 
 impl Text<'_> {
     /// [`put`].
-    ///
-    /// # Errors
-    /// As `out` does.
     #[inline(always)]
-    pub fn put(self, out: &mut dyn Write) -> fmt::Result {
-        put(out, self.template, self.values)
+    pub fn put(self, out: &mut dyn Sink) {
+        put(out, self.template, self.values);
     }
 }
 
-impl Display for Text<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.put(f)
+impl Shown for Text<'_> {
+    fn show(&self, f: &mut dyn Sink) {
+        self.put(f);
     }
 }
+
+crate::shown!(Text<'_>);
 
 /// How many values have a place in `template`.
 ///
@@ -104,10 +142,7 @@ pub const fn places(template: &str) -> usize {
 }
 
 /// Writes `template` to `out` with `values` in their places.
-///
-/// # Errors
-/// As `out` does.
-pub fn put(out: &mut dyn Write, template: &str, values: &[Value<'_>]) -> fmt::Result {
+pub fn put(out: &mut dyn Sink, template: &str, values: &[Value<'_>]) {
     let mut values = values.iter();
     // In a place: its base, and its width.
     let mut place = None::<(u64, usize)>;
@@ -116,40 +151,39 @@ pub fn put(out: &mut dyn Write, template: &str, values: &[Value<'_>]) -> fmt::Re
             (b'{', _) => place = Some((10, 0)),
             (b'}', Some((base, width))) => {
                 if let Some(value) = values.next() {
-                    show(out, value, *base, *width)?;
+                    show(out, value, *base, *width);
                 }
                 place = None;
             }
             (b'x', Some((base, _))) => *base = 16,
             (b'0'..=b'9', Some((_, width))) => *width = 10 * *width + usize::from(byte - b'0'),
             (_, Some(_)) => {}
-            (_, None) => out.write_char(char::from(byte))?,
+            (_, None) => out.byte(byte),
         }
     }
-    Ok(())
 }
 
-fn show(out: &mut dyn Write, value: &Value<'_>, base: u64, width: usize) -> fmt::Result {
+fn show(out: &mut dyn Sink, value: &Value<'_>, base: u64, width: usize) {
     match *value {
         Value::Number(number) => {
             if base == 16 {
-                out.write_str("0x")?;
+                out.words("0x");
             }
-            digits(out, number, base, width.saturating_sub(2))
+            digits(out, number, base, width.saturating_sub(2));
         }
         Value::Signed(number) => {
             if number < 0 {
-                out.write_char('-')?;
+                out.byte(b'-');
             }
-            digits(out, number.unsigned_abs(), 10, 0)
+            digits(out, number.unsigned_abs(), 10, 0);
         }
-        Value::Words(words) => out.write_str(words),
-        Value::Of(value) => write!(out, "{value}"),
+        Value::Words(words) => out.words(words),
+        Value::Of(value) => value.show(out),
     }
 }
 
 /// The digits of `number`, at least `least` of them and one.
-fn digits(out: &mut dyn Write, mut number: u64, base: u64, least: usize) -> fmt::Result {
+fn digits(out: &mut dyn Sink, mut number: u64, base: u64, least: usize) {
     let mut digits = [0; 20];
     let mut count = 0;
     for digit in &mut digits {
@@ -162,9 +196,8 @@ fn digits(out: &mut dyn Write, mut number: u64, base: u64, least: usize) -> fmt:
     }
     for digit in digits.iter().take(count).rev() {
         let first = if *digit < 10 { b'0' } else { b'a' - 10 };
-        out.write_char(char::from(first + digit))?;
+        out.byte(first + digit);
     }
-    Ok(())
 }
 
 /// A [`Text`]: a template and its values.
@@ -181,7 +214,19 @@ macro_rules! text {
     };
 }
 
-/// Writes a template with its values, as `write!` does.
+/// Makes what is [`Shown`] a `Display`.
+#[macro_export]
+macro_rules! shown {
+    ($type:ty) => {
+        impl core::fmt::Display for $type {
+            fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+                $crate::text::Through::show(self, f)
+            }
+        }
+    };
+}
+
+/// Writes a template with its values to a [`Sink`](crate::text::Sink).
 #[macro_export]
 macro_rules! put {
     ($out:expr, $($text:tt)*) => {
@@ -197,7 +242,7 @@ mod tests {
 
     #[test]
     fn values_stand_in_their_places() {
-        let name: &dyn Display = &"name";
+        let name: &dyn Shown = &text!("na{}", "me");
         let text = text!(
             "{}: {} of {}, {:#x} and {:#06x}, {}.\n",
             1_u8,
@@ -209,14 +254,16 @@ mod tests {
         );
         assert_eq!(text.to_string(), "1: two of name, 0x3f and 0x0004, -5.\n");
         assert_eq!(text!("plain").to_string(), "plain");
-        assert_eq!(text!("{}", &text!("{:#04x}", 7_u32) as &dyn Display).to_string(), "0x07");
+        assert_eq!(text!("{}", &text!("{:#04x}", 7_u32) as &dyn Shown).to_string(), "0x07");
     }
 
     #[test]
     fn a_value_too_few_leaves_its_place_empty() {
-        let mut out = String::new();
-        assert_eq!(put(&mut out, "{}+{}", &[Value::Number(1)]), Ok(()));
-        assert_eq!(out, "1+");
+        let text = Text {
+            template: "{}+{}",
+            values: &[Value::Number(1)],
+        };
+        assert_eq!(text.to_string(), "1+");
     }
 
     proptest! {

@@ -47,7 +47,7 @@ fn obeying(name: &'static str, bootargs: &'static str) -> Guest {
 /// VM a crashed and ran again from the beginning; VM b counted on all the time.
 fn started_anew(seen: &Seen<'_>) -> Result<(), String> {
     seen.verdict_is(0, "2 VMs powered off")?;
-    seen.umbra_says(&["VM 1 a: Crashed", "VM 1 (a) ended on pCPU", ": crashed"])?;
+    seen.umbra_says(&["VM 1 a: crashed", "VM 1 (a) ended on pCPU", ": crashed"])?;
     for did in ["is not in a state for that", "is started anew"] {
         seen.umbra_says(&[&format!("monitor: VM 1 (a) {did}")])?;
     }

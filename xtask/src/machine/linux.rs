@@ -241,7 +241,7 @@ pub(super) fn all() -> Vec<Case> {
             .types(&[(PROMPT, "\x1dl\x1ds\x1ds\x1dr"), ("Type poweroff or reboot", ""), (PROMPT, "\x1do")])
             .expect(|seen| {
                 seen.verdict_is(0, "powered off")?;
-                seen.umbra_says(&["VM 1 linux: Running"])?;
+                seen.umbra_says(&["VM 1 linux: running"])?;
                 seen.umbra_says(&["vCPU 3", "ICC_CTLR_EL1", "generation"])?;
                 seen.umbra_says(&["VM 1 vCPU 0:"])?;
                 for did in ["is stopped", "goes on", "is being reset", "is being turned off"] {

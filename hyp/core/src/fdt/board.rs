@@ -2,13 +2,12 @@
 //!
 //! Nothing here needs a heap: [`console`] is asked before anything else, so that everything after it can be said.
 
-use core::fmt;
-
 use arrayvec::{ArrayString, ArrayVec};
 
 use super::{Cells, Node, Tree, TreeError, cut, one_string, text};
 use crate::physmem::{Full, MAX_REGIONS, RangeSet};
 use crate::put;
+use crate::text::{Shown, Sink};
 use crate::types::{Pa, Range};
 
 /// The most CPUs that are used.
@@ -195,21 +194,23 @@ impl From<TreeError> for BoardError {
     }
 }
 
-impl fmt::Display for BoardError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Shown for BoardError {
+    fn show(&self, f: &mut dyn Sink) {
         match *self {
-            Self::Tree(error) => error.fmt(f),
-            Self::NoRam => f.write_str("the device tree describes no RAM (the boot loader fills in /memory)"),
-            Self::NoCpu => f.write_str("the device tree describes no usable CPU below /cpus"),
+            Self::Tree(error) => error.show(f),
+            Self::NoRam => f.words("the device tree describes no RAM (the boot loader fills in /memory)"),
+            Self::NoCpu => f.words("the device tree describes no usable CPU below /cpus"),
             Self::BadCpu { index } => put!(f, "CPU {} of the device tree has no valid affinity in `reg`", index),
             Self::SameCpu { affinity } => put!(f, "two CPUs of the device tree have the affinity {:#x}", affinity),
-            Self::NoGic => f.write_str("the device tree describes no GICv3 (compatible \"arm,gic-v3\")"),
+            Self::NoGic => f.words("the device tree describes no GICv3 (compatible \"arm,gic-v3\")"),
             Self::GicV2 { compatible } => put!(f, "the interrupt controller is a GICv2 ({}); Umbra needs a GICv3", compatible),
-            Self::BadGic => f.write_str("the GICv3's `reg` lacks the distributor or a redistributor region"),
+            Self::BadGic => f.words("the GICv3's `reg` lacks the distributor or a redistributor region"),
             Self::TooMany { what, most } => put!(f, "the device tree has more than {} {}", most, what),
         }
     }
 }
+
+crate::shown!(BoardError);
 
 impl core::error::Error for BoardError {}
 

@@ -12,9 +12,8 @@ mod tree;
 pub mod vms;
 mod write;
 
-use core::fmt;
-
 use crate::put;
+use crate::text::{Shown, Sink};
 
 pub(crate) use flat::cut;
 pub(crate) use tree::{Cells, Node, is_string, one_cell, one_string, text};
@@ -55,12 +54,12 @@ pub enum TreeError {
     },
 }
 
-impl fmt::Display for TreeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Shown for TreeError {
+    fn show(&self, f: &mut dyn Sink) {
         match *self {
-            Self::NoTree => f.write_str("no device tree there (no magic number)"),
-            Self::Unaligned => f.write_str("the device tree does not lie at a multiple of 8"),
-            Self::Truncated => f.write_str("the device tree is cut short"),
+            Self::NoTree => f.words("no device tree there (no magic number)"),
+            Self::Unaligned => f.words("the device tree does not lie at a multiple of 8"),
+            Self::Truncated => f.words("the device tree is cut short"),
             Self::Version { version } => put!(f, "device tree format {} is not supported (17 is)", version),
             Self::Header { block } => put!(f, "the device tree's {} lies outside of it", block),
             Self::Structure { offset } => put!(f, "the device tree is damaged (structure block, offset {:#x})", offset),
@@ -68,5 +67,7 @@ impl fmt::Display for TreeError {
         }
     }
 }
+
+crate::shown!(TreeError);
 
 impl core::error::Error for TreeError {}

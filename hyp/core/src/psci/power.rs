@@ -23,6 +23,19 @@ pub enum State {
     OffPending = 3,
 }
 
+impl State {
+    /// For people.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::OnPending => "on its way to on",
+            Self::On => "on",
+            Self::OffPending => "on its way to off",
+        }
+    }
+}
+
 /// How a `CPU_ON` is decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum How {

@@ -3,6 +3,7 @@
 use core::fmt;
 
 use crate::put;
+use crate::text::{Shown, Sink};
 
 pub use layout::*;
 
@@ -320,11 +321,13 @@ impl SysReg {
 }
 
 /// As an assembler spells a register without a name: `S3_0_C12_C12_4`.
-impl fmt::Display for SysReg {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        put!(f, "S{}_{}_C{}_C{}_{}", self.op0(), self.op1(), self.crn(), self.crm(), self.op2())
+impl Shown for SysReg {
+    fn show(&self, f: &mut dyn Sink) {
+        put!(f, "S{}_{}_C{}_C{}_{}", self.op0(), self.op1(), self.crn(), self.crm(), self.op2());
     }
 }
+
+crate::shown!(SysReg);
 
 impl fmt::Debug for SysReg {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
