@@ -78,7 +78,7 @@ pub(crate) enum Phase {
 }
 
 /// The most vCPUs that share one pCPU.
-const MOST_PLACES: usize = hyp_abi::layout::MAX_VCPUS;
+const MOST_PLACES: usize = hyp_abi::layout::MAX_SHARING;
 /// How long a vCPU runs while another of its pCPU is ready.
 const SLICE_MS: u64 = 4;
 

@@ -9,6 +9,7 @@ use hyp_abi::layout;
 use hyp_core::fdt::board::{Board, BoardError};
 use hyp_core::fdt::vms::Device;
 use hyp_core::types::Range;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::Path;
 
@@ -155,6 +156,7 @@ impl Plan {
             }
         }
         machine.smp = assign_pcpus(&mut vms, smp)?;
+        check_sharing(&vms)?;
         let (memory, placements) = place(&vms, memory)?;
         machine.memory = memory;
         Ok(Self {
@@ -356,6 +358,25 @@ fn assign_pcpus(vms: &mut [Vm], smp: Option<u32>) -> Result<u32> {
         )));
     }
     Ok(smp.unwrap_or(needed))
+}
+
+/// A pCPU has places for so many vCPUs.
+fn check_sharing(vms: &[Vm]) -> Result<()> {
+    let mut load = BTreeMap::new();
+    for vm in vms {
+        for pcpu in &vm.pcpus {
+            let count = load.entry(pcpu).or_insert(0);
+            *count += 1;
+            if *count > layout::MAX_SHARING {
+                return Err(usage(format!(
+                    "{}: pcpus: pCPU {pcpu} would run more than {} vCPUs; give the machine more pCPUs with --smp, or name others",
+                    vm.origin,
+                    layout::MAX_SHARING
+                )));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Places the modules from the top of RAM downward, and makes sure that the VMs' RAM fits beside them.
@@ -560,6 +581,10 @@ pub(crate) mod tests {
         let many = refused((0..8).map(|i| vm(&format!("v{i}"), 1, &[], 2 << 20)).collect(), None, None);
         assert!(many.contains("7 at most"), "{many}");
         assert!(refused(vec![host()], None, None).contains("no guest"));
+        let crowd = || vec![vm("a", 16, &[], 2 << 20), vm("b", 1, &[], 2 << 20)];
+        let crowded = refused(crowd(), Some(1), None);
+        assert!(crowded.contains("b.toml: pcpus: pCPU 0 would run more than 16 vCPUs"), "{crowded}");
+        assert!(plan(crowd(), Some(2), None).is_ok());
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub const SHADOW_BASE: u64 = 0x0B00_0000;
 pub const SHADOW_STRIDE: u64 = 0x1000;
 /// The most vCPUs a VM can have; one shadow page holds as many slots.
 pub const MAX_VCPUS: usize = 16;
+/// The most vCPUs, of all VMs together, that one pCPU runs.
+pub const MAX_SHARING: usize = 16;
 /// The most VMs, the host partition (VM 0) included.
 pub const MAX_VMS: usize = 8;
 

@@ -249,6 +249,37 @@ fn a_bad_vm_is_refused_by_itself() {
 }
 
 #[test]
+fn a_pcpu_runs_sixteen_vcpus_at_most() {
+    let on = |node: &'static str, image, pcpus: &[u32]| least(node, image).set("umbra,pcpus", cells(pcpus));
+    let full = [2; 16];
+    let vms = read(&tree(vec![
+        on("a", 0x5000_0000, &full[..15]),
+        on("b", 0x5010_0000, &[2, 1]),
+        on("c", 0x5020_0000, &[1, 2]),
+        on("d", 0x5030_0000, &[1]),
+    ]));
+    assert!(vms[0].description.is_ok() && vms[1].description.is_ok());
+    assert_eq!(
+        vms[2].description.as_ref().unwrap_err(),
+        "umbra,pcpus: a pCPU would run more than 16 vCPUs"
+    );
+    assert!(vms[3].description.is_ok(), "one that is refused takes none");
+    // Five pCPUs: those that name none are dealt out.
+    let nodes: Vec<_> = ["a", "b", "c", "d", "e"]
+        .into_iter()
+        .enumerate()
+        .map(|(n, name)| least(name, 0x5000_0000 + n as u64 * 0x10_0000).set("umbra,vcpus", cells(&[16])))
+        .chain([on("f", 0x5090_0000, &[0])])
+        .collect();
+    let vms = read(&tree(nodes));
+    assert!(vms[..5].iter().all(|vm| vm.description.is_ok()));
+    assert_eq!(
+        vms[5].description.as_ref().unwrap_err(),
+        "umbra,pcpus: a pCPU would run more than 16 vCPUs"
+    );
+}
+
+#[test]
 fn names_are_printable_short_and_without_spaces() {
     let named = |name: &str| {
         read(&tree(vec![least("node", 0x5000_0000).set("umbra,name", strings(&[name]))]))[0]

@@ -241,6 +241,17 @@ pub(super) fn all() -> Vec<Case> {
                 seen.umbra_says(&["bad"])?;
                 seen.vm_says("good", "hello from EL1")
             }),
+        Case::new(
+            "the-seventeenth-vcpu-of-a-pcpu-is-refused",
+            Guest::new("hello", "").named("good").vcpus(16).pcpus(&[0; 16]),
+        )
+        .and(Guest::new("hello", "").named("late").pcpus(&[1]).spoil(|vm| vm.pcpus = vec![0]))
+        .seconds(60)
+        .expect(|seen| {
+            seen.verdict_is(1, "1 refused")?;
+            seen.umbra_says(&["VM late is refused: umbra,pcpus: a pCPU would run more than 16 vCPUs"])?;
+            seen.vm_says("good", "hello from EL1")
+        }),
         Case::new("psci", four("psci", "")).seconds(120),
         Case::new("psci-forwarded", four("psci", "").forward()).seconds(180),
         Case::new("psci-races-as-under-kvm", four("psci", "test=races").forward().no_on_pending()).seconds(120),

@@ -478,7 +478,7 @@ fn loader_of(umbra: u64, tree: u64) -> Vec<u8> {
         (0..4).map(move |n| if n == 0 { 0xD280_0000 } else { 0xF280_0000 } | n << 21 | part(n) << 5 | register)
     };
     let mut image = vec![0; HEADER];
-    image[..4].copy_from_slice(&(0x1400_0000 | HEADER as u32 / 4).to_le_bytes());
+    image[..4].copy_from_slice(&(0x1400_0000 | (HEADER as u32 / 4)).to_le_bytes());
     image[16..24].copy_from_slice(&4096_u64.to_le_bytes());
     image[56..60].copy_from_slice(b"ARM\x64");
     let br_x4 = 0xD61F_0080;

@@ -355,6 +355,17 @@ impl<'a> Reader<'_, '_, 'a> {
             }
             let _ = self.vm.pcpus.try_push(pcpu.map_or(UNSET, |pcpu| pcpu as u8));
         }
+        self.sharing(cpus)
+    }
+
+    /// No pCPU is to run more vCPUs than it has places for: neither of those that name theirs, nor after [`fill_pcpus`], which evens out.
+    fn sharing(&mut self, cpus: usize) -> Option<()> {
+        const MOST: usize = layout::MAX_SHARING;
+        let mut load = [0; MAX_CPUS];
+        let all = count_vcpus(self.others, &mut load) + count_vcpus(core::slice::from_ref(&self.vm), &mut load);
+        if all > MOST * cpus || load.iter().any(|count| usize::from(*count) > MOST) {
+            return self.refuse(text!("a pCPU would run more than {} vCPUs", MOST));
+        }
         Some(())
     }
 
@@ -558,14 +569,25 @@ const INITRD: &str = "initrd";
 /// A pCPU that is left to us.
 const UNSET: u8 = u8::MAX;
 
-/// Gives the vCPUs whose pCPUs are left to us those that run least.
-fn fill_pcpus(vms: &mut [VmDesc<'_>], cpus: usize) {
-    let mut load = [0u8; MAX_CPUS];
-    for pcpu in vms.iter().flat_map(|vm| &vm.pcpus) {
-        if let Some(count) = load.get_mut(usize::from(*pcpu)) {
-            *count += 1;
+/// How many vCPUs `vms` have; those whose pCPU is known are added to what that runs.
+#[inline(never)]
+fn count_vcpus(vms: &[VmDesc<'_>], load: &mut [u8; MAX_CPUS]) -> usize {
+    let mut all = 0;
+    for vm in vms {
+        all += vm.pcpus.len();
+        for pcpu in &vm.pcpus {
+            if let Some(count) = load.get_mut(usize::from(*pcpu)) {
+                *count += 1;
+            }
         }
     }
+    all
+}
+
+/// Gives the vCPUs whose pCPUs are left to us those that run least.
+fn fill_pcpus(vms: &mut [VmDesc<'_>], cpus: usize) {
+    let mut load = [0; MAX_CPUS];
+    let _ = count_vcpus(vms, &mut load);
     for pcpu in vms.iter_mut().flat_map(|vm| &mut vm.pcpus).filter(|pcpu| **pcpu == UNSET) {
         // Once each runs as much as another, they are shared in their order.
         let least = load.iter_mut().take(cpus).enumerate().min_by_key(|(_, count)| **count);
