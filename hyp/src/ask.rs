@@ -19,7 +19,7 @@ use crate::{
         timer,
     },
     console,
-    trap::Exit,
+    trap::{Exit, Leave},
     vcpu::{Vcpu, VcpuState},
     vm::Vm,
 };
@@ -133,12 +133,12 @@ fn cpuif(state: &VcpuState, resident: bool) -> CpuIf {
 }
 
 /// On the vCPU's own pCPU: serves what is asked of it. `resident`, with the hardware's interface: it is in the registers, and goes on in
-/// the guest.
-pub(crate) fn serve(vcpu: &Vcpu, vm: &Vm, state: &mut VcpuState, mut resident: Option<&mut Interface>) {
+/// the guest. Says whether anything was in its inbox.
+pub(crate) fn serve(vcpu: &Vcpu, vm: &Vm, state: &mut VcpuState, mut resident: Option<&mut Interface>) -> bool {
     let mut absent = vm.absent();
     let interface = resident.as_deref_mut().unwrap_or(&mut absent);
-    let word = vcpu.inbox.drain();
-    if word != 0 {
+    let taken = vcpu.inbox.drain();
+    if let Some(word) = taken.filter(|word| *word != 0) {
         vcpu.count_inbox();
         state.gic.receive(interface, &vm.dist, word);
     }
@@ -158,6 +158,7 @@ pub(crate) fn serve(vcpu: &Vcpu, vm: &Vm, state: &mut VcpuState, mut resident: O
     if vcpu.kick.pending() {
         vcpu.kick.answer(|| state.publish(vcpu, resident.is_some()));
     }
+    taken.is_some()
 }
 
 /// What waits in the inbox of a vCPU that is in no registers, and whose lock is held here, is seen and changed with the rest.
@@ -253,8 +254,19 @@ pub(crate) fn wait(exit: &mut Exit<'_>, deadline: u64, done: impl FnMut() -> boo
     };
     let own = || {
         let (vcpu, vm, state, interface) = exit.parts();
-        serve(vcpu, vm, state, Some(interface));
+        if serve(vcpu, vm, state, Some(interface)) {
+            look_again(exit);
+        }
         exit.neighbours.serve();
     };
     kick::wait(done, own, expired).map_err(|_| Errno::TimedOut)
+}
+
+/// The word to look may have been taken out of the inbox of this vCPU, which waits. What it was for has been served, unless the vCPU is
+/// to leave: that is for the kick that came with it, and has not been taken.
+#[cold]
+fn look_again(exit: &Exit<'_>) {
+    if exit.may_stay() == Leave::Go {
+        exit.vcpu.inbox.look();
+    }
 }

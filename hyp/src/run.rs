@@ -653,10 +653,11 @@ impl Place {
     fn serve(&mut self) {
         let (vcpu, vm) = (self.vcpu, self.vm);
         if vcpu.asked() {
-            match self.guard.as_mut() {
+            // Whether it may run is looked at when its turn comes.
+            let _ = match self.guard.as_mut() {
                 Some(state) => ask::serve(vcpu, vm, state, None),
                 None => ask::serve(vcpu, vm, &mut vcpu.lock(), None),
-            }
+            };
         }
     }
 

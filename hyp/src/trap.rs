@@ -338,7 +338,7 @@ impl Exit<'_> {
     /// Somebody asks something of this vCPU, or has an interrupt for it, or its VM is ending or held.
     pub(crate) fn serve(&mut self) {
         let (vcpu, vm, state, interface) = self.parts();
-        ask::serve(vcpu, vm, state, Some(interface));
+        let _ = ask::serve(vcpu, vm, state, Some(interface));
     }
 
     /// A call gives these values, in `x0` and after.

@@ -44,7 +44,7 @@ impl Vcpu {
             (found.sgi, found.short) = (true, true);
             return;
         }
-        found.sgi |= self.inbox.drain() != 0;
+        found.sgi |= self.inbox.drain().unwrap_or(0) != 0;
         found.request |= self.request.load(Ordering::Relaxed) != 0;
     }
 }
@@ -150,6 +150,57 @@ fn waits(says: bool) -> BTreeSet<(bool, bool)> {
         all.lock().unwrap().insert((over, found.request));
     });
     std::sync::Arc::try_unwrap(seen).unwrap().into_inner().unwrap()
+}
+
+/// Every outcome of one SGI and one request for a vCPU that waits in an exit of its own for another, takes the SGIs meanwhile, and then
+/// takes its kicks. The request is one that only a kick's exit serves. `again`: where there is one, it says once more that it is to look.
+fn serves(again: bool) -> BTreeSet<(bool, bool)> {
+    let seen = std::sync::Arc::new(Mutex::new(BTreeSet::new()));
+    let all = std::sync::Arc::clone(&seen);
+    loom::model(move || {
+        let vcpu = Arc::new(Vcpu {
+            inbox: Inbox::new(),
+            request: AtomicUsize::new(0),
+            kicks: AtomicUsize::new(0),
+        });
+        let sender = thread::spawn({
+            let vcpu = Arc::clone(&vcpu);
+            move || {
+                if vcpu.inbox.post(SGI) {
+                    vcpu.kick();
+                }
+            }
+        });
+        let asker = thread::spawn({
+            let vcpu = Arc::clone(&vcpu);
+            move || {
+                vcpu.request.store(1, Ordering::Relaxed);
+                vcpu.inbox.look();
+                vcpu.kick();
+            }
+        });
+        let taken = vcpu.inbox.drain();
+        let mut found = Found {
+            sgi: taken.unwrap_or(0) != 0,
+            ..Found::default()
+        };
+        if again && taken.is_some() && vcpu.request.load(Ordering::Relaxed) != 0 {
+            vcpu.inbox.look();
+        }
+        sender.join().unwrap();
+        asker.join().unwrap();
+        if vcpu.kicks.load(Ordering::Acquire) != 0 {
+            vcpu.exit(&mut found);
+        }
+        all.lock().unwrap().insert((found.sgi, found.request));
+    });
+    std::sync::Arc::try_unwrap(seen).unwrap().into_inner().unwrap()
+}
+
+#[test]
+fn who_serves_while_it_waits_says_again_what_it_has_not_and_nothing_is_missed() {
+    assert_eq!(serves(true), BTreeSet::from([(true, true)]));
+    assert!(serves(false).contains(&(true, false)));
 }
 
 #[test]

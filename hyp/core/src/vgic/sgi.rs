@@ -151,13 +151,13 @@ impl Inbox {
         self.0.load(Ordering::Relaxed) & LOOK != 0
     }
 
-    /// Takes the SGIs; the owner looks at everything else next.
+    /// Takes the SGIs, and the word to look; the owner looks at everything else next. `None`: there was neither.
     #[must_use]
-    pub fn drain(&self) -> u32 {
-        if self.0.load(Ordering::Relaxed) == 0 {
-            return 0;
+    pub fn drain(&self) -> Option<u32> {
+        if self.is_untouched() {
+            return None;
         }
-        self.0.swap(0, Ordering::AcqRel) as u32
+        Some(self.0.swap(0, Ordering::AcqRel) as u32)
     }
 
     /// Takes the SGIs, and leaves the word to look.
@@ -265,11 +265,11 @@ mod tests {
         assert_eq!((inbox.drain_sgis(), inbox.is_empty()), (4, true));
         assert!(inbox.post(8), "whoever posts the first SGI kicks, whatever else is there");
         assert_eq!(inbox.only_sgi1(), None);
-        assert_eq!(inbox.drain(), 8);
+        assert_eq!(inbox.drain(), Some(8));
         assert!(inbox.is_untouched() && !inbox.is_to_look());
         assert!(inbox.post(word(0, Group::Zero)));
         assert_eq!(inbox.only_sgi1(), None, "of group 0");
-        assert_eq!(inbox.drain(), 1 << 16);
+        assert_eq!(inbox.drain(), Some(1 << 16));
         assert!(inbox.post(2) && inbox.only_sgi1() == Some(2) && inbox.take_only(2) && inbox.is_empty());
     }
 
@@ -278,7 +278,7 @@ mod tests {
         let inbox = Inbox::new();
         assert!(inbox.post(1));
         assert!(!inbox.post(2));
-        assert_eq!(inbox.drain(), 3);
+        assert_eq!(inbox.drain(), Some(3));
         assert!(inbox.is_empty());
         assert!(inbox.post(2));
     }
