@@ -16,7 +16,7 @@ use hyp_core::{
         vms::Vms,
     },
     physmem::PhysMem,
-    stage1, text,
+    stacks, stage1, text,
     text::Value,
     types::Range,
 };
@@ -48,8 +48,8 @@ global_asm!(
 
 /// A pCPU's stack, its guard page and its emergency stack.
 const GUARD: u64 = 4096;
-const STACK: u64 = if cfg!(debug_assertions) { 28 << 10 } else { 6 << 10 };
-const EMERGENCY_STACK: u64 = if cfg!(debug_assertions) { 4 << 10 } else { 2 << 10 };
+const STACK: u64 = if cfg!(debug_assertions) { 28 << 10 } else { stacks::PCPU };
+const EMERGENCY_STACK: u64 = if cfg!(debug_assertions) { 4 << 10 } else { stacks::EMERGENCY };
 /// `HCR_EL2` until the first guest: EL2 without VHE, and EL1 is AArch64.
 const HCR_BOOT: u64 = 1 << 31;
 const TOO_MANY: &str = "the device tree reserves more pieces of memory than Umbra can remember";

@@ -20,6 +20,7 @@ pub mod psci;
 pub mod regs;
 pub mod sched;
 pub mod shadow;
+pub mod stacks;
 pub mod stage1;
 pub mod stage2;
 pub mod sync;

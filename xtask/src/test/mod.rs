@@ -43,7 +43,7 @@ pub(crate) enum Suite {
     Miri,
     /// Board discovery on the device trees of Debian's arm64 kernel
     Corpus,
-    /// No panic can be reached from the exception vectors
+    /// No panic can be reached from the exception vectors, and no path is too deep for its stack
     PanicPath,
     /// Fresh boots under QEMU
     Machine,

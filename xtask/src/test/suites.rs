@@ -327,6 +327,22 @@ fn panic_path(context: &Context<'_>) -> Result<Vec<Outcome>> {
         let caught = look(CANARY, log)?.problems.iter().any(|p| p.starts_with(callgraph::PANIC));
         Ok((!caught).then(|| "the image with an index in the trap path passed the check".to_owned()))
     })?;
+    add("stacks-are-deep-enough", &|log| {
+        let hyp = build::hyp(&[], Profile::Release, true)?;
+        let stacks = callgraph::stacks::stacks(&std::fs::read(&hyp.elf)?)?;
+        let lines = stacks.each_ref().map(|stack| {
+            let callgraph::stacks::Stack { name, size, taken, path } = stack;
+            format!("{name}: {taken} of {size} bytes: {path}\n")
+        });
+        std::fs::write(log, lines.concat())?;
+        let narrow = stacks.iter().find(|stack| stack.taken > stack.size);
+        Ok(narrow.map(|stack| {
+            format!(
+                "{} has {} bytes, and {} are taken: {}",
+                stack.name, stack.size, stack.taken, stack.path
+            )
+        }))
+    })?;
     Ok(outcomes)
 }
 
