@@ -20,7 +20,7 @@ pub trait Sink {
     fn byte(&mut self, byte: u8);
 }
 
-/// A formatter as a [`Sink`], and what it said first of all that it said.
+/// A formatter as a [`Sink`], and the first error that it gave.
 #[expect(missing_debug_implementations, reason = "a formatter has none")]
 pub struct Through<'f, 'g>(&'f mut fmt::Formatter<'g>, fmt::Result);
 
