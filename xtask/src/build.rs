@@ -91,7 +91,11 @@ fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<()> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
     }
-    std::fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))
+    // In one step: another run may be reading it.
+    let new = path.with_extension(format!("{}.new", std::process::id()));
+    std::fs::write(&new, bytes)
+        .and_then(|()| std::fs::rename(&new, path))
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Builds Umbra with `features`. Each set of features has a folder of its own, so that none takes another's place.

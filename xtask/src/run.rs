@@ -21,6 +21,7 @@ use hyp_core::filter::Action;
 use hyp_core::types::Range;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -149,6 +150,40 @@ pub(crate) fn prepare(plan: Plan, qemu: &Path, kernel: &Path, folder: &Path) -> 
     Ok(Ready { plan, args })
 }
 
+/// What a run writes for itself: a second one at the same time has other files.
+struct Own {
+    folder: PathBuf,
+    log: PathBuf,
+    /// Locked as long as the run lasts.
+    _lock: File,
+}
+
+impl Own {
+    /// Takes the first that no run has.
+    fn take(output: &Path) -> Result<Self> {
+        const MOST: u32 = 64;
+        for n in 1..=MOST {
+            let suffix = if n == 1 { String::new() } else { format!("-{n}") };
+            let folder = output.join(format!("run{suffix}"));
+            std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+            let path = folder.join("lock");
+            let lock = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+            // Where nothing can be locked nothing is.
+            if !matches!(lock.try_lock(), Err(TryLockError::WouldBlock)) {
+                return Ok(Self {
+                    folder,
+                    log: output.join(format!("console{suffix}.log")),
+                    _lock: lock,
+                });
+            }
+        }
+        Err(usage(format!(
+            "{MOST} runs are going on in {}; end some of them first",
+            output.display()
+        )))
+    }
+}
+
 /// What a request comes to before QEMU runs.
 pub(crate) struct Request {
     /// The run.
@@ -269,14 +304,14 @@ pub(crate) fn verdict_of(run: &Run, plan: &Plan) -> Verdict {
 /// `cargo xtask qemu`.
 pub(crate) fn command(args: &RunArgs) -> Result<u8> {
     qemu::catch_interrupts();
-    let folder = setup::output().join("run");
-    let request = request(args, &folder)?;
+    let own = Own::take(&setup::output())?;
+    let request = request(args, &own.folder)?;
     let plan = &request.ready.plan;
     if args.dry_run {
         println!("{}", shell(&request.qemu, &request.ready.args));
         return Ok(fail::OK);
     }
-    let log = setup::output().join("console.log");
+    let log = &own.log;
     let limit = deadline(args);
     let what = if request.demo { "the demo" } else { "the VMs" };
     let keyboard = !request.demo && terminal::is_there();
@@ -299,7 +334,7 @@ pub(crate) fn command(args: &RunArgs) -> Result<u8> {
         .collect();
     let screen = Screen::new(std::io::stdout(), std::io::stderr(), guests, plan.own, args.verbose);
     let mut console = Console::new(screen, !request.demo);
-    let run = qemu::run(&request.qemu, &request.ready.args, &log, limit, &mut console)?;
+    let run = qemu::run(&request.qemu, &request.ready.args, log, limit, &mut console)?;
     // The terminal is the user's again before the summary is written.
     drop(console);
     for line in run.stderr.lines() {
@@ -307,11 +342,7 @@ pub(crate) fn command(args: &RunArgs) -> Result<u8> {
     }
 
     if run.ending == Ending::Enough {
-        eprintln!(
-            "{} by Ctrl-A x (console log: {})",
-            ui::err(Style::Bold, "ended"),
-            setup::shown(&log)
-        );
+        eprintln!("{} by Ctrl-A x (console log: {})", ui::err(Style::Bold, "ended"), setup::shown(log));
         return Ok(fail::OK);
     }
 
@@ -340,7 +371,7 @@ pub(crate) fn command(args: &RunArgs) -> Result<u8> {
     } else {
         (Style::Bad, "FAILED")
     };
-    eprintln!("{} {} (console log: {})", ui::err(style, word), verdict.reason, setup::shown(&log));
+    eprintln!("{} {} (console log: {})", ui::err(style, word), verdict.reason, setup::shown(log));
     Ok(verdict.status)
 }
 
@@ -373,6 +404,24 @@ fn report(request: &Request, run: &Run, args: &RunArgs, verdict: &mut Verdict) -
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn runs_at_the_same_time_have_files_of_their_own() {
+        let output = tempfile::tempdir().expect("a folder");
+        let take = || Own::take(output.path()).expect("files");
+        let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let (first, second) = (take(), take());
+        assert_eq!(
+            (name(&first.folder), name(&first.log)),
+            ("run".to_owned(), "console.log".to_owned())
+        );
+        assert_eq!(
+            (name(&second.folder), name(&second.log)),
+            ("run-2".to_owned(), "console-2.log".to_owned())
+        );
+        drop(first);
+        assert_eq!(name(&take().folder), "run");
+    }
 
     #[test]
     fn memory_is_the_guests_and_the_machines_follows() {
