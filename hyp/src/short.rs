@@ -1,6 +1,6 @@
 //! What guests do often: reads of GIC registers, writes of words that only configure their own redistributor, ID registers, SGIs to
-//! themselves or one other, the kick that brings one, a `CPU_ON` that succeeds. In one piece, so that it compiles to few instructions; whatever it does not know it leaves alone, and the long way in `trap.rs`
-//! does it. The shortest paths of all are in `trap.s`.
+//! themselves or one other, the kick that brings one, a `CPU_ON` that succeeds. In one piece, so that it compiles to few instructions;
+//! whatever it does not know it leaves alone, and the long way in `trap.rs` does it. The shortest paths of all are in `trap.s`.
 
 use hyp_abi::{call::Counter, layout};
 use hyp_core::{

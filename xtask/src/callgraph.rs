@@ -1,8 +1,8 @@
 //! No panic path from the vectors: follows the call graph of the release ELF from what a guest can enter.
 //!
 //! Only branches matter, and in AArch64 they are few and of fixed width (DDI 0487 C4.1, "Branches, Exception Generating
-//! and System instructions"): so they are decoded here. A function is everything from its symbol to the next one. What is
-//! reached through an indirect call cannot be followed and must be listed by the name of the function that makes it.
+//! and System instructions"): so they are decoded here. A function is everything from its symbol to the next one. Where a
+//! branch to a register leads cannot be seen: text alone may make one, and is followed to everything that it may lead to.
 
 pub(crate) mod stacks;
 
@@ -34,9 +34,23 @@ const FORBIDDEN: [&str; 11] = [
 /// Functions that are not followed: where Umbra ends on purpose, after it has found that its own state is wrong.
 const SINKS: [&str; 1] = ["hyp::fatal::"];
 
-/// Functions that may branch to a register: formatting calls what the report of a crash is made of, and where it goes, through
-/// tables of functions. What it calls there is not followed.
-const INDIRECT: [&str; 3] = ["hyp_core::text::put", "hyp_core::text::show", "hyp_core::text::digits"];
+/// Whether a function may branch to a register: text calls what shows itself, and where it goes, through tables of functions. Whatever
+/// can be [in those](is_in_texts_tables) is followed.
+fn is_text(name: &str) -> bool {
+    name.starts_with("hyp_core::text::") || shows_itself(name)
+}
+
+fn shows_itself(name: &str) -> bool {
+    name.contains(" as hyp_core::text::Shown>::show")
+}
+
+fn is_sink(name: &str) -> bool {
+    name.contains(" as hyp_core::text::Sink>::")
+}
+
+fn is_in_texts_tables(name: &str) -> bool {
+    shows_itself(name) || is_sink(name)
+}
 
 /// How the message of a reachable panic begins.
 pub(crate) const PANIC: &str = "a panic is reachable";
@@ -281,7 +295,7 @@ pub(crate) struct Findings {
 
 /// Follows every branch from the lower-EL vectors of `elf`.
 pub(crate) fn check(elf: &[u8]) -> Result<Findings> {
-    check_with(elf, &SINKS, &INDIRECT)
+    check_with(elf, &SINKS)
 }
 
 /// Puts `next` in the queue unless it has been seen; `from` is the way that led to it.
@@ -292,7 +306,7 @@ fn visit(next: &Code, from: u64, came_from: &mut BTreeMap<u64, Option<u64>>, que
     }
 }
 
-fn check_with(elf: &[u8], sinks: &[&str], indirect: &[&str]) -> Result<Findings> {
+fn check_with(elf: &[u8], sinks: &[&str]) -> Result<Findings> {
     let image = Image::read(elf)?;
     let vectors = image
         .functions
@@ -343,9 +357,12 @@ fn check_with(elf: &[u8], sinks: &[&str], indirect: &[&str]) -> Result<Findings>
                             .push(format!("{name} branches to {target:#x}, where there is no function"));
                     }
                 },
-                Flow::Indirect(register)
-                    if !indirect.contains(&function.name.as_str()) && !image.is_jump_table(&function, at, register) =>
-                {
+                Flow::Indirect(register) if image.is_jump_table(&function, at, register) => {}
+                Flow::Indirect(_) if is_text(&function.name) => {
+                    let shown = image.functions.iter().filter(|code| is_in_texts_tables(&code.name));
+                    shown.for_each(|next| visit(next, function.start, &mut came_from, &mut queue));
+                }
+                Flow::Indirect(_) => {
                     let way = way(&came_from, function.start);
                     findings
                         .problems
@@ -473,7 +490,7 @@ pub(super) mod tests {
             &[bl(0x800, 0x808), RET],
             &[("leaf", &[NOP, RET]), ("core::panicking::panic", &[RET])],
         );
-        let findings = check_with(&image, &[], &[]).expect("followed");
+        let findings = check_with(&image, &[]).expect("followed");
         assert_eq!((findings.problems.len(), findings.reached), (0, 3), "{findings:?}");
     }
 
@@ -483,7 +500,7 @@ pub(super) mod tests {
             &[bl(0x800, 0x808), RET],
             &[("leaf", &[bl(0x808, 0x810), RET]), ("core::panicking::panic", &[RET])],
         );
-        let findings = check_with(&image, &[], &[]).expect("followed");
+        let findings = check_with(&image, &[]).expect("followed");
         assert_eq!(
             findings.problems,
             ["a panic is reachable: the lower-EL vectors -> handler -> leaf -> core::panicking::panic"]
@@ -496,20 +513,20 @@ pub(super) mod tests {
             &[b(0x800, 0x804)],
             &[("_ZN4core9panicking18panic_bounds_check17h0123456789abcdefE", &[RET])],
         );
-        assert_eq!(check_with(&image, &[], &[]).expect("followed").problems.len(), 1);
+        assert_eq!(check_with(&image, &[]).expect("followed").problems.len(), 1);
     }
 
     #[test]
     fn code_that_runs_on_into_the_next_symbol_is_followed() {
         let image = program(&[NOP, NOP], &[("core::panicking::panic", &[RET])]);
-        assert_eq!(check_with(&image, &[], &[]).expect("followed").problems.len(), 1);
+        assert_eq!(check_with(&image, &[]).expect("followed").problems.len(), 1);
     }
 
     #[test]
     fn a_conditional_branch_counts() {
         // CBZ x0, #8 out of the handler.
         let image = program(&[0xb400_0040, RET], &[("core::panicking::panic", &[RET])]);
-        assert_eq!(check_with(&image, &[], &[]).expect("followed").problems.len(), 1);
+        assert_eq!(check_with(&image, &[]).expect("followed").problems.len(), 1);
     }
 
     #[test]
@@ -519,25 +536,39 @@ pub(super) mod tests {
             &[("hyp::fatal::end", &[bl(0x808, 0x810), RET]), ("core::panicking::panic", &[RET])],
         );
         assert!(check(&image).expect("followed").problems.is_empty());
-        assert_eq!(check_with(&image, &[], &[]).expect("followed").problems.len(), 1);
+        assert_eq!(check_with(&image, &[]).expect("followed").problems.len(), 1);
     }
 
     #[test]
-    fn an_indirect_call_must_be_listed() {
+    fn an_indirect_call_is_for_text_alone_and_is_followed() {
         let image = program(&[0xd63f_0100, RET], &[]);
-        let findings = check_with(&image, &[], &[]).expect("followed");
+        let findings = check_with(&image, &[]).expect("followed");
         assert!(findings.problems[0].contains("an indirect branch at 0x800"), "{findings:?}");
-        assert!(check_with(&image, &[], &["handler"]).expect("followed").problems.is_empty());
+        let image = program(
+            &[bl(0x800, 0x808), RET],
+            &[
+                ("hyp_core::text::put", &[0xd63f_0100, RET]),
+                ("<a::Page as hyp_core::text::Shown>::show", &[bl(0x810, 0x818), RET]),
+                ("core::panicking::panic", &[RET]),
+            ],
+        );
+        let findings = check_with(&image, &[]).expect("followed");
+        assert_eq!(
+            findings.problems,
+            [
+                "a panic is reachable: the lower-EL vectors -> handler -> hyp_core::text::put -> <a::Page as hyp_core::text::Shown>::show -> core::panicking::panic"
+            ]
+        );
     }
 
     #[test]
     fn a_jump_table_inside_the_function_is_no_indirect_call() {
         // adr x9, #16; ldrb w10, [x8, x0]; add x9, x9, x10, lsl #2; br x9; ret
         let table = [0x1000_0089, 0x3860_690a, 0x8b0a_0929, 0xd61f_0120, RET];
-        assert!(check_with(&program(&table, &[]), &[], &[]).expect("followed").problems.is_empty());
+        assert!(check_with(&program(&table, &[]), &[]).expect("followed").problems.is_empty());
         // The same, but the label lies outside the function.
         let outside = [0x1000_0289, 0x3860_690a, 0x8b0a_0929, 0xd61f_0120, RET];
-        assert_eq!(check_with(&program(&outside, &[]), &[], &[]).expect("followed").problems.len(), 1);
+        assert_eq!(check_with(&program(&outside, &[]), &[]).expect("followed").problems.len(), 1);
     }
 
     #[test]
@@ -600,6 +631,6 @@ pub(super) mod tests {
 
     #[test]
     fn an_image_without_the_vectors_is_an_error() {
-        assert!(check_with(&elf(&[RET], &[("other", 0)]), &[], &[]).is_err());
+        assert!(check_with(&elf(&[RET], &[("other", 0)]), &[]).is_err());
     }
 }

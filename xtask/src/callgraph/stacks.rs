@@ -3,7 +3,7 @@
 //! A function takes what its prologues subtract from SP. Calls through a table of functions are followed to everything that can be in that
 //! table, by name: text to what shows itself and to where it goes, readers of the device tree to their callers' closures.
 
-use super::{Code, Flow, Image, SINKS, decode};
+use super::{Code, Flow, Image, SINKS, decode, is_sink, is_text, shows_itself};
 use anyhow::{Context, Result, ensure};
 use hyp_core::stacks;
 use object::{Object, ObjectSymbol};
@@ -182,12 +182,12 @@ impl Depths {
     /// What a call through a table of functions in `caller` can lead to.
     fn behind_tables(&self, caller: &str, nested: u8) -> Result<Vec<(u64, u8)>> {
         let starts = |codes: Vec<Code>, nested| codes.into_iter().map(move |code| (code.start, nested));
-        if caller.starts_with("hyp_core::text::") || caller.contains(" as hyp_core::text::Shown>::show") {
-            let sinks = self.named(|name| name.contains(" as hyp_core::text::Sink>::"));
+        if is_text(caller) {
+            let sinks = self.named(is_sink);
             // Numbers have nothing in them.
             let any = nested > 0 && caller != "hyp_core::text::digits";
             let fits = |name: &str| OUTER.iter().all(|(outer, least)| nested >= *least || !name.contains(outer));
-            let shown = self.named(|name| any && name.contains(" as hyp_core::text::Shown>::show") && fits(name));
+            let shown = self.named(|name| any && shows_itself(name) && fits(name));
             return Ok(starts(sinks, nested).chain(starts(shown, nested.saturating_sub(1))).collect());
         }
         ensure!(
