@@ -3,6 +3,7 @@
 
 use arm_sysregs::el1::registers as el1;
 use arm_sysregs::el2::registers as el2;
+use hyp_core::idreg::HostId;
 use hyp_core::regs::cpu::*;
 
 /// Asserts for each field that its bits, all set, are where Arm has them.
@@ -144,4 +145,74 @@ fn fine_grained_debug_traps_are_arms() {
     let write = el2::HdfgwtrEl2::DBGCLAIM | el2::HdfgwtrEl2::OSECCR_EL1;
     let ours = hyp_core::policy::FINE_GRAINED_DEBUG_TRAPS;
     assert_eq!((ours, ours), (read.bits(), write.bits()));
+}
+
+/// Asserts that a question to [`HostId`] answers whether Arm's fields of one register, or one of several, are not 0.
+macro_rules! asks {
+    ($($question:ident: $($register:ident $type:ident $($field:ident)+),+;)*) => {
+        for bit in 0..64 {
+            let value = 1 << bit;
+            for (name, id) in one_register_each(value) {
+                $(
+                    let arm = false $(|| name == stringify!($register) && {
+                        let arm = el1::$type::from_bits_retain(value);
+                        false $(|| arm.$field() != 0)+
+                    })+;
+                    assert_eq!(id.$question(), arm, "{} of {} {value:#x}", stringify!($question), name);
+                )*
+            }
+        }
+    };
+}
+
+/// Machines of which one register that [`HostId`] knows reads `value`, and the others 0.
+fn one_register_each(value: u64) -> Vec<(&'static str, HostId)> {
+    let mut machines = Vec::new();
+    macro_rules! with {
+        ($($register:ident)*) => {
+            $(machines.push((stringify!($register), HostId { $register: value, ..HostId::NONE }));)*
+        };
+    }
+    with!(pfr0 pfr1 dfr0 isar1 isar2 mmfr0 mmfr1);
+    machines
+}
+
+#[test]
+fn what_the_machine_has_is_read_where_arm_says() {
+    asks! {
+        pauth: isar1 IdAa64isar1El1 apa api, isar2 IdAa64isar2El1 apa3;
+        ras: pfr0 IdAa64pfr0El1 ras;
+        amu: pfr0 IdAa64pfr0El1 amu;
+        mpam: pfr0 IdAa64pfr0El1 mpam, pfr1 IdAa64pfr1El1 mpam_frac;
+        mte: pfr1 IdAa64pfr1El1 mte;
+        ssbs: pfr1 IdAa64pfr1El1 ssbs;
+        nmi: pfr1 IdAa64pfr1El1 nmi;
+        pmu: dfr0 IdAa64dfr0El1 pmuver;
+        spe: dfr0 IdAa64dfr0El1 pmsver;
+        trace_filter: dfr0 IdAa64dfr0El1 tracefilt;
+        lor: mmfr1 IdAa64mmfr1El1 lo;
+        pan: mmfr1 IdAa64mmfr1El1 pan;
+        hcrx: mmfr1 IdAa64mmfr1El1 hcx;
+        fine_grained_traps: mmfr0 IdAa64mmfr0El1 fgt;
+    }
+    // Those of which not every value but 0 says yes.
+    for value in 0..16 {
+        let id = |pfr0, pfr1, dfr0| HostId {
+            pfr0,
+            pfr1,
+            dfr0,
+            ..HostId::NONE
+        };
+        assert_eq!(
+            id(el1::IdAa64pfr0El1::default().with_el0(value).bits(), 0, 0).aarch32_el0(),
+            value == 2
+        );
+        assert_eq!(id(0, el1::IdAa64pfr1El1::default().with_mte(value).bits(), 0).mte2(), value >= 2);
+        // 0xf: performance monitors that are not the architecture's.
+        let dfr0 = el1::IdAa64dfr0El1::default().with_pmuver(value).bits();
+        assert_eq!(id(0, 0, dfr0).pmu(), !matches!(value, 0 | 0xf));
+        let mmfr0 = el1::IdAa64mmfr0El1::default().with_parange(value).bits();
+        let bits = [32, 36, 40, 42, 44].get(usize::from(value)).copied().unwrap_or(48);
+        assert_eq!(HostId { mmfr0, ..HostId::NONE }.pa_bits(), bits);
+    }
 }
