@@ -6,6 +6,7 @@ use crate::setup::{self, TARGET};
 use crate::ui;
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -19,6 +20,10 @@ pub(crate) enum Profile {
     Debug,
 }
 
+/// LLVM's feature that keeps a multiply-accumulate away from the load or store before it: Cortex-A53 up to r0p4 may compute a wrong
+/// value there (its erratum 835769).
+const CORTEX_A53: &str = "fix-cortex-a53-835769";
+
 /// Umbra's image in its three forms.
 #[derive(Clone, Debug)]
 pub(crate) struct Hyp {
@@ -31,18 +36,18 @@ pub(crate) struct Hyp {
 /// Runs cargo and returns the programs that it built, by name.
 fn compile(package: &str, features: &[&str], profile: Profile, extra: &[&str], quiet: bool) -> Result<BTreeMap<String, PathBuf>> {
     let mut command = setup::cargo();
+    let mut flags = vec!["-C".to_owned(), format!("target-feature=+{CORTEX_A53}")];
     if let Some(sources) = setup::registry_sources() {
-        command.args(["--config", &nameless(&sources)]);
+        flags.extend(nameless(&sources));
     }
+    let flags = format!("target.{TARGET}.rustflags = {}", serde_json::Value::from(flags));
+    let messages = if std::io::stderr().is_terminal() {
+        "--message-format=json-diagnostic-rendered-ansi"
+    } else {
+        "--message-format=json"
+    };
     command
-        .args([
-            "build",
-            "--message-format=json-render-diagnostics",
-            "--target",
-            TARGET,
-            "-p",
-            package,
-        ])
+        .args(["--config", &flags, "build", messages, "--target", TARGET, "-p", package])
         .args(extra);
     if profile == Profile::Release {
         // `hyp` does: without it, and for debugging, where every function uses what it likes, the long ways are taken.
@@ -54,33 +59,36 @@ fn compile(package: &str, features: &[&str], profile: Profile, extra: &[&str], q
     if !features.is_empty() {
         command.args(["--features", &features.join(",")]);
     }
-    let output = command
+    let mut cargo = command
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit())
         .spawn()
-        .context("cannot start cargo")?
-        .wait_with_output()?;
-    ensure!(output.status.success(), "building {package} failed; cargo's message is above");
+        .context("cannot start cargo")?;
     let mut programs = BTreeMap::new();
-    for line in String::from_utf8_lossy(&output.stdout).lines() {
-        let Ok(message) = serde_json::from_str::<serde_json::Value>(line) else {
+    for line in cargo.stdout.take().into_iter().flat_map(|out| BufReader::new(out).lines()) {
+        let Ok(message) = serde_json::from_str::<serde_json::Value>(&line?) else {
             continue;
         };
         if let (Some(file), Some(name)) = (message["executable"].as_str(), message["target"]["name"].as_str()) {
             programs.insert(name.to_owned(), PathBuf::from(file));
         }
+        // The compiler does not know the feature, and says so for each crate; LLVM does.
+        let known = message["message"]["message"].as_str().is_some_and(|text| text.contains(CORTEX_A53));
+        if let Some(rendered) = message["message"]["rendered"].as_str().filter(|_| !known) {
+            eprint!("{rendered}");
+        }
     }
+    ensure!(cargo.wait()?.success(), "building {package} failed; cargo's message is above");
     Ok(programs)
 }
 
 /// Panic messages name the source file of a dependency the same way wherever cargo keeps it, so that an image says nothing of the
 /// machine that built it. Debug information, for gdb, has the true paths.
-fn nameless(sources: &Path) -> String {
-    let flags = [
+fn nameless(sources: &Path) -> [String; 2] {
+    [
         format!("--remap-path-prefix={}=registry", sources.display()),
         "--remap-path-scope=macro".to_owned(),
-    ];
-    format!("target.{TARGET}.rustflags = {}", serde_json::Value::from(flags.to_vec()))
+    ]
 }
 
 /// Writes `bytes` unless the file has them already, so that its time tells when it changed.
@@ -115,6 +123,7 @@ pub(crate) fn hyp(features: &[&str], profile: Profile, quiet: bool) -> Result<Hy
     let bytes = std::fs::read(built).with_context(|| format!("cannot read {}", built.display()))?;
     if profile == Profile::Release {
         callgraph::check_leaves(&bytes)?;
+        callgraph::check_sequences(&bytes)?;
     }
     let flat = flatten::flatten(&bytes).context("Umbra's own ELF")?;
     ensure!(flat.base == 0, "Umbra's ELF is linked at {:#x}, not at 0", flat.base);

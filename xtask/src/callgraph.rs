@@ -284,6 +284,36 @@ pub(crate) fn check_leaves(elf: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// Whether a Cortex-A53 up to r0p4 may compute `second` wrongly after `first` (its erratum 835769): a load or store, and a 64-bit
+/// multiply-accumulate right behind it. DDI 0487 C4.1: Loads and stores, Data-processing (3 source).
+const fn is_erratum_835769(first: u32, second: u32) -> bool {
+    let accesses_memory = first >> 25 & 0b101 == 0b100;
+    let accumulates = second >> 24 == 0x9B && second >> 10 & 31 != 31;
+    accesses_memory && accumulates
+}
+
+/// That no function of `elf`, an optimised image, has instructions one after the other which a processor is known to get wrong. The
+/// compiler keeps them apart in what it compiles, but not in what comes compiled, nor in assembly.
+///
+/// # Errors
+/// There are such, or it is no image of Umbra's.
+pub(crate) fn check_sequences(elf: &[u8]) -> Result<()> {
+    let image = Image::read(elf)?;
+    for function in &image.functions {
+        let mut before = None;
+        for (at, word) in image.words(function.start, function.end).filter(|(at, _)| image.is_code(*at)) {
+            ensure!(
+                !before.is_some_and(|before| is_erratum_835769(before, word)),
+                "{} multiplies and accumulates at {at:#x} right after it accesses memory: Cortex-A53 may compute that wrongly (its \
+                 erratum 835769)",
+                function.name
+            );
+            before = Some(word);
+        }
+    }
+    Ok(())
+}
+
 /// What a look at an image found.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
@@ -627,6 +657,28 @@ pub(super) mod tests {
             assert!(with(&[bad, RET]).is_err(), "{bad:#010x}");
         }
         assert!(check_leaves(&program(&[RET], &[])).is_err(), "there are none");
+    }
+
+    #[test]
+    fn a_sequence_that_a_processor_gets_wrong_is_found() {
+        // ldr x28, [x9, #40]; stp x0, x1, [sp]; ldar w10, [x10]; nop; mov x0, x1
+        let (ldr, stp, ldar, nop, mov) = (0xf940_153c, 0xa900_07e0, 0x88df_fd4a, 0xd503_201f, 0xaa01_03e0);
+        // madd x27, x8, x9, x21; umaddl x8, w9, w10, x1; smsubl x0, w1, w2, x3; mul x0, x1, x2; madd w0, w1, w2, w3; umulh x0, x1, x2
+        let (madd, umaddl, smsubl) = (0x9b09_551b, 0x9baa_0528, 0x9b22_8c20);
+        let (mul, madd_w, umulh) = (0x9b02_7c20, 0x1b02_0c20, 0x9bc2_7c20);
+        for second in [madd, umaddl, smsubl] {
+            for first in [ldr, stp, ldar] {
+                assert!(
+                    check_sequences(&program(&[first, second, RET], &[])).is_err(),
+                    "{first:#x} {second:#x}"
+                );
+                assert!(check_sequences(&program(&[first, nop, second, RET], &[])).is_ok());
+            }
+            assert!(check_sequences(&program(&[mov, second, RET], &[])).is_ok());
+        }
+        for second in [mul, madd_w, umulh] {
+            assert!(check_sequences(&program(&[ldr, second, RET], &[])).is_ok(), "{second:#x}");
+        }
     }
 
     #[test]
