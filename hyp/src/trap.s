@@ -75,8 +75,9 @@
 .endif
 .endm
 
+// One of EL2's own vectors. Behind its branch there is room for 29 instructions of another way.
 .macro unexpected, kind
-    .balign 128
+    .org    el2_vectors + \kind * 128
     msr     sp_el0, x0              // the guest's SP_EL0 is lost: EL2 is not coming back
     mov     x0, #\kind
     b       el2_fault
@@ -86,16 +87,102 @@
 .balign 2048
 .global el2_vectors
 el2_vectors:
-    unexpected 0                    // current EL, SP_EL0
-    unexpected 1
-    unexpected 2
-    unexpected 3
+    unexpected 0                    // current EL, SP_EL0: synchronous
+// An exception taken at EL2 itself. x0 = which vector; the real x0 is in SP_EL0. Nothing may be pushed on a stack that
+// may be the cause: the pCPU's emergency stack takes over.
+el2_fault:
+    msr     tpidr_el0, x1           // the guest's TPIDR_EL0 is lost, too
+    mrs     x1, tpidr_el2
+    ldr     x1, [x1, {emergency}]
+    sub     x1, x1, {frame_size}
+    stp     x2, x3, [x1, #16]
+    stp     x4, x5, [x1, #32]
+    stp     x6, x7, [x1, #48]
+    stp     x8, x9, [x1, #64]
+    stp     x10, x11, [x1, #80]
+    stp     x12, x13, [x1, #96]
+    stp     x14, x15, [x1, #112]
+    stp     x16, x17, [x1, #128]
+    stp     x18, x19, [x1, #144]
+    stp     x20, x21, [x1, #160]
+    stp     x22, x23, [x1, #176]
+    stp     x24, x25, [x1, #192]
+    stp     x26, x27, [x1, #208]
+    stp     x28, x29, [x1, #224]
+    str     x30, [x1, #240]
+    mrs     x2, sp_el0
+    mrs     x3, tpidr_el0
+    stp     x2, x3, [x1, #0]
+    mov     x2, sp                  // where the stack stood
+    mov     sp, x1
+    // x0 = vector, x1 = frame, x2 = SP at the fault
+    mov     x29, xzr
+    bl      {fault}
+0:  wfi
+    b       0b
+
+    unexpected 1                    // IRQ
+short_affinity:
+    stp     x3, x4, [sp, #24]
+    ldp     x1, x3, [sp, #8]        // target affinity and level
+    cbnz    w3, 2f
+    tbnz    w0, #30, 1f
+    mov     w1, w1
+1:  mrs     x4, tpidr_el2
+    ldp     x4, x3, [x4, #{short_power}]
+    cmp     x1, x3                  // a vCPU's affinity is its number
+    b.hs    2f
+    mov     w3, #{power_size}
+    madd    x4, x1, x3, x4
+    add     x4, x4, #{power_word}
+    ldar    x3, [x4]
+    and     w3, w3, #3
+    lsl     w3, w3, #1
+    mov     w0, #{affinity_of_state}
+    lsr     w0, w0, w3
+    and     x0, x0, #3
+    ldp     x3, x4, [sp, #24]
+    b       short_done
+2:  ldp     x3, x4, [sp, #24]
+    b       not_short
+
+    unexpected 2                    // FIQ
+// The kick. x0 to x3 are saved.
+kicked:
+    save_few
+    short_way {kick}, 1f            // leaves x2 and x3 alone
+    cbnz    w0, 1f
+    restore_few
+    ldr     x30, [sp, #240]
+    ldp     x0, x1, [sp]
+    eret
+    dsb     nsh
+    isb
+1:  stp     x4, x5, [sp, #32]
+    stp     x6, x7, [sp, #48]
+    str     x18, [sp, #144]
+    mov     x0, sp
+    mov     x1, #0
+    bl      {irq}
+    cbz     w0, resume
+    b       leave
+
+    unexpected 3                    // SError
+// The vCPU leaves this pCPU: the rest of its registers join the frame, and the run loop takes over until one is to run.
+leave:
+    save_callee_saved
+leave_saved:
+    mov     x0, sp
+    bl      {run}
+    restore_callee_saved
+    b       resume
+
     unexpected 4                    // current EL, SP_EL2
     unexpected 5
     unexpected 6
     unexpected 7
 
-    .balign 128                     // lower EL, AArch64: synchronous
+    .org    el2_vectors + 0x400     // lower EL, AArch64: synchronous
 guest_sync:
     stp     x1, x2, [sp, #8]
     mrs     x1, esr_el2
@@ -254,26 +341,6 @@ sync_sysreg:
     isb
 
 .section .text.short, "ax"
-// The kick. x0 to x3 are saved.
-kicked:
-    save_few
-    short_way {kick}, 1f            // leaves x2 and x3 alone
-    cbnz    w0, 1f
-    restore_few
-    ldr     x30, [sp, #240]
-    ldp     x0, x1, [sp]
-    eret
-    dsb     nsh
-    isb
-1:  stp     x4, x5, [sp, #32]
-    stp     x6, x7, [sp, #48]
-    str     x18, [sp, #144]
-    mov     x0, sp
-    mov     x1, #0
-    bl      {irq}
-    cbz     w0, resume
-    b       leave
-
 other_hvc:
     save_most
 sync_call:
@@ -373,30 +440,6 @@ short_psci_version:
     movk    w0, #({psci_1_3} >> 16), lsl #16
     b       short_done
 
-short_affinity:
-    stp     x3, x4, [sp, #24]
-    ldp     x1, x3, [sp, #8]        // target affinity and level
-    cbnz    w3, 2f
-    tbnz    w0, #30, 1f
-    mov     w1, w1
-1:  mrs     x4, tpidr_el2
-    ldp     x4, x3, [x4, #{short_power}]
-    cmp     x1, x3                  // a vCPU's affinity is its number
-    b.hs    2f
-    mov     w3, #{power_size}
-    madd    x4, x1, x3, x4
-    add     x4, x4, #{power_word}
-    ldar    x3, [x4]
-    and     w3, w3, #3
-    lsl     w3, w3, #1
-    mov     w0, #{affinity_of_state}
-    lsr     w0, w0, w3
-    and     x0, x0, #3
-    ldp     x3, x4, [sp, #24]
-    b       short_done
-2:  ldp     x3, x4, [sp, #24]
-    b       not_short
-
 // The virtual timer's interrupt, when all is as at the last one: VcpuGic::show_again says what that means. x0 to x3 are saved.
 short_timer:
     mrs     x0, tpidr_el2
@@ -436,51 +479,9 @@ short_timer:
 3:  mov     x1, #{vtimer}
     b       other_irq
 
-// The vCPU leaves this pCPU: the rest of its registers join the frame, and the run loop takes over until one is to run.
-leave:
-    save_callee_saved
-leave_saved:
-    mov     x0, sp
-    bl      {run}
-    restore_callee_saved
-    b       resume
-
 // The first entry to the run loop: x0 = top of this pCPU's stack, from which the frame is taken. Does not return.
 .global enter_run_loop
 enter_run_loop:
     sub     x0, x0, {frame_size}
     mov     sp, x0
     b       leave_saved
-
-// An exception taken at EL2 itself. x0 = which vector; the real x0 is in SP_EL0. Nothing may be pushed on a stack that
-// may be the cause: the pCPU's emergency stack takes over.
-el2_fault:
-    msr     tpidr_el0, x1           // the guest's TPIDR_EL0 is lost, too
-    mrs     x1, tpidr_el2
-    ldr     x1, [x1, {emergency}]
-    sub     x1, x1, {frame_size}
-    stp     x2, x3, [x1, #16]
-    stp     x4, x5, [x1, #32]
-    stp     x6, x7, [x1, #48]
-    stp     x8, x9, [x1, #64]
-    stp     x10, x11, [x1, #80]
-    stp     x12, x13, [x1, #96]
-    stp     x14, x15, [x1, #112]
-    stp     x16, x17, [x1, #128]
-    stp     x18, x19, [x1, #144]
-    stp     x20, x21, [x1, #160]
-    stp     x22, x23, [x1, #176]
-    stp     x24, x25, [x1, #192]
-    stp     x26, x27, [x1, #208]
-    stp     x28, x29, [x1, #224]
-    str     x30, [x1, #240]
-    mrs     x2, sp_el0
-    mrs     x3, tpidr_el0
-    stp     x2, x3, [x1, #0]
-    mov     x2, sp                  // where the stack stood
-    mov     sp, x1
-    // x0 = vector, x1 = frame, x2 = SP at the fault
-    mov     x29, xzr
-    bl      {fault}
-0:  wfi
-    b       0b
