@@ -164,6 +164,9 @@ impl Ich for Registers {
     fn count(&self) -> usize {
         self.lr.len()
     }
+    fn tdir(&self) -> bool {
+        true
+    }
     fn lr(&self, i: usize) -> u64 {
         self.lr[i]
     }

@@ -1,6 +1,9 @@
 //! The physical GICv3: enough of it for EL2 to take and send its own interrupts, and the `ICH_*` registers.
 
-use hyp_core::vgic::{Ich, PhysicalSpis};
+use hyp_core::{
+    regs::gic::ICH_VTR_EL2,
+    vgic::{Ich, PhysicalSpis},
+};
 
 use super::{barrier, mmio::Mmio};
 
@@ -308,6 +311,8 @@ pub(crate) struct Interface {
     redistributor: Redistributor,
     distributor: Distributor,
     list_registers: usize,
+    /// `ICH_VTR_EL2.TDS`.
+    tdir: bool,
     /// `ICH_ELRSR_EL2` while all of them are empty.
     all_empty: u64,
 }
@@ -315,11 +320,13 @@ pub(crate) struct Interface {
 impl Interface {
     /// This pCPU's, whose redistributor is `redistributor`. Its list registers are empty from now on, while no vCPU is resident.
     pub(crate) fn new(redistributor: Redistributor, distributor: Distributor) -> Self {
-        let list_registers = (vtr() & 0xF) as usize + 1;
+        let vtr = vtr();
+        let list_registers = (vtr & 0xF) as usize + 1;
         let mut new = Self {
             redistributor,
             distributor,
             list_registers,
+            tdir: ICH_VTR_EL2::TDS.is_set(vtr),
             all_empty: (1 << list_registers) - 1,
         };
         for index in 0..list_registers {
@@ -334,6 +341,7 @@ impl Interface {
             redistributor: Redistributor(distributor.0),
             distributor,
             list_registers: 0,
+            tdir: false,
             all_empty: 0,
         }
     }
@@ -369,6 +377,10 @@ impl Ich for Interface {
 
     fn count(&self) -> usize {
         self.list_registers
+    }
+
+    fn tdir(&self) -> bool {
+        self.tdir
     }
 
     fn lr(&self, i: usize) -> u64 {

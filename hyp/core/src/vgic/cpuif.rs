@@ -1,5 +1,6 @@
 //! The CPU interface in EL2's hands: a vCPU's saved registers, those that trap while `ICH_HCR_EL2.TC` is set, and `ICH_HCR_EL2`.
 
+use super::Ich;
 use super::ctlr::CtlrView;
 use super::vmcr::Vmcr;
 use crate::regs::gic::ICH_HCR_EL2;
@@ -109,19 +110,20 @@ pub fn window_closed(vmcr: Vmcr) -> bool {
 /// * UIE while anything is spilled. With a single list register it would always fire, so not there.
 /// * TDIR while an active interrupt is spilled: the guest's DIR finds no list register and EOIcount would not say which INTID.
 ///   With EOImode 1 also while `spis` are in use: one that another vCPU took, or a write made active, may be deactivated here.
+///   Where TDIR does nothing ([`Ich::tdir`]), TC, which traps DIR with the rest.
 /// * LRENPIE besides, with EOImode 0: its EOIR deactivates too, and what it deactivates may be due again.
 #[must_use]
 #[inline]
-pub fn hcr_for(trapping: Trapping, spill: Spill, spis: bool, vmcr: Vmcr, list_registers: usize) -> u64 {
+pub fn hcr_for(trapping: Trapping, spill: Spill, spis: bool, vmcr: Vmcr, h: &impl Ich) -> u64 {
     let mut hcr = ICH_HCR_EL2::En::SET;
     if trapping.tc() {
         hcr += ICH_HCR_EL2::TC::SET;
     }
     if spill.any() {
-        hcr += maintenance(spill, vmcr, list_registers);
+        hcr += maintenance(spill, vmcr, h.count());
     }
     if spill.active != 0 || spis && vmcr.splits_eoi() {
-        hcr += ICH_HCR_EL2::TDIR::SET;
+        hcr += if h.tdir() { ICH_HCR_EL2::TDIR::SET } else { ICH_HCR_EL2::TC::SET };
     }
     hcr.value
 }
@@ -154,6 +156,7 @@ fn maintenance(spill: Spill, vmcr: Vmcr, list_registers: usize) -> FieldValue<u6
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use super::super::fake::{FakeIch, Kind};
     use super::*;
 
     fn view(vtr: u64) -> CtlrView {
@@ -173,13 +176,16 @@ mod tests {
     #[test]
     fn tc_is_on_while_coming_up_in_strict_mode_and_for_a_narrowed_view() {
         let none = Trapping::default();
-        assert_eq!(hcr_for(none, Spill::default(), false, Vmcr::new(0), 4), 1);
+        assert_eq!(hcr_for(none, Spill::default(), false, Vmcr::new(0), &FakeIch::new(4)), 1);
         for trapping in [
             Trapping { coming_up: true, ..none },
             Trapping { strict: true, ..none },
             Trapping { narrowed: true, ..none },
         ] {
-            assert_eq!(hcr_for(trapping, Spill::default(), false, Vmcr::new(0), 4), 1 << 10 | 1);
+            assert_eq!(
+                hcr_for(trapping, Spill::default(), false, Vmcr::new(0), &FakeIch::new(4)),
+                1 << 10 | 1
+            );
         }
     }
 
@@ -195,7 +201,7 @@ mod tests {
                 },
                 false,
                 Vmcr::new(vmcr),
-                lrs,
+                &FakeIch::new(lrs),
             )
         };
         let (en, uie, lrenpie, npie, tdir) = (1, 1 << 1, 1 << 2, 1 << 3, 1 << 14);
@@ -204,6 +210,22 @@ mod tests {
         assert_eq!(hcr(0, 1, 0, 4), en | uie | lrenpie | tdir);
         assert_eq!(hcr(0, 1, 1 << 9, 4), en | uie | tdir);
         assert_eq!(hcr(1, 1, 2, 1), en | npie | 1 << 4 | 1 << 7 | lrenpie | tdir);
+    }
+
+    #[test]
+    fn deactivation_by_intid_traps_wherever_it_can() {
+        let hcr = |kind, spis, vmcr| {
+            let mut h = FakeIch::new(4);
+            h.kind = kind;
+            hcr_for(Trapping::default(), Spill::default(), spis, Vmcr::new(vmcr), &h)
+        };
+        let splits = 1 << 9;
+        assert_eq!(hcr(Kind::ARM, true, splits), 1 << 14 | 1);
+        assert_eq!(hcr(Kind::EARLY, true, splits), 1 << 10 | 1);
+        for kind in Kind::ALL {
+            assert_eq!(hcr(kind, true, 0), 1);
+            assert_eq!(hcr(kind, false, splits), 1);
+        }
     }
 
     #[test]

@@ -131,6 +131,35 @@ impl PhysicalSpis for Arc<FakeSpis> {
     }
 }
 
+/// In what virtual interfaces differ.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kind {
+    /// EOIcount counts with EOImode 1, too.
+    counts_drops: bool,
+    /// `ICH_HCR_EL2.TDIR` does something.
+    tdir: bool,
+}
+
+impl Kind {
+    /// Arm's today.
+    pub(super) const ARM: Self = Self {
+        counts_drops: false,
+        tdir: true,
+    };
+    /// Arm's first ones.
+    pub(super) const EARLY: Self = Self {
+        counts_drops: false,
+        tdir: false,
+    };
+    /// QEMU's.
+    pub(super) const QEMU: Self = Self {
+        counts_drops: true,
+        tdir: true,
+    };
+    /// Each of them.
+    pub(super) const ALL: [Self; 3] = [Self::ARM, Self::EARLY, Self::QEMU];
+}
+
 /// The hardware.
 #[derive(Clone, Debug)]
 pub(super) struct FakeIch {
@@ -145,8 +174,7 @@ pub(super) struct FakeIch {
     pub(super) line: bool,
     /// Its active state.
     pub(super) active: bool,
-    /// EOIcount as QEMU counts: with EOImode 1 too.
-    pub(super) counts_drops: bool,
+    pub(super) kind: Kind,
     /// The machine's.
     pub(super) spis: Arc<FakeSpis>,
 }
@@ -165,7 +193,7 @@ impl FakeIch {
             ap1r: [0; 4],
             line: false,
             active: false,
-            counts_drops: false,
+            kind: Kind::ARM,
             spis: Arc::default(),
         }
     }
@@ -245,7 +273,7 @@ impl FakeIch {
             Group::Zero => self.ap0r[0] &= self.ap0r[0] - 1,
         }
         let Some(i) = self.find_active(intid) else {
-            if !self.vmcr.splits_eoi() || self.counts_drops {
+            if !self.vmcr.splits_eoi() || self.kind.counts_drops {
                 self.count_end();
             }
             return;
@@ -260,7 +288,7 @@ impl FakeIch {
 
     /// Writes `intid` to DIR.
     pub(super) fn dir(&mut self, intid: u32) -> Dir {
-        if self.hcr & (1 << 14 | 1 << 10) != 0 {
+        if self.hcr & (u64::from(self.kind.tdir) << 14 | 1 << 10) != 0 {
             return Dir::Trapped;
         }
         if self.vmcr.splits_eoi() && intid < SPURIOUS {
@@ -342,6 +370,9 @@ impl Ich for FakeIch {
     fn count(&self) -> usize {
         self.count
     }
+    fn tdir(&self) -> bool {
+        self.kind.tdir
+    }
     fn lr(&self, i: usize) -> u64 {
         assert!(i < self.count);
         self.lr[i]
@@ -386,6 +417,9 @@ impl<S: PhysicalSpis> Ich for Absent<S> {
     }
     fn count(&self) -> usize {
         unreachable!("asked for the list registers of a vCPU that has none")
+    }
+    fn tdir(&self) -> bool {
+        unreachable!("asked for what traps of a vCPU that does not run")
     }
     fn lr(&self, i: usize) -> u64 {
         unreachable!("read list register {i} for a vCPU that has none")

@@ -752,7 +752,7 @@ impl VcpuGic {
         } else {
             Vmcr::default()
         };
-        let hcr = hcr_for(self.trapping, self.spill, spis, vmcr, h.count());
+        let hcr = hcr_for(self.trapping, self.spill, spis, vmcr, h);
         if hcr != self.hcr {
             self.hcr = hcr;
             h.set_hcr(hcr);

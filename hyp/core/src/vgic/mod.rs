@@ -83,6 +83,8 @@ pub trait Ich {
     fn spis(&self) -> &Self::Spis;
     /// How many list registers there are, 1 to 16.
     fn count(&self) -> usize;
+    /// Whether `ICH_HCR_EL2.TDIR` does anything (`ICH_VTR_EL2.TDS`): it is newer than the first GICv3 CPUs (Cortex-A53, A57 and A72).
+    fn tdir(&self) -> bool;
     /// `ICH_LR<i>_EL2`.
     fn lr(&self, i: usize) -> u64;
     /// Writes `ICH_LR<i>_EL2`.

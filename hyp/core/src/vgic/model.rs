@@ -2,7 +2,7 @@
 //! worked out from all of them each time. Nothing here knows of list registers.
 
 use super::dist::{self, Dist};
-use super::fake::{Dir, FakeIch};
+use super::fake::{Dir, FakeIch, Kind};
 use super::lr::VcpuGic;
 use super::redist::{self, Identity};
 use super::sgi;
@@ -144,9 +144,9 @@ struct Machine {
 }
 
 impl Machine {
-    fn new(lrs: usize, split: bool, counts_drops: bool, bpr: (u64, u64, bool)) -> Self {
+    fn new(lrs: usize, split: bool, kind: Kind, bpr: (u64, u64, bool)) -> Self {
         let mut h = FakeIch::new(lrs);
-        h.counts_drops = counts_drops;
+        h.kind = kind;
         h.vmcr = h.vmcr.with_bpr0(&h.view, bpr.0).with_bpr1(&h.view, bpr.1).with_igrpen0(1);
         h.vmcr = h.view.apply_write(h.vmcr, u64::from(bpr.2) | u64::from(split) << 1);
         let dist = Dist::new(&h.view);
@@ -385,13 +385,13 @@ proptest! {
     fn a_vcpu_sees_what_the_model_sees(
         lrs in prop_oneof![Just(1usize), Just(2), Just(3), Just(4), Just(4), Just(16)],
         split: bool,
-        counts_drops: bool,
+        kind in proptest::sample::select(&Kind::ALL[..]),
         bpr in (0..8u64, 0..8u64, any::<bool>()),
         priorities in proptest::collection::vec(0..32u8, INTIDS.len()),
         group1: u32,
         ops in proptest::collection::vec(op(), 0..if cfg!(miri) { 20 } else { 160 }),
     ) {
-        let mut machine = Machine::new(lrs, split, counts_drops, bpr);
+        let mut machine = Machine::new(lrs, split, kind, bpr);
         let all: u32 = INTIDS.iter().map(|i| 1 << i).sum();
         let first = [Op::Forward(3), Op::Write(Word::SetEnable, all), Op::Write(Word::Group, group1 | all & 0xf)];
         let priorities = priorities.iter().enumerate().map(|(i, p)| Op::Priority(i, p * 8));

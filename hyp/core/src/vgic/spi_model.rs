@@ -3,7 +3,7 @@
 //! SPIs stand physical ones: to the guest they are as any other, and the physical ones are active while they are pending or active.
 
 use super::dist::{self, Dist, Effect, Vcpus};
-use super::fake::{Absent, Dir, FakeIch, FakeSpis, Lines};
+use super::fake::{Absent, Dir, FakeIch, FakeSpis, Kind, Lines};
 use super::lr::VcpuGic;
 use super::redist::{self, Identity};
 use super::vmcr::Vmcr;
@@ -201,7 +201,7 @@ struct Machine {
 
 impl Machine {
     /// `behind` says behind which SPIs a physical one stands, an edge or a level.
-    fn new(lrs: usize, split: bool, counts_drops: bool, lines: Lines, behind: &[Option<bool>]) -> Self {
+    fn new(lrs: usize, split: bool, kind: Kind, lines: Lines, behind: &[Option<bool>]) -> Self {
         let backed = |(intid, behind): (u32, &Option<bool>)| behind.map(|edge| (intid, edge));
         let backed: Vec<(u32, bool)> = INTIDS[2..].iter().copied().zip(behind).filter_map(backed).collect();
         let edges: Vec<u32> = backed.iter().filter(|b| b.1).map(|b| b.0).collect();
@@ -209,7 +209,7 @@ impl Machine {
         let cpu: Vec<Vcpu> = (0..VCPUS)
             .map(|index| {
                 let mut h = FakeIch::new(lrs);
-                h.counts_drops = counts_drops;
+                h.kind = kind;
                 h.spis = Arc::clone(&spis);
                 h.vmcr = h.vmcr.with_igrpen0(1);
                 h.vmcr = h.view.apply_write(h.vmcr, u64::from(split) << 1);
@@ -725,7 +725,7 @@ impl Machine {
 struct Case<'a> {
     lrs: usize,
     split: bool,
-    counts_drops: bool,
+    kind: Kind,
     priorities: &'a [u8],
     groups: u32,
     routes: &'a [Option<usize>],
@@ -737,7 +737,7 @@ struct Case<'a> {
 
 impl Case<'_> {
     fn run(&self, ops: &[Op]) {
-        let mut machine = Machine::new(self.lrs, self.split, self.counts_drops, self.lines, self.behind);
+        let mut machine = Machine::new(self.lrs, self.split, self.kind, self.lines, self.behind);
         let mut first = vec![Op::Forward(3), Op::Load(0), Op::Load(1), Op::Load(2)];
         for word in 0..9 {
             first.push(Op::Write(Bits::Group, word, self.groups.rotate_left(word)));
@@ -767,7 +767,7 @@ proptest! {
     fn vcpus_see_what_the_model_sees(
         lrs in prop_oneof![Just(1usize), Just(2), Just(4), Just(4), Just(16)],
         split: bool,
-        counts_drops: bool,
+        kind in proptest::sample::select(&Kind::ALL[..]),
         priorities in proptest::collection::vec(0..32u8, INTIDS.len()),
         groups: u32,
         routes in proptest::collection::vec(proptest::option::of(0..VCPUS), INTIDS.len()),
@@ -776,7 +776,7 @@ proptest! {
         behind in proptest::collection::vec(proptest::option::of(prop::bool::weighted(0.3)), INTIDS.len() - 2),
         later in 0..60usize,
     ) {
-        let case = Case { lrs, split, counts_drops, priorities: &priorities, groups, routes: &routes, lines, behind: &behind, later };
+        let case = Case { lrs, split, kind, priorities: &priorities, groups, routes: &routes, lines, behind: &behind, later };
         case.run(&ops);
     }
 }
@@ -786,7 +786,7 @@ fn case<'a>(lrs: usize, split: bool, lines: Lines, routes: &'a [Option<usize>], 
     Case {
         lrs,
         split,
-        counts_drops: false,
+        kind: Kind::ARM,
         priorities: &[0; INTIDS.len()],
         groups: 0,
         routes,
