@@ -16,7 +16,7 @@ use hyp_core::{
         vms::Vms,
     },
     physmem::PhysMem,
-    stacks, stage1, text,
+    policy, stacks, stage1, text,
     text::Value,
     types::Range,
 };
@@ -50,8 +50,6 @@ global_asm!(
 const GUARD: u64 = 4096;
 const STACK: u64 = if cfg!(debug_assertions) { 28 << 10 } else { stacks::PCPU };
 const EMERGENCY_STACK: u64 = if cfg!(debug_assertions) { 4 << 10 } else { stacks::EMERGENCY };
-/// `HCR_EL2` until the first guest: EL2 without VHE, and EL1 is AArch64.
-const HCR_BOOT: u64 = 1 << 31;
 const TOO_MANY: &str = "the device tree reserves more pieces of memory than Umbra can remember";
 const AREA: u64 = GUARD + STACK + EMERGENCY_STACK;
 /// How long a secondary may take to come up.
@@ -138,7 +136,7 @@ extern "C" fn primary(dtb: usize, _base: usize, el: u64) -> ! {
         );
         park();
     }
-    if !cpu::leave_vhe(HCR_BOOT) {
+    if !cpu::leave_vhe(policy::HCR_IDLE) {
         error!("HCR_EL2.E2H cannot be cleared on this CPU; Umbra needs non-VHE EL2. Parked.");
         park();
     }
@@ -472,7 +470,7 @@ fn bring_up(board: &'static Board, boot_index: usize, areas: Range, registers: &
     for (nth, (index, described)) in others.enumerate() {
         let cpu = pcpu(board, index, area_stacks(areas, nth + 1));
         let boot = heap::keep(SecondaryBoot {
-            hcr: HCR_BOOT,
+            hcr: policy::HCR_IDLE,
             mair: registers.mair,
             tcr: registers.tcr,
             ttbr0: registers.ttbr0,

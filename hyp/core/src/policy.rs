@@ -17,15 +17,16 @@ pub struct Options {
     pub shared_pcpu: bool,
 }
 
+/// `HCR_EL2` until a pCPU's first guest: EL2 without VHE, EL1 is AArch64, and every physical interrupt and SError is EL2's. One that is EL1's
+/// does not end a WFI at EL2 (DDI 0487, Wait for Interrupt), where a pCPU waits for the start of its vCPU.
+pub const HCR_IDLE: u64 = HCR_EL2::RW::SET.value | HCR_EL2::IMO::SET.value | HCR_EL2::FMO::SET.value | HCR_EL2::AMO::SET.value;
+
 /// `HCR_EL2` while a guest runs.
 #[must_use]
 pub const fn hcr(host: &HostId, options: Options) -> u64 {
     // EL1 is AArch64; stage 2 on; every physical interrupt and SError comes to EL2.
-    let mut hcr = HCR_EL2::RW::SET.value
+    let mut hcr = HCR_IDLE
         | HCR_EL2::VM::SET.value
-        | HCR_EL2::IMO::SET.value
-        | HCR_EL2::FMO::SET.value
-        | HCR_EL2::AMO::SET.value
         // SMC is a way to call EL2; feature IDs show what works; no implementation-defined register, no ACTLR_EL1.
         | HCR_EL2::TSC::SET.value
         | HCR_EL2::TID3::SET.value
@@ -323,6 +324,12 @@ mod tests {
         let expected = bits.iter().fold(0u64, |value, bit| value | 1 << bit);
         assert_eq!(hcr(&PLAIN, NO_OPTIONS), expected);
         assert_eq!(expected, 0x807c_063b);
+    }
+
+    #[test]
+    fn a_pcpu_that_waits_for_its_first_guest_is_woken_by_interrupts() {
+        // RW | AMO, IMO, FMO; nothing of a guest's, and no VHE.
+        assert_eq!(HCR_IDLE, 1 << 31 | 1 << 5 | 1 << 4 | 1 << 3);
     }
 
     #[test]
