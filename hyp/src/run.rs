@@ -16,7 +16,7 @@ use hyp_core::{
     policy::{self, Options},
     psci::Start,
     regs::cpu::SysReg,
-    sched::{self, Says, Turn, earlier},
+    sched::{self, Round, Says, Turn, earlier},
     types::Pa,
     vgic::cpuif::{CpuIf, running_priority},
 };
@@ -101,6 +101,10 @@ pub(crate) struct Run {
     neighbours: Neighbours,
     /// Which place is that of the vCPU in the registers, or of the last that was.
     current: usize,
+    /// What is left of its vCPUs' slices.
+    round: Round,
+    /// Since when one of them has had its turn.
+    since: u64,
     /// Whose state is in this pCPU's EL1, FP and debug registers and whose translations are in its TLB: the last VM and
     /// vCPU that ran here.
     last: Option<(usize, usize)>,
@@ -257,6 +261,8 @@ impl Run {
                 count: 0,
             },
             current: 0,
+            round: Round::new(),
+            since: 0,
             last: None,
             interface,
             world: world(&host),
@@ -277,6 +283,9 @@ impl Run {
     fn leave(&mut self, frame: &Frame, here: &mut Option<Resident>) {
         let Some(here) = here.take() else { return };
         timer::disarm();
+        if here.shared {
+            self.round.charge(self.current, timer::now().wrapping_sub(self.since));
+        }
         if let Some(place) = self.neighbours.places.get_mut(self.current) {
             let place = place.insert(Place {
                 vcpu: here.vcpu,
@@ -299,8 +308,14 @@ impl Run {
             0 => Turn::Sleep(system::finish_if_over()),
             1 => sched::alone(look(places.first_mut())),
             _ => {
-                let slice_end = || timer::now() + timer::ticks(SLICE_MS);
-                sched::turn(self.current, count, slice_end, |index| look(places.get_mut(index)))
+                let since = &mut self.since;
+                let now = || {
+                    *since = timer::now();
+                    *since
+                };
+                self.round.turn(self.current, count, timer::ticks(SLICE_MS), now, |index| {
+                    look(places.get_mut(index))
+                })
             }
         }
     }

@@ -472,8 +472,12 @@ pub(crate) fn cpu_off(exit: &mut Exit<'_>) -> Leave {
 /// CPU_SUSPEND).
 fn suspend(exit: &mut Exit<'_>) -> Leave {
     exit.frame.x[0] = 0;
-    if !wait::would_wake(exit) {
-        barrier::wfi();
+    if wait::would_wake(exit) {
+        return Leave::Stay;
+    }
+    if exit.shared {
+        exit.phase = Phase::Sleeps;
+        return Leave::Go;
     }
     Leave::Stay
 }

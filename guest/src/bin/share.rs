@@ -1,5 +1,6 @@
 //! vCPUs that share pCPUs: every register is each vCPU's own, all of them get on, and what is to wake one does. For a VM of
 //! any number of vCPUs. `key=N` makes the patterns of several VMs differ; `neighbours` needs the host test of that name.
+//! `greedy` and `standing_by` are for a neighbour that measures what they leave it, for `ms=`.
 #![no_std]
 #![no_main]
 
@@ -9,6 +10,8 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use guest::check::Check;
 use guest::{bootargs, cpu, gic, oem, println, psci, timer};
 use hyp_abi::layout::{MAX_VCPUS, VTIMER_INTID, affinity_of};
+use hyp_abi::psci::CPU_SUSPEND_64;
+use hyp_abi::smccc::Conduit;
 
 guest::tests!(
     every_register_is_its_own,
@@ -16,7 +19,10 @@ guest::tests!(
     everybody_naps,
     sgis_go_round,
     ticks_come_while_all_spin ; only
-    neighbours
+    neighbours,
+    greedy,
+    standing_by,
+    nothing_of_anothers_errors
 );
 
 const PATIENCE: u64 = 60;
@@ -595,4 +601,52 @@ fn neighbours(check: &mut Check) {
             timer::delay(timer::micros(3000));
         }
     });
+}
+
+/// Until when a test for a neighbour goes on.
+fn end() -> u64 {
+    timer::now() + timer::micros(1000 * bootargs::number("ms", 400))
+}
+
+/// Wakes up 20 microseconds after it has fallen asleep, and works for almost a slice: what it does not get by being woken.
+fn greedy(_: &mut Check) {
+    gic::init_distributor();
+    gic::init_cpu();
+    gic::enable(VTIMER_INTID);
+    let end = end();
+    while timer::now() < end {
+        let _early = nap(timer::micros(20));
+        timer::delay(timer::micros(3900));
+    }
+}
+
+/// Idles by CPU_SUSPEND, a timer far ahead.
+fn standing_by(check: &mut Check) {
+    gic::init_distributor();
+    gic::init_cpu();
+    gic::enable(VTIMER_INTID);
+    let end = end();
+    while timer::now() < end {
+        timer::arm(timer::micros(50_000));
+        while !timer::fired() {
+            check.eq("CPU_SUSPEND", psci::psci(Conduit::Hvc, CPU_SUSPEND_64, 0, 0, 0), psci::SUCCESS);
+        }
+        timer::disarm();
+        gic::eoir1(gic::iar1());
+    }
+}
+
+/// `DISR_EL1`, which only a processor with RAS has.
+fn nothing_of_anothers_errors(check: &mut Check) {
+    let own = 0x8000_0000 | (key() + 1);
+    for _ in 0..50 {
+        let found: u64;
+        // SAFETY: Records what an error synchronisation has deferred; nothing in the guest looks at it.
+        unsafe {
+            asm!("msr S3_0_C12_C1_1, {}", "isb", in(reg) own, options(nostack, preserves_flags));
+            timer::delay(timer::micros(5000));
+            asm!("mrs {}, S3_0_C12_C1_1", out(reg) found, options(nostack, preserves_flags));
+        }
+        check.that(found == own || found == 0, "DISR_EL1 is this vCPU's own");
+    }
 }

@@ -132,6 +132,26 @@ fn longest_gap(seen: &Seen<'_>) -> Option<(u64, u64)> {
     Some((record.number("longest")?, record.number("frequency")? * 4 / 1000))
 }
 
+/// The program `gap`, on pCPU 0, beside one that would have more than its share of that.
+fn leaves_time(name: &'static str, greedy: Guest, expect: super::Expect) -> Case {
+    Case::new(name, greedy.named("greedy"))
+        .and(Guest::new("gap", "ms=300").pcpus(&[0]))
+        .icount()
+        .seconds(120)
+        .expect(expect)
+}
+
+/// The program `gap` lost at most so many percent of its 300 milliseconds.
+fn lost_at_most<const PERCENT: u64>(seen: &Seen<'_>) -> Result<(), String> {
+    let record = seen.transcript().records.iter().find(|r| r.kind == "gap");
+    let figure = |name| record.and_then(|r| r.number(name)).ok_or("no figure");
+    let lost = 100 * figure("lost")? / (figure("frequency")? * 300 / 1000);
+    if lost > PERCENT {
+        return Err(format!("it lost {lost} % of its time, not {PERCENT} % at most"));
+    }
+    Ok(())
+}
+
 fn restarts(seen: &Seen<'_>) -> usize {
     seen.umbra().iter().filter(|line| line.contains("(large) was reset")).count()
 }
@@ -424,6 +444,22 @@ pub(super) fn all() -> Vec<Case> {
                 ("a counts", "\x1d1q"),
             ])
             .expect(started_anew),
+        leaves_time(
+            "who-wakes-often-has-its-share",
+            Guest::new("share", "test=greedy").pcpus(&[0]),
+            lost_at_most::<55>,
+        ),
+        leaves_time(
+            "standby-leaves-the-pcpu",
+            Guest::new("share", "test=standing_by").pcpus(&[0]),
+            lost_at_most::<5>,
+        ),
+        Case::new(
+            "deferred-errors-on-a-shared-pcpu",
+            Guest::new("share", "test=nothing_of_anothers_errors").named("a").pcpus(&[0]),
+        )
+        .and(Guest::new("share", "test=nothing_of_anothers_errors key=7").named("b").pcpus(&[0]))
+        .cpu("max"),
         restarting("restart-delays-nobody", &[0]),
         restarting("restart-of-eight-vcpus-delays-nobody", &[0; 8]),
         umbra_fails("panic-on-the-boot-pcpu", "test=trigger_panic pcpu=0", |seen| {
