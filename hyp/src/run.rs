@@ -789,15 +789,12 @@ impl Place {
         ask::take_sgis(vcpu, vm, state);
         let view = state.cpuif.view;
         let open = state.cpuif.vmcr.with_pmr(&view, 0xFF).with_igrpen0(1).with_igrpen1(1);
-        let due = state
-            .context
-            .timer_due()
-            .map(|at| at.wrapping_add(vm.cntvoff()))
-            .filter(|_| state.timer_matters());
+        let physical = state.sample_timer(&mut vm.absent(), vm);
+        let due = state.timer_due(vm);
         if state.gic.wakes(&vm.absent(), &vm.dist, open, IDLE_PRIORITY) || due.is_some_and(|at| timer::now() >= at) {
             return self.come_up(start);
         }
-        Step::Wait(due)
+        Step::Wait(earlier(due, physical))
     }
 
     /// Whether something would wake the vCPU from WFI; and when its timer will.
@@ -805,11 +802,7 @@ impl Place {
         let (vcpu, vm) = (self.vcpu, self.vm);
         let state = self.take();
         let physical = state.sample_timer(&mut vm.absent(), vm);
-        let due = state
-            .context
-            .timer_due()
-            .map(|at| at.wrapping_add(vm.cntvoff()))
-            .filter(|_| state.timer_matters());
+        let due = state.timer_due(vm);
         let interrupted = || {
             let CpuIf {
                 vmcr, view, ap0r, ap1r, ..

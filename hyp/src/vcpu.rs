@@ -377,9 +377,12 @@ impl VcpuState {
         self.publish(vcpu, false);
     }
 
-    /// Whether the virtual timer of a vCPU that is not resident would interrupt it when it fires.
-    pub(crate) fn timer_matters(&self) -> bool {
-        self.gic.is_enabled(layout::VTIMER_INTID)
+    /// When the virtual timer of a vCPU that is not resident fires, if that would interrupt it.
+    #[inline(never)]
+    pub(crate) fn timer_due(&self, vm: &Vm) -> Option<u64> {
+        self.context
+            .timer_due(vm.cntvoff())
+            .filter(|_| self.gic.is_enabled(layout::VTIMER_INTID))
     }
 
     /// Why the vCPU's common registers trap while it comes up.

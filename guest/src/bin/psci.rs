@@ -710,6 +710,19 @@ fn system_suspend_wakes_at_its_entry(check: &mut Check) {
             gic::disable(hyp_abi::layout::VTIMER_INTID);
         }
     }
+    // The physical timer wakes as well.
+    gic::enable(PTIMER_INTID);
+    let context = cpu::prepare(3, go_on, 0);
+    let before = timer::now();
+    CNTP_TVAL_EL0.set(timer::micros(2000));
+    CNTP_CTL_EL0.set(1);
+    check.eq("SYSTEM_SUSPEND", suspend(id::SYSTEM_SUSPEND_64, context), SUCCESS);
+    check.that(
+        timer::now() - before >= timer::micros(2000),
+        "it slept until the physical timer's interrupt",
+    );
+    check.eq("which is off afterwards", CNTP_CTL_EL0.get(), 0);
+    gic::disable(PTIMER_INTID);
     gic::init_cpu();
     gic::set_igrpen1(false);
     gic::send_sgi(cpu::affinity(), 5);

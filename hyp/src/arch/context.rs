@@ -140,12 +140,13 @@ impl Context {
         self.debug.load()
     }
 
-    /// When the virtual timer of a vCPU that is not resident fires; `None` while it is off or masked.
-    pub(crate) const fn timer_due(&self) -> Option<u64> {
+    /// When the virtual timer of a vCPU that is not resident fires, by the physical counter, which the virtual one is `offset` behind;
+    /// `None` while it is off or masked, and for what that counter never reaches.
+    pub(crate) const fn timer_due(&self, offset: u64) -> Option<u64> {
         const ENABLE: u64 = 1;
         const IMASK: u64 = 2;
         if self.el1.cntv_ctl_el0 & (ENABLE | IMASK) == ENABLE {
-            Some(self.el1.cntv_cval_el0)
+            self.el1.cntv_cval_el0.checked_add(offset)
         } else {
             None
         }
