@@ -451,6 +451,7 @@ fn world(host: &HostId) -> World {
         cptr: policy::cptr(host),
         mdcr: policy::mdcr(host, cpu::pmcr(host.pmu())),
         cnthctl: policy::cnthctl(false),
+        ras: host.ras(),
         hcrx: host.hcrx(),
         fine_grained_traps: host.fine_grained_traps(),
         mpam: host.mpam(),

@@ -86,6 +86,8 @@ pub(crate) struct World {
     pub(crate) cnthctl: u64,
     /// `HCRX_EL2` exists.
     pub(crate) hcrx: bool,
+    /// `VDISR_EL2` exists.
+    pub(crate) ras: bool,
     /// `MPAM2_EL2` exists.
     pub(crate) mpam: bool,
     /// The fine-grained trap registers exist.
@@ -102,6 +104,10 @@ impl World {
         MDCR_EL2.set(self.mdcr);
         CNTHCTL_EL2.set(self.cnthctl);
         msr!("hstr_el2", policy::HSTR);
+        if self.ras {
+            // DISR_EL1 is this register to EL1. RAS is hidden, but nothing traps it.
+            msr!("S3_4_C12_C1_1", 0); // VDISR_EL2
+        }
         if self.hcrx {
             msr!("S3_4_C1_C2_2", policy::HCRX); // HCRX_EL2
         }
