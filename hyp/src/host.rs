@@ -1,6 +1,6 @@
 //! The host partition's calls (`hyp_abi::call`), in the order of their numbers.
 
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use hyp_abi::{
     attr::CPU_SYSREGS,
@@ -125,10 +125,23 @@ fn wait_exit(exit: &mut Exit<'_>) -> Leave {
     }
 }
 
+/// The VM at which [`next_exit`] begins to look: the one after that of which the host was told last, so that no VM's calls keep another's
+/// waiting until their deadlines decide.
+static FIRST: AtomicUsize = AtomicUsize::new(0);
+
 /// Puts what the host is to be told next into its `x0` to `x6`. False: there is nothing.
 #[inline]
 pub(crate) fn next_exit(x: &mut [u64]) -> bool {
-    vm::all().iter().any(|vm| vm.exits.any() && tell(vm, x))
+    let vms = vm::all();
+    let mut at = FIRST.load(Ordering::Relaxed);
+    for _ in vms {
+        at = if at < vms.len() { at } else { 0 };
+        if vms.get(at).is_some_and(|vm| vm.exits.any() && tell(vm, x)) {
+            return true;
+        }
+        at += 1;
+    }
+    false
 }
 
 /// [`next_exit`] of one VM. The host partition's own exits are nobody's to be told.
@@ -140,6 +153,7 @@ fn tell(vm: &Vm, x: &mut [u64]) -> bool {
     let (Some(pending), Some([x0, x1, x2, x3, x4, x5, x6])) = (vm.exits.deliver(), x.first_chunk_mut()) else {
         return false;
     };
+    FIRST.store(vm.id + 1, Ordering::Relaxed);
     *x0 = 0;
     let info = |kind, vcpu| call::exit_info(kind, vm.id as u16, vcpu);
     (*x1, *x2, [*x3, *x4, *x5, *x6]) = match pending {
