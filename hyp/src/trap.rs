@@ -500,9 +500,11 @@ fn sysreg(exit: &mut Exit<'_>, access: SysRegAccess) -> Leave {
         SysRegAction::Icc(register) => icc(exit, register, access),
         SysRegAction::PhysicalTimer(register) => physical_timer(exit, register, access),
         SysRegAction::SetWay(_) => {
-            let (operand, done) = (exit.x(access.rt), exit.state.cleaned);
-            let more = exit.vm.clean_by_set_way(operand, done);
-            exit.state.cleaned = more.unwrap_or(0);
+            let pc = cpu::elr();
+            let (at, done) = exit.state.cleaned;
+            let done = if at == pc { done } else { 0 };
+            let more = exit.vm.clean_by_set_way(exit.x(access.rt), done);
+            exit.state.cleaned = (pc, more.unwrap_or(0));
             if more.is_some() {
                 return Leave::Stay;
             }

@@ -107,8 +107,8 @@ pub(crate) struct VcpuState {
     pub(crate) aborts: AbortHistory,
     /// Its physical timer.
     pub(crate) timer: PhysicalTimer,
-    /// How far cache maintenance by set and way has got.
-    pub(crate) cleaned: u64,
+    /// How far cache maintenance by set and way has got, by the instruction at this address.
+    pub(crate) cleaned: (u64, u64),
     /// It waits in its pCPU's registers with its lock free: who takes that can read `cpuif`, and has to ask for everything else.
     pub(crate) in_place: bool,
     /// It is off, and its pCPU's registers are what `CPU_ON` gives it.
@@ -154,7 +154,7 @@ impl Vcpu {
                 aborts: AbortHistory::new(),
                 timer: PhysicalTimer::new(),
                 prepared: false,
-                cleaned: 0,
+                cleaned: (0, 0),
                 strict,
             }),
             kick: Kick::new(),
@@ -290,6 +290,7 @@ impl VcpuState {
             ..self.template
         };
         self.aborts = AbortHistory::new();
+        self.cleaned = (0, 0);
         self.timer = PhysicalTimer::new();
     }
 
@@ -320,6 +321,7 @@ impl VcpuState {
         self.prepared = false;
         self.given.1 = 0;
         self.aborts = AbortHistory::new();
+        self.cleaned = (0, 0);
         self.gic.will_trap(self.trapping(true));
         self.publish(vcpu, true);
         self.gic.load(interface, &vm.dist);
