@@ -34,7 +34,7 @@ use crate::{
     arch::{
         barrier, context, cpu,
         gic::{self, HYP_TIMER_PPI, KICK_SGI, VTIMER_PPI},
-        memory, timer,
+        timer,
     },
     ask::{self, Ask},
     console, fatal, host, input, passed, percpu,
@@ -479,6 +479,7 @@ fn suspend(exit: &mut Exit<'_>) -> Leave {
         exit.phase = Phase::Sleeps;
         return Leave::Go;
     }
+    barrier::wfi();
     Leave::Stay
 }
 
@@ -589,9 +590,9 @@ fn data_abort(exit: &mut Exit<'_>, abort: Abort) -> Leave {
         step_over();
         return Leave::Stay;
     }
-    let ipa = abort
-        .ipa(cpu::hpfar(), far)
-        .or_else(|| memory::ipa_page_of(far).map(|page| Ipa::new(page | far & 0xFFF)));
+    // Where HPFAR_EL2 does not hold it, it is no device of the guest's machine: of those nothing is mapped, and so each access is a
+    // translation fault.
+    let ipa = abort.ipa(cpu::hpfar(), far);
     match (ipa.map(Ipa::get), abort.access()) {
         (Some(ipa), Some(access)) if !abort.on_stage1_walk() && emulated(exit, ipa) => access_device(exit, ipa, access),
         (Some(ipa), None) => {

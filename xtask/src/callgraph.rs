@@ -292,8 +292,14 @@ const fn is_erratum_835769(first: u32, second: u32) -> bool {
     accesses_memory && accumulates
 }
 
-/// That no function of `elf`, an optimised image, has instructions one after the other which a processor is known to get wrong. The
-/// compiler keeps them apart in what it compiles, but not in what comes compiled, nor in assembly.
+/// Whether it is AT, a `SYS` with CRn 7 and CRm 8 or 9. Cortex-A55, A57, A72 and A76 may execute one ahead of time, in between the writes
+/// that bring another vCPU's tables (their errata 1530923, 1319537, 1319367 and 1165522), and keep what it finds. Without one they cannot.
+const fn translates(word: u32) -> bool {
+    word & 0xFFF8_FE00 == 0xD508_7800
+}
+
+/// That no function of `elf`, an optimised image, has instructions which a processor is known to get wrong. Of [`is_erratum_835769`] the
+/// compiler keeps the two apart in what it compiles, but not in what comes compiled, nor in assembly.
 ///
 /// # Errors
 /// There are such, or it is no image of Umbra's.
@@ -306,6 +312,11 @@ pub(crate) fn check_sequences(elf: &[u8]) -> Result<()> {
                 !before.is_some_and(|before| is_erratum_835769(before, word)),
                 "{} multiplies and accumulates at {at:#x} right after it accesses memory: Cortex-A53 may compute that wrongly (its \
                  erratum 835769)",
+                function.name
+            );
+            ensure!(
+                !translates(word),
+                "{} translates an address at {at:#x}: some processors may do that with a mixture of two vCPUs' tables",
                 function.name
             );
             before = Some(word);
@@ -676,6 +687,11 @@ pub(super) mod tests {
             }
             assert!(check_sequences(&program(&[mov, second, RET], &[])).is_ok());
         }
+        // at s1e1r, x0; at s12e1r, x2; at s1e1rp, x3; dc civac, x0
+        for at in [0xd508_7800, 0xd50c_7882, 0xd508_7903] {
+            assert!(check_sequences(&program(&[at, RET], &[])).is_err(), "{at:#x}");
+        }
+        assert!(check_sequences(&program(&[0xd50b_7e20, RET], &[])).is_ok());
         for second in [mul, madd_w, umulh] {
             assert!(check_sequences(&program(&[ldr, second, RET], &[])).is_ok(), "{second:#x}");
         }

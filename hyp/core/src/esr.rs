@@ -331,7 +331,7 @@ impl Abort {
         hpfar << 8 & !0xFFF | far & 0xFFF
     }
     /// Whether `HPFAR_EL2` holds this fault's IPA: for a translation, access-flag or address-size fault, and for any stage 2 fault on
-    /// a stage 1 walk. Not for a permission fault on the access itself: translate `FAR_EL2` instead.
+    /// a stage 1 walk. Not for a permission fault on the access itself.
     #[must_use]
     pub const fn hpfar_valid(self) -> bool {
         match self.status() {

@@ -35,6 +35,8 @@ pub const fn hcr(host: &HostId, options: Options) -> u64 {
         // Set/way operations reach one PE's caches and any VM's lines: answered by VA instead.
         | HCR_EL2::TSW::SET.value
         | HCR_EL2::SWIO::SET.value
+        // No walk of a guest's tables in a device's registers.
+        | HCR_EL2::PTW::SET.value
         // A guest's maintenance and barriers reach every PE that a vCPU of the VM may have run on.
         | HCR_EL2::FB::SET.value
         | HCR_EL2::BSU::InnerShareable.value;
@@ -275,7 +277,7 @@ el1_registers! {
     afsr0_el1: AFSR0_EL1, Dynamic, 0;
     /// Auxiliary fault status.
     afsr1_el1: AFSR1_EL1, Dynamic, 0;
-    /// Result of an address translation; EL2's own translations change it too.
+    /// Result of an address translation.
     par_el1: PAR_EL1, Dynamic, 0;
     /// Which cache `CCSIDR_EL1` describes.
     csselr_el1: CSSELR_EL1, Dynamic, 0;
@@ -319,11 +321,11 @@ mod tests {
 
     #[test]
     fn hcr_of_a_plain_machine() {
-        // RW, TSW, TACR, TIDCP, TSC, TID3 | BSU=IS, FB | AMO, IMO, FMO | SWIO, VM; E2H, TGE, DC, TVM, HCD, FWB clear.
-        let bits = [31, 22, 21, 20, 19, 18, 10, 9, 5, 4, 3, 1, 0];
+        // RW, TSW, TACR, TIDCP, TSC, TID3 | BSU=IS, FB | AMO, IMO, FMO | PTW, SWIO, VM; E2H, TGE, DC, TVM, HCD, FWB clear.
+        let bits = [31, 22, 21, 20, 19, 18, 10, 9, 5, 4, 3, 2, 1, 0];
         let expected = bits.iter().fold(0u64, |value, bit| value | 1 << bit);
         assert_eq!(hcr(&PLAIN, NO_OPTIONS), expected);
-        assert_eq!(expected, 0x807c_063b);
+        assert_eq!(expected, 0x807c_063f);
     }
 
     #[test]

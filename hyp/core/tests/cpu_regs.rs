@@ -19,6 +19,7 @@ fn hcr_el2_is_arms() {
     same! {
         HCR_EL2::VM = Arm::VM.bits();
         HCR_EL2::SWIO = Arm::SWIO.bits();
+        HCR_EL2::PTW = Arm::PTW.bits();
         HCR_EL2::FMO = Arm::FMO.bits();
         HCR_EL2::IMO = Arm::IMO.bits();
         HCR_EL2::AMO = Arm::AMO.bits();

@@ -73,22 +73,3 @@ pub(crate) fn drop_all_guest_tlb() {
     // SAFETY: As above.
     unsafe { asm!("dsb ishst", "tlbi alle1is", "dsb ish", "isb", options(nostack, preserves_flags)) };
 }
-
-/// Translates an EL1 virtual address for reading by stage 1 alone, with the tables in the registers now (`AT S1E1R`). Gives the IPA's
-/// page; `None`: a fault.
-pub(crate) fn ipa_page_of(va: u64) -> Option<u64> {
-    let par: u64;
-    // SAFETY: An address translation reads the guest's tables and writes PAR_EL1, which is saved and put back.
-    unsafe {
-        asm!(
-            "mrs {old}, par_el1",
-            "at s1e1r, {va}",
-            "isb",
-            "mrs {par}, par_el1",
-            "msr par_el1, {old}",
-            old = out(reg) _, va = in(reg) va, par = out(reg) par,
-            options(nostack, preserves_flags),
-        );
-    }
-    (par & 1 == 0).then_some(par & 0x000F_FFFF_FFFF_F000)
-}

@@ -18,6 +18,8 @@ mod layout {
             VM OFFSET(0) NUMBITS(1) [],
             /// Set/way invalidation by the guest cleans too.
             SWIO OFFSET(1) NUMBITS(1) [],
+            /// A stage 1 walk that stage 2 leads to device memory faults.
+            PTW OFFSET(2) NUMBITS(1) [],
             /// Physical FIQs go to EL2.
             FMO OFFSET(3) NUMBITS(1) [],
             /// Physical IRQs go to EL2.
