@@ -25,6 +25,7 @@ const DEADLINE: u64 = 2_000_000;
 /// | `test=` | guest program and its `test=` |
 /// |---|---|
 /// | `serve` | any; `reset` |
+/// | `slowly` | `waiting test=flood` and, as another VM, `waiting test=now_and_then` |
 /// | `never`, `late` | `psci test=unanswered`, `forward_deadline_ms = 300` |
 /// | `twice`, `forged` | `psci test=answered` |
 /// | `verdicts` | `psci test=verdicts` |
@@ -52,6 +53,7 @@ fn main() {
         },
         on_demand("never", never),
         on_demand("late", late),
+        on_demand("slowly", slowly),
         on_demand("twice", twice),
         on_demand("forged", forged),
         on_demand("verdicts", verdicts),
@@ -151,6 +153,15 @@ fn late(check: &mut Check) {
     check.eq("calls seen", answers, 2);
     check.eq("calls that expired", counted(Counter::Expired), 2);
     check.eq("answers dropped", counted(Counter::Dropped), 2);
+}
+
+/// Answers everybody, but takes its time: whoever calls again at once has called again when it is done.
+fn slowly(check: &mut Check) {
+    host::serve(|exit| {
+        timer::delay(timer::micros(500));
+        exit.wants_answer().then(|| Answer::value(0))
+    });
+    check.that(host::vms().all(host::has_ended), "every VM has ended");
 }
 
 fn allow_or_echo(exit: &Exit) -> Answer {

@@ -1,5 +1,5 @@
 //! What happens to a vCPU, and what others see of it, while it waits for the host's verdict: see the host tests `waiting` and
-//! `waiting_among`.
+//! `waiting_among`. And two VMs that call at once: see `slowly`.
 #![no_std]
 #![no_main]
 
@@ -24,7 +24,12 @@ fn main() {
         by_default: false,
         run,
     };
-    check::run(&[on_demand("alone", alone), on_demand("among", among)]);
+    check::run(&[
+        on_demand("alone", alone),
+        on_demand("among", among),
+        on_demand("flood", flood),
+        on_demand("now_and_then", now_and_then),
+    ]);
     check::done()
 }
 
@@ -156,4 +161,34 @@ fn among(check: &mut Check) {
     }
     check.eq("and no more", gic::iar1(), gic::SPURIOUS);
     check.that(cpu::wait_off(1, 10), "the other goes off");
+}
+
+/// Until when `flood` calls, in ticks.
+fn flood_ends() -> u64 {
+    timer::micros(400_000)
+}
+
+fn call_and_call(_: u64) {
+    while timer::now() < flood_ends() {
+        let _answer = step(0);
+    }
+}
+
+/// Every vCPU calls all the time.
+fn flood(check: &mut Check) {
+    for index in 1..cpu::count() {
+        check.eq("CPU_ON", cpu::start(index, call_and_call, 0), psci::SUCCESS);
+    }
+    call_and_call(0);
+    for index in 1..cpu::count() {
+        check.that(cpu::wait_off(index, 2), "it is done");
+    }
+}
+
+/// Calls beside a VM that calls all the time: the host answers each, and not the deadline.
+fn now_and_then(check: &mut Check) {
+    for _ in 0..10 {
+        check.eq("the host's answer", step(0), 0);
+        timer::delay(timer::micros(20_000));
+    }
 }

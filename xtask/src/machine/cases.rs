@@ -373,6 +373,18 @@ pub(super) fn all() -> Vec<Case> {
             "test=waiting_among",
         )
         .smp(2),
+        with_host(
+            "no-vm-keeps-anothers-calls-waiting",
+            Guest::new("waiting", "test=flood").named("flood").vcpus(3).pcpus(&[1, 2, 2]),
+            "test=slowly",
+        )
+        .and(
+            Guest::new("waiting", "test=now_and_then")
+                .named("other")
+                .pcpus(&[3])
+                .oem()
+                .forward_deadline(100),
+        ),
         Case::new("filter-set-by-the-host", four("psci", "test=filtered")).host("hosttest", "test=filter"),
         with_host("ready-and-reset-template", four("vgic", "test=template,narrowed"), "test=ready"),
         with_host("reset-finds-pristine-copies", four("reset", ""), "test=serve"),
