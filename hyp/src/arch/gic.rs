@@ -310,7 +310,7 @@ pub(crate) fn set_hcr(value: u64) {
 pub(crate) struct Interface {
     redistributor: Redistributor,
     distributor: Distributor,
-    list_registers: usize,
+    list_registers: u32,
     /// `ICH_VTR_EL2.TDS`.
     tdir: bool,
     /// `ICH_ELRSR_EL2` while all of them are empty.
@@ -321,7 +321,7 @@ impl Interface {
     /// This pCPU's, whose redistributor is `redistributor`. Its list registers are empty from now on, while no vCPU is resident.
     pub(crate) fn new(redistributor: Redistributor, distributor: Distributor) -> Self {
         let vtr = vtr();
-        let list_registers = (vtr & 0xF) as usize + 1;
+        let list_registers = (vtr & 0xF) as u32 + 1;
         let mut new = Self {
             redistributor,
             distributor,
@@ -329,7 +329,7 @@ impl Interface {
             tdir: ICH_VTR_EL2::TDS.is_set(vtr),
             all_empty: (1 << list_registers) - 1,
         };
-        for index in 0..list_registers {
+        for index in 0..new.count() {
             new.set_lr(index, 0);
         }
         new
@@ -376,7 +376,7 @@ impl Ich for Interface {
     }
 
     fn count(&self) -> usize {
-        self.list_registers
+        self.list_registers as usize
     }
 
     fn tdir(&self) -> bool {
