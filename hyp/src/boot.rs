@@ -422,6 +422,7 @@ fn join(board: &'static Board, cpu: &'static PerCpu, maintenance: u32) {
     redistributor.enable(maintenance);
     gic::enable_cpu_interface();
     timer::disarm();
+    timer::remind(None);
     let run = Run::new(cpu.index, Interface::new(redistributor, distributor(board)));
     // SAFETY: This pCPU, once, before it takes an exit.
     unsafe { cpu.set_local(Local { run }) };

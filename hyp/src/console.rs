@@ -11,6 +11,7 @@ use hyp_core::text::{self, Sink, Text, Value};
 use crate::{
     arch::{
         barrier::{FairGuard, FairMutex},
+        gic::REMINDER_PPI,
         uart::Uart,
     },
     vm,
@@ -87,9 +88,9 @@ pub(crate) fn listen(intid: u32) {
     uart().listen(true);
 }
 
-/// Whether `intid` is the console's.
+/// Whether `intid` is the console's: its interrupt, or the reminder that bytes wait.
 pub(crate) fn is_console(intid: u32) -> bool {
-    intid != 0 && intid == INTERRUPT.load(Ordering::Relaxed)
+    intid == REMINDER_PPI || intid != 0 && intid == INTERRUPT.load(Ordering::Relaxed)
 }
 
 /// The MMU is on: from here on the console is locked.

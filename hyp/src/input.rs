@@ -1,8 +1,8 @@
 //! What people type: it goes to the VM that has the console's focus, or to the monitor.
 //!
-//! The physical UART's interrupt brings bytes; the focused VM's PL011 takes them. When its FIFO is full the byte at hand is
+//! The physical UART's interrupt brings bytes; the focused VM's PL011 takes them. When that has no more room the byte at hand is
 //! kept and the UART is told to be quiet until the guest has read some: nothing is lost, and nobody waits. `Ctrl-]` opens the
-//! monitor for one command.
+//! monitor for one command. No guest can keep it shut: of a VM that takes nothing for [`PATIENCE_MS`] what has no room is dropped.
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,7 +10,7 @@ use hyp_abi::call::{Counter, VmState};
 use hyp_core::{put, text};
 
 use crate::{
-    arch::barrier::Mutex,
+    arch::{barrier::Mutex, timer},
     console::{self, error},
     power, system,
     vm::{self, Vm},
@@ -20,12 +20,16 @@ use crate::{
 const MONITOR_KEY: u8 = 0x1D;
 /// How many bytes one interrupt brings at most.
 const BURST: usize = 64;
+/// So long after it took its last byte the focused VM may have the UART kept quiet: what else is typed may be for the monitor.
+const PATIENCE_MS: u64 = 1000;
 
 struct Input {
     /// The VM that what is typed goes to.
     focus: u64,
-    /// A byte that its PL011 had no room for.
+    /// A byte that its PL011 had no room for. While there is one nothing is received, so the focus stays.
     kept: Option<u8>,
+    /// Until when one may be kept.
+    patience: u64,
     /// The next byte is a command.
     monitor: bool,
 }
@@ -33,6 +37,7 @@ struct Input {
 static INPUT: Mutex<Input> = Mutex::new(Input {
     focus: 0,
     kept: None,
+    patience: 0,
     monitor: false,
 });
 /// Bytes wait for the focused VM to read: looked at without the lock.
@@ -44,24 +49,30 @@ pub(crate) fn listen(intid: u32) {
     console::listen(intid);
 }
 
-/// The console's interrupt: bytes have arrived.
+/// The console's interrupt: bytes have arrived, or one has been kept for long enough.
 pub(crate) fn arrived() {
     let uart = console::uart();
     let mut input = INPUT.lock();
+    let waited = input.kept.is_some();
+    let now = timer::now();
+    let patience = now + timer::ticks(PATIENCE_MS);
     for _ in 0..BURST {
         let Some(byte) = input.kept.take().or_else(|| uart.receive()) else {
             break;
         };
-        if !input.take(byte) {
+        if input.take(byte) {
+            input.patience = patience;
+        } else if now < input.patience {
             input.kept = Some(byte);
-            WAITING.store(true, Ordering::Release);
-            uart.listen(false);
-            return;
+            break;
         }
     }
-    if WAITING.swap(false, Ordering::AcqRel) {
-        uart.listen(true);
+    let waiting = input.kept.is_some();
+    if waiting != waited {
+        WAITING.store(waiting, Ordering::Release);
+        uart.listen(!waiting);
     }
+    timer::remind(waiting.then_some(input.patience));
 }
 
 /// A VM has read from its PL011: there may be room again.

@@ -1,5 +1,6 @@
-//! Does what is typed: `c` crashes the VM, `q` turns it off. Meanwhile it counts aloud, so that a restart is seen. With
-//! `test=again` nobody needs to type: the VM resets itself as soon as it runs, for ever; otherwise its other vCPUs spin.
+//! Does what is typed: `c` crashes the VM, `q` turns it off, and after `d` it does nothing more that is typed, for it does not
+//! read it. Meanwhile it counts aloud, so that a restart is seen. With `test=again` nobody needs to type: the VM resets itself
+//! as soon as it runs, for ever; otherwise its other vCPUs spin. `cr=N` is what it writes to `UARTCR`.
 #![no_std]
 #![no_main]
 
@@ -46,15 +47,15 @@ fn main() {
         check.eq("CPU_ON", cpu::start(index, spin, 0), psci::SUCCESS);
     }
     let name = bootargs::get("name").unwrap_or("obey");
-    mmio::write32(CR, ON);
-    let mut counted = 0_u64;
+    mmio::write32(CR, bootargs::number("cr", u64::from(ON)) as u32);
+    let (mut counted, mut deaf) = (0_u64, false);
     loop {
         counted += 1;
         println!("{name} counts {counted}");
         let mut key = None;
         let until = timer::now() + timer::micros(50_000);
         while key.is_none() && timer::now() < until {
-            key = typed();
+            key = if deaf { None } else { typed() };
             cpu::relax();
         }
         match key {
@@ -63,6 +64,7 @@ fn main() {
                 crash();
                 check.fail(format_args!("the VM did not crash"));
             }
+            Some(b'd') => deaf = true,
             Some(b'q') => break,
             _ => {}
         }

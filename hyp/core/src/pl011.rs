@@ -1,14 +1,15 @@
 //! The PL011 that each VM has (DDI 0183, PrimeCell UART), as QEMU's `virt` machine has it.
 //!
 //! A state machine without time and without a wire. Transmission completes at once, so the transmit FIFO is always empty and
-//! the transmitter never busy. Reception is [`Pl011::receive`], which takes a byte or leaves it with its caller: no byte is
-//! lost because the guest is slow. What depends on time in hardware happens at once:
+//! the transmitter never busy. Reception is [`Pl011::receive`], which takes a byte or leaves it with its caller. Bytes that the
+//! FIFO has no room for wait behind it, unseen, as if they were still on the wire: each arrives when the guest has read another.
+//! What depends on time in hardware happens at once:
 //!
 //! | interrupt | raised by | cleared by |
 //! |---|---|---|
 //! | TX | each byte written: the FIFO falls through its trigger level as it empties | `UARTICR` |
-//! | RX | each byte received, whatever `UARTIFLS` says: guests of `virt` may enable RX alone and wait for the first byte | `UARTICR`, reading the last byte |
-//! | RT, receive timeout | each byte received, or offered to a full FIFO: no later one will come before the guest reads | `UARTICR`, reading the last byte |
+//! | RX | each byte received, whatever `UARTIFLS` says: guests of `virt` may enable RX alone and wait for the first byte; one that finds the FIFO full tells of those that wait | `UARTICR`, reading the last byte |
+//! | RT, receive timeout | as RX | as RX |
 //! | OE, BE, modem status | in loopback only: overrun, break, a change of a modem output | `UARTICR` |
 //!
 //! The guest's baud rate, word length and enable bits are kept for it to read and change nothing: software for `virt` may
@@ -155,23 +156,18 @@ impl Pl011 {
     /// Whether [`receive`](Self::receive) would take a byte now.
     #[must_use]
     pub const fn has_room(&self) -> bool {
-        self.cr & CR_LBE == 0 && self.fifo.len() < self.depth()
+        self.cr & CR_LBE != 0 || self.fifo.len() < fifo::CAPACITY
     }
 
-    /// Takes one byte from outside. False: the FIFO is full, or the receiver listens to its own transmitter, and the caller
-    /// keeps the byte.
+    /// Takes one byte from outside; in loopback nobody hears it. False: there is no room, and the caller keeps the byte.
     #[must_use = "a byte that is not taken is the caller's to keep"]
     pub const fn receive(&mut self, byte: u8) -> bool {
-        if self.cr & CR_LBE != 0 {
-            return false;
+        let room = self.has_room();
+        if self.cr & CR_LBE == 0 {
+            // Without room, too: a guest that has cleared its interrupts is told again that bytes wait.
+            self.take(byte as u16);
         }
-        if !self.has_room() {
-            // Bytes wait, and no more will come: what a guest that has cleared its interrupts is told again.
-            self.ris |= INT_RT;
-            return false;
-        }
-        self.take(byte as u16);
-        true
+        room
     }
 
     /// Reads `size` bytes (1, 2 or 4) at `offset`. Other sizes and registers that do not exist give 0.
@@ -254,11 +250,14 @@ impl Pl011 {
         self.rsr = self.rsr & RSR_OVERRUN | (entry >> 8) as u8;
         if self.fifo.len() == 0 {
             self.ris &= !(INT_RX | INT_RT);
+        } else if self.fifo.len() >= self.depth() {
+            // One that waited has arrived.
+            self.ris |= INT_RX | INT_RT;
         }
         entry
     }
 
-    /// An entry that the FIFO has room for.
+    /// An entry for the FIFO, or to wait behind it.
     const fn take(&mut self, entry: u16) {
         self.fifo.push(entry);
         self.ris |= INT_RX | INT_RT;
@@ -288,7 +287,7 @@ impl Pl011 {
         self.lcr_h = value;
         if changed & LCR_FEN != 0 {
             // Both FIFOs start empty in their new form.
-            self.fifo = Fifo::new();
+            self.fifo.clear();
             self.ris &= !(INT_RX | INT_RT);
         }
         if changed & value & LCR_BRK != 0 && self.cr & CR_LBE != 0 {

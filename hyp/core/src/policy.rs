@@ -287,8 +287,6 @@ el1_registers! {
     cntv_ctl_el0: CNTV_CTL_EL0, Dynamic, 0;
     /// The virtual timer's deadline.
     cntv_cval_el0: CNTV_CVAL_EL0, Dynamic, 0;
-    /// The physical timer is off and the guest cannot reach it, whatever ran here before.
-    cntp_ctl_el0: CNTP_CTL_EL0, HostConfig, 0;
     /// No debug event.
     mdscr_el1: MDSCR_EL1, Dynamic, 0;
 }

@@ -73,7 +73,6 @@ el1_registers! {
     tpidr_el0 => "tpidr_el0",
     tpidrro_el0 => "tpidrro_el0",
     tpidr_el1 => "tpidr_el1",
-    cntp_ctl_el0 => "cntp_ctl_el0",
     cntv_cval_el0 => "cntv_cval_el0",
     cntv_ctl_el0 => "cntv_ctl_el0",
 }

@@ -13,6 +13,8 @@ pub(crate) const KICK_SGI: u32 = 0;
 pub(crate) const HYP_TIMER_PPI: u32 = 26;
 /// The virtual timer.
 pub(crate) const VTIMER_PPI: u32 = 27;
+/// EL1's physical timer.
+pub(crate) const REMINDER_PPI: u32 = 30;
 
 const GICD_CTLR: usize = 0x0000;
 const GICD_TYPER: usize = 0x0004;
@@ -190,7 +192,7 @@ impl Redistributor {
         }
         self.0.write32(
             GICR_ISENABLER0,
-            1 << KICK_SGI | 1 << HYP_TIMER_PPI | 1 << VTIMER_PPI | 1 << (maintenance & 31),
+            1 << KICK_SGI | 1 << HYP_TIMER_PPI | 1 << VTIMER_PPI | 1 << REMINDER_PPI | 1 << (maintenance & 31),
         );
         for _ in 0..RWP_PATIENCE {
             if self.0.read32(GICR_CTLR) & 1 << 3 == 0 {

@@ -31,6 +31,15 @@ pub(crate) fn disarm() {
     barrier::isb();
 }
 
+/// Raises [`REMINDER_PPI`](super::gic::REMINDER_PPI) on this pCPU at `at`, or no more: EL1's physical timer, which no guest reaches.
+pub(crate) fn remind(at: Option<u64>) {
+    if let Some(at) = at {
+        msr!("cntp_cval_el0", at);
+    }
+    msr!("cntp_ctl_el0", u64::from(at.is_some()));
+    barrier::isb();
+}
+
 /// `CNTVOFF_EL2`: the guest's virtual counter is the physical one less this. Acts at the next ERET.
 pub(crate) fn set_guest_offset(offset: u64) {
     msr!("cntvoff_el2", offset);

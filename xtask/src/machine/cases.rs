@@ -64,6 +64,20 @@ fn started_anew(seen: &Seen<'_>) -> Result<(), String> {
     }
 }
 
+/// A VM that reads nothing more, or by its `bootargs` never did, has so many bytes typed, each of which would crash a VM that reads it.
+/// The monitor hears what is for it all the same, and a VM that has the focus afterwards gets what is its own.
+fn deaf(name: &'static str, bootargs: &'static str, bytes: usize) -> Case {
+    let typed: &str = format!("{}\x1d2q\x1d1\x1do", "c".repeat(bytes)).leak();
+    Case::new(name, obeying("a", bootargs))
+        .and(obeying("b", "name=b"))
+        .types(vec![("a counts 2", "d"), ("a counts", ""), ("a counts", typed)].leak())
+        .seconds(30)
+        .expect(|seen| {
+            seen.verdict_is(0, "2 VMs powered off")?;
+            seen.umbra_says(&["monitor: VM 2 (b) has the focus", "monitor: VM 1 (a) is being turned off"])
+        })
+}
+
 /// So many bytes typed at once: the sequence that the program `flood` expects. The table of tests lives as long as the tool.
 fn flood(bytes: usize) -> Script {
     let mut state = 0x2545_F491_u32;
@@ -472,6 +486,9 @@ pub(super) fn all() -> Vec<Case> {
         )
         .and(Guest::new("share", "test=nothing_of_anothers_errors key=7").named("b").pcpus(&[0]))
         .cpu("max"),
+        deaf("monitor-opens-though-the-guest-reads-nothing", "name=a", 2),
+        deaf("monitor-opens-though-more-was-typed-than-can-wait", "name=a", 1000),
+        deaf("monitor-opens-though-the-guest-hears-itself-alone", "name=a cr=897", 2),
         restarting("restart-delays-nobody", &[0]),
         restarting("restart-of-eight-vcpus-delays-nobody", &[0; 8]),
         umbra_fails("panic-on-the-boot-pcpu", "test=trigger_panic pcpu=0", |seen| {
