@@ -208,14 +208,14 @@ fn attr_set(exit: &mut Exit<'_>, vm: &'static Vm, group: u64, attr: u64, value: 
             let target = vm.vcpus.get(vcpu).ok_or(Errno::Invalid)?;
             ask::ask(exit, vm, target, Counter::KicksRequest, Ask::set(register, value), ask::patience())
         }
-        Attribute::Init => match vm.state() {
-            VmState::Built => {
-                vm.init_vgic();
+        Attribute::Init => {
+            vm.init_vgic();
+            if vm.state() == VmState::Resetting {
+                Err(Errno::Busy)
+            } else {
                 Ok(0)
             }
-            VmState::Resetting => Err(Errno::Busy),
-            _ => Ok(0),
-        },
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Test images only: EL2 breaks on purpose, so that a test can read what it says.
+//! Test images only: EL2 breaks on purpose, so that a test can read what it says, or is slow where two could meet.
 
 use core::{
     hint::black_box,
@@ -8,7 +8,10 @@ use core::{
 
 use hyp_abi::{call::Trigger, errno::Errno};
 
-use crate::{percpu, vm};
+use crate::{
+    arch::{barrier, timer},
+    percpu, vm,
+};
 
 /// What the pCPU in the low half is to do, plus one in the high half; 0 for nothing.
 static ARMED: AtomicU64 = AtomicU64::new(0);
@@ -18,7 +21,7 @@ static ARMED: AtomicU64 = AtomicU64::new(0);
 /// # Errors
 /// `EINVAL`: no such way, or no vCPU runs there.
 pub(crate) fn pull(what: u64, pcpu: u64) -> Result<u64, Errno> {
-    if what > Trigger::BadAccess as u64 {
+    if what > Trigger::SlowSetup as u64 {
         return Err(Errno::Invalid);
     }
     let vcpu = vm::all()
@@ -46,10 +49,22 @@ pub(crate) fn check() {
         1 => {
             black_box(overflow(black_box(1)));
         }
-        _ => {
+        2 => {
             // SAFETY: None: the address is not mapped, and that is the point.
             unsafe { ptr::read_volatile(0x10_0000_0000 as *const u64) };
         }
+        _ => {}
+    }
+}
+
+/// A VM is being set up: takes its time, if it is to.
+pub(crate) fn linger() {
+    if ARMED.load(Ordering::Acquire) >> 32 != Trigger::SlowSetup as u64 + 1 {
+        return;
+    }
+    let end = timer::now() + timer::ticks(1000);
+    while timer::now() < end {
+        barrier::relax();
     }
 }
 

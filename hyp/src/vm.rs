@@ -39,7 +39,7 @@ use hyp_core::{
 
 use crate::{
     arch::{
-        barrier::{Mutex, Once},
+        barrier::{Guard, Mutex, Once},
         cpu,
         gic::{self, Interface},
         memory,
@@ -95,6 +95,8 @@ pub(crate) struct Vm {
     /// Its vGIC is initialised.
     pub(crate) ready: Ready,
     filter: Setup<Filter>,
+    /// See [`Vm::unstarted`].
+    setup: Mutex<()>,
     /// Its calls that only read are answered as if there were no filter.
     short_calls: AtomicBool,
     /// See [`Vm::starts`].
@@ -105,14 +107,13 @@ pub(crate) struct Vm {
     departed: AtomicU32,
     /// How often it was started anew.
     generation: AtomicU32,
-    has_run: AtomicBool,
 }
 
 /// What is edited while its VM does not run, and read without a lock while it does.
 struct Setup<T>(UnsafeCell<T>);
 
-// SAFETY: `Vm::edit_filter` writes only before the VM first runs, and only for the host partition's one vCPU or the boot
-// CPU; `Vm::start` publishes what was written (release in `set_state`), and the VM's vCPUs acquire it by their start.
+// SAFETY: `Vm::edit_filter` writes only with the lock of `Vm::unstarted`; `Vm::start` reads with it and publishes what was
+// written (release, with the state), and the VM's vCPUs acquire it by their start.
 unsafe impl<T: Sync> Sync for Setup<T> {}
 
 /// Every VM, the host partition first if there is one.
@@ -385,13 +386,13 @@ fn make(
         rebuild: Mutex::new(None),
         ready: Ready::new(),
         filter: Setup(UnsafeCell::new(desc.smccc_filter())),
+        setup: Mutex::new(()),
         short_calls: AtomicBool::new(false),
         starts: AtomicUsize::new(0),
         state: AtomicU8::new(VmState::Built as u8),
         held: AtomicU32::new(0),
         departed: AtomicU32::new(0),
         generation: AtomicU32::new(0),
-        has_run: AtomicBool::new(false),
     });
     Ok(())
 }
@@ -453,8 +454,8 @@ impl Vm {
 
     /// The filter.
     pub(crate) fn filter(&self) -> &Filter {
-        // SAFETY: Written only before the VM first runs (`edit_filter`); readers are its vCPUs and, on the host's vCPU,
-        // the one that would write.
+        // SAFETY: Written only before the VM is started (`edit_filter`); readers are its vCPUs, and `start` with the lock that
+        // writing takes.
         unsafe { &*self.filter.0.get() }
     }
 
@@ -468,23 +469,38 @@ impl Vm {
         self.starts.load(Ordering::Relaxed)
     }
 
+    /// The right to set up a VM that has not been started, and to start it: the host partition and the monitor may want to at
+    /// once, each on its own pCPU. Nobody holds it for long. `None`: it was started, and its vCPUs' locks may be held for ever.
+    #[inline(never)]
+    fn unstarted(&self) -> Option<Guard<'_, ()>> {
+        let guard = self.setup.lock();
+        (self.state() == VmState::Built).then_some(guard)
+    }
+
     /// Adds a range to the filter, before the VM first ran.
     ///
     /// # Errors
     /// KVM's: `EBUSY` once it ran, `EINVAL`, `EEXIST`, `E2BIG`.
     pub(crate) fn edit_filter(&self, base: u64, count: u64, action: u64) -> Result<(), Errno> {
         Filter::check(base, count, action)?;
-        if self.has_run.load(Ordering::Acquire) {
-            return Err(Errno::Busy);
-        }
-        // SAFETY: Only the host partition's vCPU 0, on its own pCPU, gets here (`host.rs`), the VM's vCPUs have never
-        // run, and the VM is started by that same vCPU.
+        let _unstarted = self.unstarted().ok_or(Errno::Busy)?;
+        // SAFETY: The VM's vCPUs have never run, and whoever starts it, or edits too, has this lock.
         unsafe { (*self.filter.0.get()).insert_before_run(false, base, count, action) }
     }
 
-    /// Initialises the vGIC: every vCPU's reset template is published, and reading becomes possible.
+    /// Initialises the vGIC of a VM that has not been started: every vCPU's reset template is published, and reading becomes
+    /// possible.
     pub(crate) fn init_vgic(&self) {
+        if let Some(unstarted) = self.unstarted() {
+            self.publish_templates(&unstarted);
+        }
+    }
+
+    /// No pCPU keeps a vCPU's lock: the VM has not been started.
+    fn publish_templates(&self, _unstarted: &Guard<'_, ()>) {
         if !self.ready.is_ready() {
+            #[cfg(feature = "test-triggers")]
+            crate::trigger::linger();
             for vcpu in self.vcpus {
                 vcpu.publish_template();
             }
@@ -497,12 +513,8 @@ impl Vm {
     /// # Errors
     /// `EEXIST`: it was started before.
     pub(crate) fn start(&self) -> Result<(), Errno> {
-        if self.state() != VmState::Built {
-            return Err(Errno::Exists);
-        }
-        // First: until the state changes no pCPU takes a vCPU's lock.
-        self.init_vgic();
-        self.has_run.store(true, Ordering::Release);
+        let unstarted = self.unstarted().ok_or(Errno::Exists)?;
+        self.publish_templates(&unstarted);
         // The host partition's own calls are of a service that nobody else implements.
         self.short_calls
             .store(self.id != 0 && self.filter().leaves_reads_alone(), Ordering::Relaxed);
@@ -512,9 +524,8 @@ impl Vm {
             Action::Handle | Action::Deny => 0,
         };
         self.starts.store(starts, Ordering::Relaxed);
-        if !self.change(VmState::Built, VmState::Running) {
-            return Err(Errno::Exists);
-        }
+        self.state.store(VmState::Running as u8, Ordering::Release);
+        drop(unstarted);
         self.start_boot_vcpu();
         // The others take their locks and wait for their starts.
         self.wake();

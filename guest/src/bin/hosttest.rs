@@ -37,6 +37,7 @@ const DEADLINE: u64 = 2_000_000;
 /// | `filter` | `psci test=filtered`, a VM without filter entries |
 /// | `ready` | `vgic test=template,narrowed` |
 /// | `epoch` | `reset test=outstanding` |
+/// | `slow_setup` | any |
 /// | `trigger_panic`, `trigger_stack`, `trigger_access` | any; `pcpu=N` says where |
 fn main() {
     check::is_host();
@@ -66,6 +67,7 @@ fn main() {
         on_demand("filter", filter),
         on_demand("ready", ready),
         on_demand("epoch", epoch),
+        on_demand("slow_setup", slow_setup),
         on_demand("trigger_panic", |check| trigger(check, Trigger::Panic)),
         on_demand("trigger_stack", |check| trigger(check, Trigger::StackOverflow)),
         on_demand("trigger_access", |check| trigger(check, Trigger::BadAccess)),
@@ -122,6 +124,12 @@ fn serve(check: &mut Check) {
     let mut kept = Kept::default();
     host::serve(|exit| kept.decide(exit));
     check.that(host::vms().all(host::has_ended), "every VM has ended");
+}
+
+/// The first wait starts the guests, which takes long.
+fn slow_setup(check: &mut Check) {
+    check.eq("the trigger", host::trigger(Trigger::SlowSetup, 0), Ok(0));
+    serve(check);
 }
 
 /// Never answers: hyp's deadline does.

@@ -278,6 +278,8 @@ pub enum Trigger {
     StackOverflow = 1,
     /// Follow a pointer to an address that is not mapped.
     BadAccess = 2,
+    /// Take a second to set up a VM, from now on, wherever that is done.
+    SlowSetup = 3,
 }
 
 #[cfg(test)]

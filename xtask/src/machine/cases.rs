@@ -486,6 +486,16 @@ pub(super) fn all() -> Vec<Case> {
         )
         .and(Guest::new("share", "test=nothing_of_anothers_errors key=7").named("b").pcpus(&[0]))
         .cpu("max"),
+        Case::new("started-by-host-and-monitor-at-once", obeying("a", "name=a").pcpus(&[0]))
+            .and(obeying("b", "name=b").pcpus(&[1]))
+            .host("hosttest", "test=slow_setup")
+            .features(&["test-triggers"])
+            .types(&[("a counts 2", "\x1d2\x1dg"), ("b counts 2", "q"), ("a counts", "\x1d1q")])
+            .seconds(30)
+            .expect(|seen| {
+                seen.all_passed()?;
+                seen.umbra_says(&["monitor: VM 2 (b) is started"])
+            }),
         deaf("monitor-opens-though-the-guest-reads-nothing", "name=a", 2),
         deaf("monitor-opens-though-more-was-typed-than-can-wait", "name=a", 1000),
         deaf("monitor-opens-though-the-guest-hears-itself-alone", "name=a cr=897", 2),
