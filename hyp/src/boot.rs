@@ -3,7 +3,7 @@
 
 use core::{
     arch::global_asm,
-    mem::size_of,
+    mem::{offset_of, size_of},
     slice,
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -43,7 +43,6 @@ global_asm!(
     boot_cpu = sym BOOT,
     emergency = const EMERGENCY,
     primary = sym primary,
-    secondary = sym secondary,
 );
 
 /// A pCPU's stack, its guard page and its emergency stack.
@@ -69,18 +68,20 @@ unsafe extern "C" {
     static el2_vectors: u8;
 }
 
-/// What [`secondary`]'s entry in `boot.s` reads with the MMU off.
+/// What [`secondary`]'s entry in `trap.s` reads with the MMU off.
 #[repr(C)]
 struct SecondaryBoot {
     hcr: u64,
-    mair: u64,
-    tcr: u64,
-    ttbr0: u64,
-    sctlr: u64,
     vbar: u64,
     stack_top: u64,
     percpu: u64,
+    mmu: Registers,
 }
+
+const _: () = assert!(
+    offset_of!(SecondaryBoot, stack_top) == 16 && offset_of!(SecondaryBoot, mmu) == 32,
+    "trap.s reads it in this order"
+);
 
 /// Which pCPUs are up, a bit each.
 static ONLINE: AtomicU64 = AtomicU64::new(0);
@@ -216,7 +217,7 @@ extern "C" fn primary(dtb: usize, _base: usize, el: u64) -> ! {
 }
 
 /// A secondary pCPU, on its own stack with translation on.
-extern "C" fn secondary(cpu: &'static PerCpu) -> ! {
+pub(crate) extern "C" fn secondary(cpu: &'static PerCpu) -> ! {
     let Some(board) = vm::board() else { park() };
     join(board, cpu, board.gic.maintenance.unwrap_or(25));
     ONLINE.fetch_or(1 << (cpu.index & 63), Ordering::Release);
@@ -472,13 +473,10 @@ fn bring_up(board: &'static Board, boot_index: usize, areas: Range, registers: &
         let cpu = pcpu(board, index, area_stacks(areas, nth + 1));
         let boot = heap::keep(SecondaryBoot {
             hcr: policy::HCR_IDLE,
-            mair: registers.mair,
-            tcr: registers.tcr,
-            ttbr0: registers.ttbr0,
-            sctlr: registers.sctlr,
             vbar: at(&raw const el2_vectors),
             stack_top: cpu.stacks.top,
             percpu: core::ptr::from_ref(cpu) as u64,
+            mmu: *registers,
         });
         memory::clean_to_poc(core::ptr::from_ref(boot) as usize, size_of::<SecondaryBoot>());
         let result = smc::smc(

@@ -130,46 +130,4 @@ invalidate:
 3:  dsb     sy
     ret
 
-// A secondary pCPU, from PSCI CPU_ON: x0 = its SecondaryBoot, written and cleaned to the point of coherency.
-.global secondary_entry
-secondary_entry:
-    msr     daifset, #0xf
-    mov     x1, #1
-    msr     spsel, x1
-    ldp     x1, x2, [x0]            // hcr, mair
-    msr     hcr_el2, x1             // E2H = 0 before any register that it would redirect
-    isb
-    msr     mair_el2, x2
-    ldp     x1, x2, [x0, #16]       // tcr, ttbr0
-    msr     tcr_el2, x1
-    msr     ttbr0_el2, x2
-    ldp     x1, x2, [x0, #32]       // sctlr, vbar
-    msr     vbar_el2, x2
-    ldp     x3, x4, [x0, #48]       // stack top, percpu
-    msr     tpidr_el2, x4
-    tlbi    alle2
-    ic      iallu
-    dsb     sy
-    isb
-    msr     sctlr_el2, x1
-    isb
-    mov     sp, x3
-    mov     x0, x4
-    mov     x29, xzr
-    bl      {secondary}
-10: wfi
-    b       10b
-
-// Turns the boot CPU's MMU and caches on: x0 = mair, x1 = tcr, x2 = ttbr0, x3 = sctlr. The map is the identity here.
-.global enable_mmu
-enable_mmu:
-    msr     mair_el2, x0
-    msr     tcr_el2, x1
-    msr     ttbr0_el2, x2
-    dsb     sy
-    tlbi    alle2
-    dsb     sy
-    isb
-    msr     sctlr_el2, x3
-    isb
-    ret
+// How other pCPUs begin, and how the MMU comes on, is in trap.s, where the vectors leave room.

@@ -178,7 +178,44 @@ leave_saved:
     b       resume
 
     unexpected 4                    // current EL, SP_EL2
+// A secondary pCPU, from PSCI CPU_ON: x0 = its SecondaryBoot, written and cleaned to the point of coherency.
+.global secondary_entry
+secondary_entry:
+    msr     daifset, #0xf
+    mov     x1, #1
+    msr     spsel, x1
+    ldp     x1, x2, [x0]            // hcr, vbar
+    msr     hcr_el2, x1             // E2H = 0 before any register that it would redirect
+    msr     vbar_el2, x2
+    ldp     x19, x20, [x0, #16]     // stack top, percpu
+    msr     tpidr_el2, x20
+    isb
+    ldp     x2, x3, [x0, #48]       // ttbr0, sctlr
+    ldp     x0, x1, [x0, #32]       // mair, tcr
+    bl      enable_mmu
+    mov     sp, x19
+    mov     x0, x20
+    mov     x29, xzr
+    bl      {secondary}
+0:  wfi
+    b       0b
+
     unexpected 5
+// Turns a pCPU's MMU and caches on: x0 = mair, x1 = tcr, x2 = ttbr0, x3 = sctlr. The map is the identity here.
+.global enable_mmu
+enable_mmu:
+    msr     mair_el2, x0
+    msr     tcr_el2, x1
+    msr     ttbr0_el2, x2
+    dsb     sy
+    tlbi    alle2
+    ic      iallu
+    dsb     sy
+    isb
+    msr     sctlr_el2, x3
+    isb
+    ret
+
     unexpected 6
     unexpected 7
 
@@ -340,6 +377,45 @@ sync_sysreg:
     dsb     nsh
     isb
 
+// The virtual timer's interrupt, when all is as at the last one: VcpuGic::show_again says what that means. x0 to x3 are saved.
+short_timer:
+    mrs     x0, tpidr_el2
+    ldr     x0, [x0, #{short_gic}]
+    ldrb    w3, [x0, #{gic_slot}]
+    add     x1, x0, x3, lsl #3
+    ldr     x2, [x1, #{gic_image}]
+    cmp     w2, #{vtimer}           // whose image it is
+    b.ne    3f
+    mrs     x1, S3_4_C12_C11_5      // ICH_ELRSR_EL2
+    lsr     x1, x1, x3
+    tbz     w1, #0, 3f
+    adr     x1, 4f
+    add     x1, x1, x3, lsl #3
+    br      x1
+4:  .irp lr, C12_0, C12_1, C12_2, C12_3, C12_4, C12_5, C12_6, C12_7, C13_0, C13_1, C13_2, C13_3, C13_4, C13_5, C13_6, C13_7
+    msr     S3_4_C12_\lr, x2
+    b       5f
+    .endr
+5:  mov     x1, #{vtimer}
+    msr     S3_0_C12_C12_1, x1      // ICC_EOIR1_EL1
+    isb
+    ldp     x1, x2, [x0, #{gic_latch}]
+    orr     x1, x1, #(1 << {vtimer})
+    orr     x2, x2, #(1 << {vtimer})
+    stp     x1, x2, [x0, #{gic_latch}]
+    mrs     x0, tpidr_el2
+    ldr     x0, [x0, #{short_gic} + 8]
+    ldr     x1, [x0, #{count_interrupts}]
+    add     x1, x1, #1
+    str     x1, [x0, #{count_interrupts}]
+    ldp     x2, x3, [sp, #16]
+    ldp     x0, x1, [sp, #0]
+    eret
+    dsb     nsh
+    isb
+3:  mov     x1, #{vtimer}
+    b       other_irq
+
 .section .text.short, "ax"
 other_hvc:
     save_most
@@ -439,45 +515,6 @@ short_psci_version:
     mov     w0, #({psci_1_3} & 0xFFFF)
     movk    w0, #({psci_1_3} >> 16), lsl #16
     b       short_done
-
-// The virtual timer's interrupt, when all is as at the last one: VcpuGic::show_again says what that means. x0 to x3 are saved.
-short_timer:
-    mrs     x0, tpidr_el2
-    ldr     x0, [x0, #{short_gic}]
-    ldrb    w3, [x0, #{gic_slot}]
-    add     x1, x0, x3, lsl #3
-    ldr     x2, [x1, #{gic_image}]
-    cmp     w2, #{vtimer}           // whose image it is
-    b.ne    3f
-    mrs     x1, S3_4_C12_C11_5      // ICH_ELRSR_EL2
-    lsr     x1, x1, x3
-    tbz     w1, #0, 3f
-    adr     x1, 4f
-    add     x1, x1, x3, lsl #3
-    br      x1
-4:  .irp lr, C12_0, C12_1, C12_2, C12_3, C12_4, C12_5, C12_6, C12_7, C13_0, C13_1, C13_2, C13_3, C13_4, C13_5, C13_6, C13_7
-    msr     S3_4_C12_\lr, x2
-    b       5f
-    .endr
-5:  mov     x1, #{vtimer}
-    msr     S3_0_C12_C12_1, x1      // ICC_EOIR1_EL1
-    isb
-    ldp     x1, x2, [x0, #{gic_latch}]
-    orr     x1, x1, #(1 << {vtimer})
-    orr     x2, x2, #(1 << {vtimer})
-    stp     x1, x2, [x0, #{gic_latch}]
-    mrs     x0, tpidr_el2
-    ldr     x0, [x0, #{short_gic} + 8]
-    ldr     x1, [x0, #{count_interrupts}]
-    add     x1, x1, #1
-    str     x1, [x0, #{count_interrupts}]
-    ldp     x2, x3, [sp, #16]
-    ldp     x0, x1, [sp, #0]
-    eret
-    dsb     nsh
-    isb
-3:  mov     x1, #{vtimer}
-    b       other_irq
 
 // The first entry to the run loop: x0 = top of this pCPU's stack, from which the frame is taken. Does not return.
 .global enter_run_loop

@@ -49,7 +49,8 @@ impl Tables for FromHeap {
 /// EL2's translation tables, as long as they hold what is mapped: then the first that they could not.
 pub(crate) struct Map(Result<Stage1, Range>);
 
-/// The registers that turn translation on, the same on every pCPU.
+/// The registers that turn translation on, the same on every pCPU. `trap.s` reads them in this order.
+#[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Registers {
     /// `MAIR_EL2`.

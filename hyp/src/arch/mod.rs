@@ -16,7 +16,7 @@ macro_rules! msr {
     ($($reg:literal)+, $value:expr) => {{
         let value: u64 = $value;
         // SAFETY: The registers written through this macro configure the guest's world, the GIC or the timer; EL2's own
-        // translation and stack are changed in boot.s and mmu.rs only.
+        // translation and stack are changed in boot.s, trap.s and mmu.rs only.
         unsafe { core::arch::asm!(concat!("msr ", $($reg,)+ ", {}"), in(reg) value, options(nostack, preserves_flags)) };
     }};
 }
