@@ -11,7 +11,7 @@ use hyp_abi::{
 use hyp_core::{
     crash::GuestCrash,
     esr::{self, Abort, Esr, MemAccess, SysRegAccess, Trap, ec},
-    idreg::{self, IccRegister, SysRegAction},
+    idreg::{self, IccRegister, SysRegAction, early},
     inject::{self, CrashReason, Injected, Interrupted, Target},
     psci::{self, CpuOn, Forwarded, Outcome},
     put,
@@ -62,6 +62,9 @@ global_asm!(
     run = sym run::run_loop,
     fault = sym fatal::el2_fault,
     secondary = sym boot::secondary,
+    tcrx = const early::TCRX,
+    sctlrx = const early::SCTLRX,
+    fgt2 = const early::FGT2,
     frame_size = const size_of::<Frame>(),
     emergency = const percpu::EMERGENCY,
     ec_hvc = const ec::HVC,

@@ -204,6 +204,8 @@ secondary_entry:
 // Turns a pCPU's MMU and caches on: x0 = mair, x1 = tcr, x2 = ttbr0, x3 = sctlr. The map is the identity here.
 .global enable_mmu
 enable_mmu:
+    mov     x6, x30
+    bl      quiet_extensions
     msr     mair_el2, x0
     msr     tcr_el2, x1
     msr     ttbr0_el2, x2
@@ -214,9 +216,29 @@ enable_mmu:
     isb
     msr     sctlr_el2, x3
     isb
-    ret
+    ret     x6
 
     unexpected 6
+// What extensions have that Umbra does not use, as if they were not there: at reset these registers are UNKNOWN. With E2H = 0, before
+// the MMU is on. Changes x4.
+quiet_extensions:
+    mrs     x4, S3_0_C0_C7_3        // ID_AA64MMFR3_EL1
+    tst     x4, #{tcrx}
+    b.eq    1f
+    msr     S3_4_C2_C0_3, xzr       // TCR2_EL2
+1:  tst     x4, #{sctlrx}
+    b.eq    2f
+    msr     S3_4_C1_C0_3, xzr       // SCTLR2_EL2
+2:  mrs     x4, id_aa64mmfr0_el1
+    tst     x4, #{fgt2}
+    b.eq    3f
+    msr     S3_4_C3_C1_2, xzr       // HFGRTR2_EL2
+    msr     S3_4_C3_C1_3, xzr       // HFGWTR2_EL2
+    msr     S3_4_C3_C1_7, xzr       // HFGITR2_EL2
+    msr     S3_4_C3_C1_0, xzr       // HDFGRTR2_EL2
+    msr     S3_4_C3_C1_1, xzr       // HDFGWTR2_EL2
+3:  ret
+
     unexpected 7
 
     .org    el2_vectors + 0x400     // lower EL, AArch64: synchronous

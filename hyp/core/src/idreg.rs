@@ -29,6 +29,16 @@ const fn field(value: u64, shift: u32) -> u64 {
     value >> shift & 0xf
 }
 
+/// What `trap.s` asks before the MMU is on, as bits of an ID register of which one at least is set.
+pub mod early {
+    /// `ID_AA64MMFR3_EL1`: `TCR2_EL2` exists.
+    pub const TCRX: u64 = 0xf;
+    /// `ID_AA64MMFR3_EL1`: `SCTLR2_EL2` exists.
+    pub const SCTLRX: u64 = 0xf << 4;
+    /// `ID_AA64MMFR0_EL1`: fine-grained traps have their second registers, `FGT` being 2 or more.
+    pub const FGT2: u64 = 0xe << 56;
+}
+
 impl HostId {
     /// A machine whose ID registers all read 0.
     pub const NONE: Self = Self {

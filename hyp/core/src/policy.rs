@@ -116,8 +116,9 @@ pub const ICC_SRE: u64 =
 pub const HSTR: u64 = 0;
 /// `HCRX_EL2`, where present: what needs a permission here is hidden.
 pub const HCRX: u64 = 0;
-/// `HFGRTR_EL2`, `HFGWTR_EL2`, `HFGITR_EL2` and `HAFGRTR_EL2`, where present: no trap beyond the coarse ones; the bits of the other
-/// polarity are 0 too, so that registers newer than this table trap.
+/// `HFGRTR_EL2`, `HFGWTR_EL2` and `HFGITR_EL2`, where present: no trap beyond the coarse ones; the bits of the other polarity are 0 too, so
+/// that registers newer than this table trap. So are the second registers of `FEAT_FGT2` (`trap.s`). `HAFGRTR_EL2` stays as it is: what it
+/// could trap, activity monitors, traps by [`cptr`].
 pub const FINE_GRAINED_TRAPS: u64 = 0;
 /// `HDFGRTR_EL2` and `HDFGWTR_EL2`, where present: as [`FINE_GRAINED_TRAPS`], but claim tags (bit 5) and `OSECCR_EL1` (bit 10), which
 /// are not switched with a vCPU's other debug registers, trap also while those are in hardware.

@@ -3,7 +3,7 @@
 
 use arm_sysregs::el1::registers as el1;
 use arm_sysregs::el2::registers as el2;
-use hyp_core::idreg::HostId;
+use hyp_core::idreg::{HostId, early};
 use hyp_core::regs::cpu::*;
 
 /// Asserts for each field that its bits, all set, are where Arm has them.
@@ -215,5 +215,21 @@ fn what_the_machine_has_is_read_where_arm_says() {
         let mmfr0 = el1::IdAa64mmfr0El1::default().with_parange(value).bits();
         let bits = [32, 36, 40, 42, 44].get(usize::from(value)).copied().unwrap_or(48);
         assert_eq!(HostId { mmfr0, ..HostId::NONE }.pa_bits(), bits);
+    }
+}
+
+#[test]
+fn what_is_asked_before_the_mmu_is_on_is_read_where_arm_says() {
+    for bit in 0..64 {
+        let value = 1 << bit;
+        let mmfr3 = el1::IdAa64mmfr3El1::from_bits_retain(value);
+        assert_eq!(value & early::TCRX != 0, mmfr3.tcrx() != 0);
+        assert_eq!(value & early::SCTLRX != 0, mmfr3.sctlrx() != 0);
+        assert_eq!(value & early::FGT2 != 0, el1::IdAa64mmfr0El1::from_bits_retain(value).fgt() >= 2);
+    }
+    // Not only the field's lowest values, of which each has one bit.
+    for fgt in 0..16 {
+        let mmfr0 = el1::IdAa64mmfr0El1::default().with_fgt(fgt).bits();
+        assert_eq!(mmfr0 & early::FGT2 != 0, fgt >= 2);
     }
 }
