@@ -220,7 +220,7 @@ enable_mmu:
 
     unexpected 6
 // What extensions have that Umbra does not use, as if they were not there: at reset these registers are UNKNOWN. With E2H = 0, before
-// the MMU is on. Changes x4.
+// the MMU is on. Changes x4 and x5.
 quiet_extensions:
     mrs     x4, S3_0_C0_C7_3        // ID_AA64MMFR3_EL1
     tst     x4, #{tcrx}
@@ -237,7 +237,18 @@ quiet_extensions:
     msr     S3_4_C3_C1_7, xzr       // HFGITR2_EL2
     msr     S3_4_C3_C1_0, xzr       // HDFGRTR2_EL2
     msr     S3_4_C3_C1_1, xzr       // HDFGWTR2_EL2
-3:  ret
+3:  mrs     x4, id_aa64pfr0_el1
+    mrs     x5, id_aa64pfr1_el1
+    and     x4, x4, #{mpam}
+    and     x5, x5, #{mpam_frac}
+    orr     x4, x4, x5
+    cbz     x4, 4f
+    msr     S3_0_C10_C5_0, xzr      // MPAM1_EL1
+    msr     S3_0_C10_C5_1, xzr      // MPAM0_EL1
+    mrs     x4, S3_0_C10_C4_4       // MPAMIDR_EL1
+    tbz     x4, #{has_hcr}, 4f
+    msr     S3_4_C10_C4_0, xzr      // MPAMHCR_EL2
+4:  ret
 
     unexpected 7
 

@@ -37,6 +37,12 @@ pub mod early {
     pub const SCTLRX: u64 = 0xf << 4;
     /// `ID_AA64MMFR0_EL1`: fine-grained traps have their second registers, `FGT` being 2 or more.
     pub const FGT2: u64 = 0xe << 56;
+    /// `ID_AA64PFR0_EL1`: MPAM exists ([`HostId::mpam`](super::HostId::mpam)).
+    pub const MPAM: u64 = 0xf << 40;
+    /// `ID_AA64PFR1_EL1`: MPAM exists.
+    pub const MPAM_FRAC: u64 = 0xf << 16;
+    /// `MPAMIDR_EL1`: `MPAMHCR_EL2` exists.
+    pub const MPAM_HAS_HCR: u64 = 1 << 17;
 }
 
 impl HostId {
@@ -87,7 +93,7 @@ impl HostId {
     /// MPAM.
     #[must_use]
     pub const fn mpam(&self) -> bool {
-        field(self.pfr0, 40) != 0 || field(self.pfr1, 16) != 0
+        self.pfr0 & early::MPAM != 0 || self.pfr1 & early::MPAM_FRAC != 0
     }
     /// Memory tagging, instructions at least.
     #[must_use]

@@ -117,13 +117,14 @@ pub const HSTR: u64 = 0;
 /// `HCRX_EL2`, where present: what needs a permission here is hidden.
 pub const HCRX: u64 = 0;
 /// `HFGRTR_EL2`, `HFGWTR_EL2` and `HFGITR_EL2`, where present: no trap beyond the coarse ones; the bits of the other polarity are 0 too, so
-/// that registers newer than this table trap. So are the second registers of `FEAT_FGT2` (`trap.s`). `HAFGRTR_EL2` stays as it is: what it
+/// that registers newer than this table trap. The second registers, of `FEAT_FGT2`, are 0, too (`trap.s`). `HAFGRTR_EL2` stays as it is: what it
 /// could trap, activity monitors, traps by [`cptr`].
 pub const FINE_GRAINED_TRAPS: u64 = 0;
 /// `HDFGRTR_EL2` and `HDFGWTR_EL2`, where present: as [`FINE_GRAINED_TRAPS`], but claim tags (bit 5) and `OSECCR_EL1` (bit 10), which
 /// are not switched with a vCPU's other debug registers, trap also while those are in hardware.
 pub const FINE_GRAINED_DEBUG_TRAPS: u64 = 1 << 5 | 1 << 10;
-/// `MPAM2_EL2`, where MPAM is present: partition 0, and EL1 cannot choose another.
+/// `MPAM2_EL2`, where MPAM is present: EL2 is of partition 0, and EL1 cannot choose that of EL1 and EL0. Those are in `MPAM1_EL1` and
+/// `MPAM0_EL1`, which are 0 (`trap.s`), and not virtual ones: `MPAMHCR_EL2` is 0 where it exists.
 pub const MPAM2: u64 = MPAM2_EL2::TRAPMPAM0EL1::SET.value | MPAM2_EL2::TRAPMPAM1EL1::SET.value;
 
 /// Bits of the IPA space: 40, or what the machine has if that is less.

@@ -226,7 +226,11 @@ fn what_is_asked_before_the_mmu_is_on_is_read_where_arm_says() {
         assert_eq!(value & early::TCRX != 0, mmfr3.tcrx() != 0);
         assert_eq!(value & early::SCTLRX != 0, mmfr3.sctlrx() != 0);
         assert_eq!(value & early::FGT2 != 0, el1::IdAa64mmfr0El1::from_bits_retain(value).fgt() >= 2);
+        assert_eq!(value & early::MPAM != 0, el1::IdAa64pfr0El1::from_bits_retain(value).mpam() != 0);
+        let frac = el1::IdAa64pfr1El1::from_bits_retain(value).mpam_frac();
+        assert_eq!(value & early::MPAM_FRAC != 0, frac != 0);
     }
+    assert_eq!(early::MPAM_HAS_HCR, el1::MpamidrEl1::HAS_HCR.bits());
     // Not only the field's lowest values, of which each has one bit.
     for fgt in 0..16 {
         let mmfr0 = el1::IdAa64mmfr0El1::default().with_fgt(fgt).bits();
