@@ -226,7 +226,7 @@ fn interrupts() {
                 gic::drop_and_deactivate(intid);
                 continue;
             }
-            1020.. => return,
+            1020..=1023 => return,
             _ => {}
         }
         if intid == HYP_TIMER_PPI {
@@ -238,7 +238,7 @@ fn interrupts() {
         gic::drop_priority(intid);
         match passed::take(intid) {
             Some((vm, looks)) => vm.kick_spis(looks),
-            None if intid == VTIMER_PPI => {}
+            None if intid == VTIMER_PPI || !gic::can_be_active(intid) => {}
             None => gic::deactivate(intid),
         }
         debug_assert!(intid >= 16, "EL2 sends one SGI only");

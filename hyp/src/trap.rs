@@ -241,7 +241,7 @@ pub(crate) fn interrupt(exit: &mut Exit<'_>, intid: u32) -> Leave {
                 return Leave::Go;
             }
         }
-        1020.. => {}
+        1020..=1023 => {}
         _ => other_interrupt(exit, intid),
     }
     exit.attend();
@@ -261,7 +261,9 @@ fn other_interrupt(exit: &mut Exit<'_>, intid: u32) {
             match passed::take(intid) {
                 // It stays active until the guest ends it: the list register is hardware-backed.
                 Some((vm, looks)) => arrived(exit, vm, looks),
-                None => gic::deactivate(intid),
+                // Nobody's: left enabled by who was here before.
+                None if gic::can_be_active(intid) => gic::deactivate(intid),
+                None => {}
             }
         }
         _ => {

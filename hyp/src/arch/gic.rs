@@ -24,6 +24,7 @@ const GICD_IPRIORITYR: usize = 0x0400;
 const GICD_ICFGR: usize = 0x0C00;
 const GICD_IROUTER: usize = 0x6000;
 const GICD_ICENABLER: usize = 0x0180;
+const GICD_ICENABLER_E: usize = 0x1400;
 const GICD_ISPENDR: usize = 0x0200;
 const GICD_ICPENDR: usize = 0x0280;
 const GICD_ISACTIVER: usize = 0x0300;
@@ -39,7 +40,6 @@ const GICR_ICPENDR0: usize = SGI_BASE + 0x0280;
 const GICR_ISACTIVER0: usize = SGI_BASE + 0x0300;
 const GICR_ICACTIVER0: usize = SGI_BASE + 0x0380;
 const GICR_IPRIORITYR: usize = SGI_BASE + 0x0400;
-const RWP_PATIENCE: u32 = 1_000_000;
 
 /// The machine's distributor.
 #[derive(Clone, Copy, Debug)]
@@ -54,14 +54,18 @@ impl Distributor {
     /// Turns affinity routing and group 1 on. With two security states these are the non-secure view's `EnableGrp1A` and
     /// `ARE_NS`, with one `EnableGrp1` and `ARE`: the same bits (IHI 0069 GICD_CTLR).
     ///
-    /// What a boot loader left enabled or active is turned off first: nobody here would handle it.
+    /// What a boot loader left enabled or active is turned off first: nobody here would handle it. Of the extended SPIs that nobody
+    /// enables again, what is active does not matter.
     pub(crate) fn enable(self) {
         self.0.write32(GICD_CTLR, 0);
         self.settle();
-        let words = (self.0.read32(GICD_TYPER) & 0x1F) as usize;
-        for word in 1..=words {
-            self.0.write32(GICD_ICENABLER + 4 * word, u32::MAX);
-            self.0.write32(GICD_ICACTIVER + 4 * word, u32::MAX);
+        let typer = self.0.read32(GICD_TYPER);
+        let words = (typer & 0x1F) as usize;
+        self.0.fill32(GICD_ICENABLER + 4, words, u32::MAX);
+        self.0.fill32(GICD_ICACTIVER + 4, words, u32::MAX);
+        // ESPI and ESPI_range.
+        if typer & 1 << 8 != 0 {
+            self.0.fill32(GICD_ICENABLER_E, (typer >> 27) as usize + 1, u32::MAX);
         }
         self.settle();
         self.0.write32(GICD_CTLR, 1 << 4 | 1 << 1);
@@ -99,6 +103,7 @@ impl Distributor {
     }
 
     /// Lets SPI `intid` fire, or not; when this is done it does not.
+    #[inline(never)]
     pub(crate) fn set_enabled(self, intid: u32, enabled: bool) {
         let register = if enabled { GICD_ISENABLER } else { GICD_ICENABLER };
         self.0.write32(register + 4 * (intid as usize / 32), 1 << (intid & 31));
@@ -114,11 +119,7 @@ impl Distributor {
 
     /// Waits until writes have taken effect (RWP).
     fn settle(self) {
-        for _ in 0..RWP_PATIENCE {
-            if self.0.read32(GICD_CTLR) & 1 << 31 == 0 {
-                break;
-            }
-        }
+        self.0.settle(GICD_CTLR, 1 << 31);
     }
 }
 
@@ -175,30 +176,24 @@ impl Redistributor {
         self.0.read64(GICR_TYPER) & 1 << 1 != 0
     }
 
-    /// Wakes it and enables EL2's SGI and PPIs, all in group 1 and at one priority.
+    /// Wakes it and enables EL2's SGI and PPIs, all in group 1 and at one priority. No other PPI stays enabled, and no LPI if those can be
+    /// turned off again (`GICR_CTLR.CES`).
     pub(crate) fn enable(self, maintenance: u32) {
         self.0.write32(GICR_WAKER, self.0.read32(GICR_WAKER) & !(1 << 1));
-        for _ in 0..RWP_PATIENCE {
-            if self.0.read32(GICR_WAKER) & 1 << 2 == 0 {
-                break;
-            }
-        }
-        self.0.write32(GICR_ICENABLER0, u32::MAX);
+        self.0.settle(GICR_WAKER, 1 << 2);
+        self.0.write32(GICR_CTLR, 0);
+        // The extended ones are in the words after the first: none, one or two (PPInum).
+        let words = 1 + (self.0.read32(GICR_TYPER) >> 27 & 3) as usize;
+        self.0.fill32(GICR_ICENABLER0, words, u32::MAX);
         self.0.write32(GICR_ICACTIVER0, u32::MAX);
         self.0.write32(GICR_ICPENDR0, u32::MAX);
         self.0.write32(GICR_IGROUPR0, u32::MAX);
-        for word in 0..8 {
-            self.0.write32(GICR_IPRIORITYR + 4 * word, 0xA0A0_A0A0);
-        }
+        self.0.fill32(GICR_IPRIORITYR, 8, 0xA0A0_A0A0);
         self.0.write32(
             GICR_ISENABLER0,
             1 << KICK_SGI | 1 << HYP_TIMER_PPI | 1 << VTIMER_PPI | 1 << REMINDER_PPI | 1 << (maintenance & 31),
         );
-        for _ in 0..RWP_PATIENCE {
-            if self.0.read32(GICR_CTLR) & 1 << 3 == 0 {
-                break;
-            }
-        }
+        self.0.settle(GICR_CTLR, 1 << 3);
     }
 
     /// Sets or clears the physical active state of a PPI.
@@ -237,7 +232,7 @@ pub(crate) fn physical_ctlr() -> u64 {
     mrs!("S3_0_C12_C12_4")
 }
 
-/// Acknowledges the highest-priority pending physical interrupt; 1020 and up mean none.
+/// Acknowledges the highest-priority pending physical interrupt; 1020 to 1023 mean none.
 pub(crate) fn acknowledge() -> u32 {
     let intid = mrs!("S3_0_C12_C12_0") as u32 & 0xFF_FFFF; // ICC_IAR1_EL1
     barrier::dsb_sy();
@@ -248,6 +243,11 @@ pub(crate) fn acknowledge() -> u32 {
 pub(crate) fn drop_priority(intid: u32) {
     msr!("S3_0_C12_C12_1", u64::from(intid)); // ICC_EOIR1_EL1
     barrier::isb();
+}
+
+/// Whether an interrupt has an active state to end: LPIs have none.
+pub(crate) fn can_be_active(intid: u32) -> bool {
+    intid < 8192
 }
 
 /// Deactivates an interrupt whose priority was dropped.

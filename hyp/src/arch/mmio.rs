@@ -2,6 +2,9 @@
 
 use core::ptr;
 
+/// How often a register is read that is to change.
+const PATIENCE: u32 = 1_000_000;
+
 /// A block of device registers that EL2 may access.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mmio {
@@ -28,6 +31,24 @@ impl Mmio {
     pub(crate) fn write32(self, offset: usize, value: u32) {
         // SAFETY: As for reads; no device EL2 drives does DMA, so no memory that Rust owns changes.
         unsafe { ptr::write_volatile((self.base + offset) as *mut u32, value) }
+    }
+
+    /// Writes `value` to each of `count` 32-bit registers from `offset` on.
+    #[inline(never)]
+    pub(crate) fn fill32(self, offset: usize, count: usize, value: u32) {
+        for register in 0..count {
+            self.write32(offset + 4 * register, value);
+        }
+    }
+
+    /// Waits until `bits` of the 32-bit register at `offset` read 0, but not for ever.
+    #[inline(never)]
+    pub(crate) fn settle(self, offset: usize, bits: u32) {
+        for _ in 0..PATIENCE {
+            if self.read32(offset) & bits == 0 {
+                break;
+            }
+        }
     }
 
     /// Reads the 64-bit register at `offset`.
