@@ -2,7 +2,7 @@
 
 use hyp_core::{
     regs::gic::ICH_VTR_EL2,
-    vgic::{Ich, PhysicalSpis},
+    vgic::{Ich, PhysicalSpis, ctlr},
 };
 
 use super::{barrier, mmio::Mmio};
@@ -216,10 +216,18 @@ pub(crate) fn set_system_registers() {
 }
 
 /// Turns this pCPU's physical CPU interface on for group 1, with `EOImode` 1: EL2's EOI drops the priority, a guest's own
-/// EOI deactivates a hardware-backed interrupt.
+/// EOI deactivates a hardware-backed interrupt. No priority is active any more that was when Umbra was entered.
 pub(crate) fn enable_cpu_interface() {
     use_system_registers();
+    let registers = ctlr::physical_apr_count(physical_ctlr());
     msr!("S3_0_C12_C9_0", 0); // ICC_AP1R0_EL1
+    if registers > 1 {
+        msr!("S3_0_C12_C9_1", 0); // ICC_AP1R1_EL1
+    }
+    if registers > 2 {
+        msr!("S3_0_C12_C9_2", 0); // ICC_AP1R2_EL1
+        msr!("S3_0_C12_C9_3", 0); // ICC_AP1R3_EL1
+    }
     msr!("S3_0_C4_C6_0", 0xFF); // ICC_PMR_EL1
     msr!("S3_0_C12_C12_3", 0); // ICC_BPR1_EL1
     msr!("S3_0_C12_C12_4", 1 << 1); // ICC_CTLR_EL1.EOImode

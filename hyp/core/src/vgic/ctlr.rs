@@ -152,6 +152,13 @@ impl CtlrView {
     }
 }
 
+/// How many `ICC_AP1R<n>_EL1` a PE has whose physical `ICC_CTLR_EL1` is `ctlr`: 1, 2 or 4. Others are UNDEFINED.
+#[must_use]
+pub fn physical_apr_count(ctlr: u64) -> usize {
+    // Of 8 priority bits 7 are for preemption, of fewer all.
+    apr_count(CtlrValue::new(ctlr).read(ICC_CTLR_EL1::PRIbits) as u32 + 1)
+}
+
 const fn apr_count(bits: u32) -> usize {
     match bits {
         0..=5 => 1,
@@ -234,6 +241,15 @@ mod tests {
             (large.list_registers(), large.pre_bits(), large.apr_count(), large.priority_mask()),
             (16, 7, 4, 0xfe)
         );
+    }
+
+    #[test]
+    fn as_many_registers_hold_active_priorities_as_there_are_bits_for() {
+        // A bit for each level: PRIbits is one less than the bits that levels have.
+        for (pri_bits, registers) in [(3, 1), (4, 1), (5, 2), (6, 4), (7, 4)] {
+            assert_eq!(physical_apr_count(pri_bits << 8), registers);
+            assert_eq!(physical_apr_count(!(7 << 8) | pri_bits << 8), registers);
+        }
     }
 
     proptest! {
