@@ -171,6 +171,26 @@ fn an_affinity_of_one_cell_or_two_is_the_same() {
 }
 
 #[test]
+fn the_consoles_interrupt_is_an_spi_of_the_gic_or_none() {
+    for (interrupts, intid) in [
+        (&[0, 3, 4, 0][..], Some(35)),
+        (&[0, 3, 4], Some(35)),
+        (&[0, 987, 1], Some(1019)),
+        (&[0, 988, 1], None),
+        (&[1, 3, 4], None),
+        (&[], None),
+        // Behind a controller of its own, at its lines 0 and 3.
+        (&[0, 4], None),
+        (&[0], None),
+        (&[3, 4], None),
+    ] {
+        let mut tree = soc();
+        tree.at("soc/bus@10000000/serial@800").put("interrupts", cells(interrupts));
+        assert_eq!(discover(&tree).unwrap().console.unwrap().interrupt, intid, "{interrupts:?}");
+    }
+}
+
+#[test]
 fn what_is_no_affinity_is_refused() {
     for bits in [0x8000_0000, 0x100_0000_0000, 0x0100_0000] {
         let mut tree = soc();

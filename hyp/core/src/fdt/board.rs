@@ -380,13 +380,15 @@ fn no_gic_v3(tree: &Tree<'_>) -> BoardError {
     v2.map_or(BoardError::NoGic, |compatible| BoardError::GicV2 { compatible })
 }
 
-/// The number of a node's first interrupt, if that is below `most` and of this kind (the GIC's specifiers begin with both,
-/// whatever their length: 0 for an SPI, 1 for a PPI).
+/// The number of a node's first interrupt, if that is below `most` and of this kind: the GIC's specifiers begin with the kind, 0 for an
+/// SPI and 1 for a PPI, and the number, and have a third cell at least. Those of controllers with other numbers have one cell or two;
+/// with three there are controllers that pass the GIC's on (`fsl,imx8mq-gpc`).
 fn interrupt(node: &Node<'_, '_>, kind: u64, most: u64) -> Option<u32> {
     let mut cells = Cells(node.property("interrupts")?);
-    let found = cells.take(1)? == kind;
-    let number = cells.take(1)?;
-    (found && number < most).then_some(number as u32)
+    let specifier = cells.take(2)?;
+    cells.take(1)?;
+    let number = specifier & 0xffff_ffff;
+    (specifier >> 32 == kind && number < most).then_some(number as u32)
 }
 
 /// The UART that `/chosen`'s `stdout-path` (or, in old trees, `linux,stdout-path`) names, by path or by alias, if it is of a
