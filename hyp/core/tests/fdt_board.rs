@@ -171,6 +171,51 @@ fn an_affinity_of_one_cell_or_two_is_the_same() {
 }
 
 #[test]
+fn timers_with_other_interrupts_are_refused() {
+    let with = |ppis: &[u32], fourth: &[u32]| {
+        let specifier = |ppi: &u32| [&[1, *ppi, 0xf08], fourth].concat();
+        let interrupts: Vec<u32> = ppis.iter().flat_map(specifier).collect();
+        let mut tree = soc();
+        tree.children.push(
+            node("timer")
+                .set("compatible", strings(&["vendor,timer", "arm,armv8-timer"]))
+                .set("interrupts", cells(&interrupts)),
+        );
+        tree
+    };
+    let refused = |tree: &Node| discover(tree).err() == Some(BoardError::OtherTimers);
+    for (ppis, other) in [
+        (&[13, 14, 11, 10][..], false),
+        (&[13, 14, 11, 10, 12], false),
+        // With names, and without the secure one.
+        (&[14, 11, 10, 12], false),
+        // As a Snapdragon 845 and an Actions S900 have them.
+        (&[1, 2, 3, 0], true),
+        (&[9, 8, 10, 7], true),
+        (&[13, 14, 3, 10], true),
+        (&[13, 14, 11, 0], true),
+        (&[13, 14, 10, 11], true),
+        (&[13, 14], true),
+        (&[], true),
+    ] {
+        assert_eq!(refused(&with(ppis, &[])), other, "{ppis:?}");
+        assert_eq!(refused(&with(ppis, &[0])), other, "{ppis:?}, in specifiers of four cells");
+    }
+    // An SPI 11, and half a specifier.
+    let mut tree = with(&[], &[]);
+    tree.at("timer").put("interrupts", cells(&[1, 13, 8, 1, 14, 8, 0, 11, 8, 1, 10, 8]));
+    assert!(refused(&tree));
+    tree.at("timer").put("interrupts", cells(&[1, 13, 8, 1, 14, 8, 1, 11, 8, 1]));
+    assert!(refused(&tree));
+    // What says nothing.
+    tree.at("timer").remove("interrupts");
+    assert!(!refused(&tree));
+    let mut tree = with(&[1, 2, 3, 0], &[]);
+    tree.at("timer").put("compatible", strings(&["vendor,timer"]));
+    assert!(!refused(&tree));
+}
+
+#[test]
 fn the_consoles_interrupt_is_an_spi_of_the_gic_or_none() {
     for (interrupts, intid) in [
         (&[0, 3, 4, 0][..], Some(35)),
@@ -569,6 +614,7 @@ fn every_message_is_in_the_page_for_users() {
         BoardError::NoGic,
         BoardError::GicV2 { compatible: "arm,gic-400" },
         BoardError::BadGic,
+        BoardError::OtherTimers,
         BoardError::TooMany { what: "CPUs", most: 64 },
     ];
     for error in errors {

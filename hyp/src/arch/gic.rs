@@ -1,5 +1,6 @@
 //! The physical GICv3: enough of it for EL2 to take and send its own interrupts, and the `ICH_*` registers.
 
+pub(crate) use hyp_core::fdt::board::{HYP_TIMER_PPI, VTIMER_PPI};
 use hyp_core::{
     regs::gic::ICH_VTR_EL2,
     vgic::{Ich, PhysicalSpis, ctlr},
@@ -9,10 +10,6 @@ use super::{barrier, mmio::Mmio};
 
 /// The SGI that makes a pCPU look at its requests.
 pub(crate) const KICK_SGI: u32 = 0;
-/// EL2's physical timer.
-pub(crate) const HYP_TIMER_PPI: u32 = 26;
-/// The virtual timer.
-pub(crate) const VTIMER_PPI: u32 = 27;
 /// EL1's physical timer.
 pub(crate) const REMINDER_PPI: u32 = 30;
 

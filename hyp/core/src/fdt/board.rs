@@ -179,6 +179,8 @@ pub enum BoardError {
     },
     /// The GICv3's `reg` lacks the frames that it must have.
     BadGic,
+    /// The tree gives the virtual timer or EL2's another interrupt than [`VTIMER_PPI`] and [`HYP_TIMER_PPI`].
+    OtherTimers,
     /// There are more of something than fit in our table.
     TooMany {
         /// Of what.
@@ -205,6 +207,7 @@ impl Shown for BoardError {
             Self::NoGic => f.words("the device tree describes no GICv3 (compatible \"arm,gic-v3\")"),
             Self::GicV2 { compatible } => put!(f, "the interrupt controller is a GICv2 ({}); Umbra needs a GICv3", compatible),
             Self::BadGic => f.words("the GICv3's `reg` lacks the distributor or a redistributor region"),
+            Self::OtherTimers => f.words("the timers' `interrupts` are not PPI 11 for the virtual one and PPI 10 for EL2's"),
             Self::TooMany { what, most } => put!(f, "the device tree has more than {} {}", most, what),
         }
     }
@@ -255,6 +258,7 @@ impl Board {
             return Err(BoardError::NoCpu);
         }
         self.gic.read(tree)?;
+        check_timers(tree)?;
         add_reserved(tree, &mut self.reserved)?;
         self.psci = psci(tree);
         Ok(())
@@ -379,6 +383,36 @@ fn no_gic_v3(tree: &Tree<'_>) -> BoardError {
     let v2 = nodes.find_map(|node| node.compatible_with(&GIC_V2));
     v2.map_or(BoardError::NoGic, |compatible| BoardError::GicV2 { compatible })
 }
+
+/// The INTID of EL2's physical timer: PPI 10.
+pub const HYP_TIMER_PPI: u32 = 26;
+/// The INTID of the virtual timer: PPI 11.
+pub const VTIMER_PPI: u32 = 27;
+
+/// Looks whether the timers' `interrupts` are what they are taken for. A tree that does not say is believed to mean those.
+fn check_timers(tree: &Tree<'_>) -> Result<(), BoardError> {
+    let node = tree.root().child(b"timer");
+    let node = node.filter(|node| node.compatible_with(&["arm,armv8-timer"]).is_some());
+    let Some(value) = node.and_then(|node| node.property("interrupts")) else {
+        return Ok(());
+    };
+    // The virtual timer comes before EL2's, whatever comes before, between and after them, and whether by place or by name. A PPI's
+    // specifier begins with 1 and its number, and EL2's is the next lower one.
+    let (mut cells, mut before, mut next) = (Cells(value), 0, u64::from(VTIMER_PPI - 16));
+    while let Some(cell) = cells.take(1) {
+        if before == 1 && cell == next {
+            next = next.saturating_sub(1);
+        }
+        before = cell;
+    }
+    if next < u64::from(HYP_TIMER_PPI - 16) {
+        Ok(())
+    } else {
+        Err(BoardError::OtherTimers)
+    }
+}
+
+const _: () = assert!(HYP_TIMER_PPI + 1 == VTIMER_PPI, "check_timers counts down");
 
 /// The number of a node's first interrupt, if that is below `most` and of this kind: the GIC's specifiers begin with the kind, 0 for an
 /// SPI and 1 for a PPI, and the number, and have a third cell at least. Those of controllers with other numbers have one cell or two;
