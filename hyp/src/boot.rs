@@ -247,6 +247,8 @@ fn device_tree(dtb: usize) -> &'static [u8] {
     if dtb == 0 || !dtb.is_multiple_of(8) {
         return &[];
     }
+    // The boot protocol does not say that the loader's caches hold nothing of it, and it is read with ours off.
+    memory::clean_to_poc(dtb, 8);
     // SAFETY: The boot protocol gives the physical address of a device tree in x0; its header is read as bytes.
     let header = unsafe { slice::from_raw_parts(dtb as *const u8, 8) };
     let word = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
@@ -254,6 +256,7 @@ fn device_tree(dtb: usize) -> &'static [u8] {
     if word(0) != MAGIC || size > MOST {
         return &[];
     }
+    memory::clean_to_poc(dtb, size);
     // SAFETY: The header's magic is right; the blob is `size` bytes of RAM that is ours until Umbra gives RAM out, and
     // `free_memory` reserves it.
     unsafe { slice::from_raw_parts(dtb as *const u8, size) }

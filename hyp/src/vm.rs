@@ -198,8 +198,11 @@ fn refuse(id: usize, name: &str, reason: Value<'_>) {
 }
 
 /// How an image begins that lies there.
+#[inline(never)]
 fn head(image: Range) -> &'static [u8] {
     let size = (image.size() as usize).min(image::HEADER_SIZE);
+    // Its loader's caches may hold it still, and ours are off.
+    memory::clean_to_poc(image.start() as usize, size);
     // SAFETY: The module lies in RAM (checked by `describe`) that is given to nobody, nobody writes it, and the MMU is off:
     // every address is mapped.
     unsafe { slice::from_raw_parts(image.start() as *const u8, size) }

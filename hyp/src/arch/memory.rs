@@ -9,11 +9,11 @@ fn line() -> usize {
 }
 
 /// Cleans and invalidates `[start, start + size)` to the point of coherency, so that an observer with its caches off
-/// (a guest that starts, a pCPU that comes up) sees what was written. Completes with `DSB SY`.
+/// (a guest that starts, a pCPU that comes up, EL2 itself at first) sees what was written. Completes with `DSB SY`.
 pub(crate) fn clean_to_poc(start: usize, size: usize) {
     let (line, end) = (line(), start + size);
     let mut at = start & !(line - 1);
-    // SAFETY: Cleaning a mapped line changes no value that Rust can see. Callers pass memory that is mapped.
+    // SAFETY: Cleaning a mapped line changes no value that Rust can see. Callers pass memory that is mapped, or the MMU is off.
     unsafe {
         // Eight lines at a time, as far as that goes.
         while at + 8 * line <= end {
