@@ -409,6 +409,13 @@ fn join(board: &'static Board, cpu: &'static PerCpu, maintenance: u32) {
         );
         park();
     };
+    if timer::frequency() == 0 {
+        error!(
+            "pCPU {}: the firmware has not set CNTFRQ_EL0, and no guest could tell the time; parked",
+            cpu.index
+        );
+        park();
+    }
     gic::use_system_registers();
     // Priority and preemption bits are what EL2 saves by: a PE that has others would not keep a vCPU's state.
     const BITS: u64 = 0x3F << 26;

@@ -7,9 +7,9 @@ pub(crate) fn now() -> u64 {
     mrs!("cntpct_el0")
 }
 
-/// Ticks per second, as the firmware set it.
+/// Ticks per second, as the firmware set it: not 0 on a pCPU that takes part.
 pub(crate) fn frequency() -> u64 {
-    mrs!("cntfrq_el0").max(1)
+    mrs!("cntfrq_el0")
 }
 
 /// `milliseconds` in ticks.
