@@ -416,6 +416,12 @@ fn join(board: &'static Board, cpu: &'static PerCpu, maintenance: u32) {
         );
         park();
     }
+    if cpu::serror_pending() {
+        warning!(
+            "pCPU {}: an SError is pending from before Umbra; its first guest will crash of it",
+            cpu.index
+        );
+    }
     gic::use_system_registers();
     // Priority and preemption bits are what EL2 saves by: a PE that has others would not keep a vCPU's state.
     const BITS: u64 = 0x3F << 26;

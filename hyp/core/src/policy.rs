@@ -184,6 +184,9 @@ pub const fn entry_sctlr(big_endian: bool) -> u64 {
     if big_endian { RES1 | SCTLR_EL1::EE::SET.value } else { RES1 }
 }
 
+/// `ISR_EL1.A`: a physical SError is pending.
+pub const ISR_A: u64 = 1 << 8;
+
 /// When a register of a vCPU changes, which decides when it is saved, published and restored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {

@@ -219,6 +219,11 @@ fn what_the_machine_has_is_read_where_arm_says() {
 }
 
 #[test]
+fn a_pending_serror_is_arms() {
+    assert_eq!(hyp_core::policy::ISR_A, el1::IsrEl1::A.bits());
+}
+
+#[test]
 fn what_is_asked_before_the_mmu_is_on_is_read_where_arm_says() {
     for bit in 0..64 {
         let value = 1 << bit;

@@ -144,6 +144,11 @@ pub(crate) fn interrupt_pending() -> bool {
     mrs!("isr_el1") != 0
 }
 
+/// Whether a physical SError waits for this pCPU (`ISR_EL1.A`): EL2 masks it, and it comes when a guest runs.
+pub(crate) fn serror_pending() -> bool {
+    mrs!("isr_el1") & policy::ISR_A != 0
+}
+
 /// `PMCR_EL0`, on a machine that `has` performance monitors.
 pub(crate) fn pmcr(has: bool) -> u64 {
     if has { mrs!("pmcr_el0") } else { 0 }
