@@ -52,34 +52,7 @@ primary_entry:
     stp     xzr, xzr, [x0], #16
     cmp     x0, x1
     b.lo    2b
-    // Relocations: an even entry is the address of a pointer, an odd one a bit for each of the 63 doublewords after the last.
-    // Every pointer holds its place in the image.
-    adrp    x0, __relr_start
-    add     x0, x0, :lo12:__relr_start
-    adrp    x1, __relr_end
-    add     x1, x1, :lo12:__relr_end
-4:  cmp     x0, x1
-    b.hs    5f
-    ldr     x3, [x0], #8
-    tbnz    x3, #0, 6f
-    add     x4, x3, x20
-    ldr     x5, [x4]
-    add     x5, x5, x20
-    str     x5, [x4], #8
-    b       4b
-6:  mov     x6, x4
-    add     x4, x4, #63 * 8
-    lsr     x3, x3, #1
-7:  cbz     x3, 4b
-    rbit    x5, x3
-    clz     x5, x5
-    ldr     x7, [x6, x5, lsl #3]
-    add     x7, x7, x20
-    str     x7, [x6, x5, lsl #3]
-    sub     x5, x3, #1              // the lowest bit is done
-    and     x3, x3, x5
-    b       7b
-5:
+    bl      relocate
     dsb     sy
     // Instruction fetches may have been ahead, into the constants and the data that the relocations changed.
     adrp    x0, __text_end
@@ -130,4 +103,4 @@ invalidate:
 3:  dsb     sy
     ret
 
-// How other pCPUs begin, and how the MMU comes on, is in trap.s, where the vectors leave room.
+// The relocations, how other pCPUs begin, and how the MMU comes on are in trap.s, where the vectors leave room.

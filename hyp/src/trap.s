@@ -251,6 +251,16 @@ quiet_extensions:
 4:  ret
 
     unexpected 7
+sync_any:
+    save_callee_saved
+    b       sync_saved
+// What it stores may be in any register, and most of what is stored goes the long way.
+sync_store:
+    save_most
+    save_callee_saved
+    bl      {store}
+    cbz     w0, resume
+    b       sync_saved
 
     .org    el2_vectors + 0x400     // lower EL, AArch64: synchronous
 guest_sync:
@@ -296,8 +306,38 @@ other_irq:
 
     .balign 128                     // FIQ: group 0 never reaches EL2 here, but it has the same answer
     b       guest_irq
+// Applies the relocations of the image, which is linked at 0 and lies at x20: an even entry is the address of a pointer, an odd one a bit for
+// each of the 63 doublewords after the last. Every pointer holds its place in the image.
+.global relocate
+relocate:
+    adrp    x0, __relr_start
+    add     x0, x0, :lo12:__relr_start
+    adrp    x1, __relr_end
+    add     x1, x1, :lo12:__relr_end
+4:  cmp     x0, x1
+    b.hs    5f
+    ldr     x3, [x0], #8
+    tbnz    x3, #0, 6f
+    add     x4, x3, x20
+    ldr     x5, [x4]
+    add     x5, x5, x20
+    str     x5, [x4], #8
+    b       4b
+6:  mov     x6, x4
+    add     x4, x4, #63 * 8
+    lsr     x3, x3, #1
+7:  cbz     x3, 4b
+    rbit    x5, x3
+    clz     x5, x5
+    ldr     x7, [x6, x5, lsl #3]
+    add     x7, x7, x20
+    str     x7, [x6, x5, lsl #3]
+    sub     x5, x3, #1              // the lowest bit is done
+    and     x3, x3, x5
+    b       7b
+5:  ret
 
-    .balign 128                     // SError
+    .org    el2_vectors + 0x580     // SError
 guest_serror:
     save_caller_saved
     save_callee_saved
@@ -307,7 +347,33 @@ guest_serror:
 
     .balign 128                     // lower EL, AArch32: EL1 is AArch64, EL0 may be AArch32 and gets here too
     b       guest_sync
-    .balign 128
+not_short:
+    mrs     x1, esr_el2
+    tbz     w1, #26, other_hvc
+    mrs     x2, elr_el2
+    sub     x2, x2, #4
+    msr     elr_el2, x2
+    b       other_sync
+
+short_version:
+    mov     w0, #({smccc_1_1} & 0xFFFF)
+    movk    w0, #({smccc_1_1} >> 16), lsl #16
+    b       short_done
+
+short_psci_version:
+    mov     w0, #({psci_1_3} & 0xFFFF)
+    movk    w0, #({psci_1_3} >> 16), lsl #16
+    b       short_done
+
+// The first entry to the run loop: x0 = top of this pCPU's stack, from which the frame is taken. Does not return.
+.global enter_run_loop
+enter_run_loop:
+    sub     x0, x0, {frame_size}
+    mov     sp, x0
+    b       leave_saved
+
+    .org    el2_vectors + 0x680
+aarch32_irq:                        // a name of its own: xtask follows what code runs on into
     b       guest_irq
     .balign 128
     b       guest_irq
@@ -339,17 +405,6 @@ sync_saved:
     cbnz    w0, leave_saved
     restore_callee_saved
     b       resume
-sync_any:
-    save_callee_saved
-    b       sync_saved
-// What it stores may be in any register, and most of what is stored goes the long way.
-sync_store:
-    save_most
-    save_callee_saved
-    bl      {store}
-    cbz     w0, resume
-    b       sync_saved
-
 // x0 = what the guest has read, x1 = the number of the register that it goes to.
 loaded:
     restore_few
@@ -449,44 +504,6 @@ short_timer:
 3:  mov     x1, #{vtimer}
     b       other_irq
 
-.section .text.short, "ax"
-other_hvc:
-    save_most
-sync_call:
-    mrs     x2, tpidr_el2
-    ldr     x2, [x2, #{short_starts}]
-    cbz     x2, 3f
-    ldr     w3, [sp]
-    mov     w4, #({cpu_on} & 0xFFFF)
-    movk    w4, #({cpu_on} >> 16), lsl #16
-    cmp     w3, w4
-    b.ne    3f
-    tbnz    w2, #{forwards}, 4f
-    bl      {on}
-    cbz     w0, resume
-    mov     x0, sp
-    mrs     x1, esr_el2
-3:  bl      {call}
-    cbnz    w0, leave
-resume:
-    ldp     x2, x3, [sp, #16]
-    ldp     x4, x5, [sp, #32]
-    ldp     x6, x7, [sp, #48]
-    ldp     x8, x9, [sp, #64]
-    ldp     x10, x11, [sp, #80]
-    ldp     x12, x13, [sp, #96]
-    ldp     x14, x15, [sp, #112]
-    ldp     x16, x17, [sp, #128]
-    ldr     x18, [sp, #144]
-    ldr     x30, [sp, #240]
-    ldp     x0, x1, [sp, #0]
-    eret
-    dsb     nsh                     // no speculation past ERET
-    isb
-4:  bl      {forwarded}
-    cbz     w0, resume
-    b       leave
-
 // A call that only reads, by HVC #0 or SMC #0, of a guest whose filter leaves such calls alone: answered as psci::smccc does. x1
 // and x2 are saved, x0 is the guest's, x1 is ESR_EL2. Anything else goes on as if nothing had been.
 //
@@ -530,28 +547,42 @@ short_done:
     movk    w1, #({hyp_uid} >> 16), lsl #16
     cmp     w0, w1
     b.ne    short_unknown
+    b       not_short
 
-not_short:
+.section .text.short, "ax"
+other_hvc:
+    save_most
+sync_call:
+    mrs     x2, tpidr_el2
+    ldr     x2, [x2, #{short_starts}]
+    cbz     x2, 3f
+    ldr     w3, [sp]
+    mov     w4, #({cpu_on} & 0xFFFF)
+    movk    w4, #({cpu_on} >> 16), lsl #16
+    cmp     w3, w4
+    b.ne    3f
+    tbnz    w2, #{forwards}, 4f
+    bl      {on}
+    cbz     w0, resume
+    mov     x0, sp
     mrs     x1, esr_el2
-    tbz     w1, #26, other_hvc
-    mrs     x2, elr_el2
-    sub     x2, x2, #4
-    msr     elr_el2, x2
-    b       other_sync
-
-short_version:
-    mov     w0, #({smccc_1_1} & 0xFFFF)
-    movk    w0, #({smccc_1_1} >> 16), lsl #16
-    b       short_done
-
-short_psci_version:
-    mov     w0, #({psci_1_3} & 0xFFFF)
-    movk    w0, #({psci_1_3} >> 16), lsl #16
-    b       short_done
-
-// The first entry to the run loop: x0 = top of this pCPU's stack, from which the frame is taken. Does not return.
-.global enter_run_loop
-enter_run_loop:
-    sub     x0, x0, {frame_size}
-    mov     sp, x0
-    b       leave_saved
+3:  bl      {call}
+    cbnz    w0, leave
+resume:
+    ldp     x2, x3, [sp, #16]
+    ldp     x4, x5, [sp, #32]
+    ldp     x6, x7, [sp, #48]
+    ldp     x8, x9, [sp, #64]
+    ldp     x10, x11, [sp, #80]
+    ldp     x12, x13, [sp, #96]
+    ldp     x14, x15, [sp, #112]
+    ldp     x16, x17, [sp, #128]
+    ldr     x18, [sp, #144]
+    ldr     x30, [sp, #240]
+    ldp     x0, x1, [sp, #0]
+    eret
+    dsb     nsh                     // no speculation past ERET
+    isb
+4:  bl      {forwarded}
+    cbz     w0, resume
+    b       leave

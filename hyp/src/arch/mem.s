@@ -103,6 +103,7 @@ memmove:
 2:  ret
 .size memmove, . - memmove
 
+.section .text.memset, "ax"
 // x0 = memset(x0 = to, w1 = byte, x2 = bytes)
 .global memset
 .type memset, %function
