@@ -107,7 +107,7 @@ fn wait_exit(exit: &mut Exit<'_>) -> Leave {
     vm::start_guests();
     let waited = if !exit.shared {
         wait::in_place(exit, |exit| next_exit(&mut exit.frame.x))
-    } else if next_exit(&mut exit.frame.x) {
+    } else if next_exit_of_shared(&mut exit.frame.x) {
         Waited::Done
     } else {
         Waited::Leaves
@@ -142,6 +142,12 @@ pub(crate) fn next_exit(x: &mut [u64]) -> bool {
         at += 1;
     }
     false
+}
+
+/// [`next_exit`], where the host partition shares its pCPU.
+#[inline(never)]
+pub(crate) fn next_exit_of_shared(x: &mut [u64]) -> bool {
+    next_exit(x)
 }
 
 /// [`next_exit`] of one VM. The host partition's own exits are nobody's to be told.

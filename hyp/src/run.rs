@@ -828,7 +828,7 @@ impl Place {
         let (wakes, due) = self.wakes();
         let state = self.take();
         let mut values = [0; GIVEN];
-        if host::next_exit(&mut values) {
+        if host::next_exit_of_shared(&mut values) {
             state.give(&values);
         } else if wakes {
             state.give(&[Errno::Interrupted.to_ret()]);

@@ -375,11 +375,92 @@ enter_run_loop:
     .org    el2_vectors + 0x680
 aarch32_irq:                        // a name of its own: xtask follows what code runs on into
     b       guest_irq
-    .balign 128
+other_hvc:
+    save_most
+sync_call:
+    mrs     x2, tpidr_el2
+    ldr     x2, [x2, #{short_starts}]
+    cbz     x2, call
+    ldr     w3, [sp]
+    mov     w4, #({cpu_on} & 0xFFFF)
+    movk    w4, #({cpu_on} >> 16), lsl #16
+    cmp     w3, w4
+    b.ne    call
+    tbnz    w2, #{forwards}, 4f
+    bl      {on}
+    cbz     w0, resume
+    mov     x0, sp
+    mrs     x1, esr_el2
+    b       call
+4:  bl      {forwarded}
+    cbz     w0, resume
+    b       leave
+
+    .org    el2_vectors + 0x700
     b       guest_irq
-    .balign 128
+// A call that only reads, by HVC #0 or SMC #0, of a guest whose filter leaves such calls alone: answered as psci::smccc does. x1
+// and x2 are saved, x0 is the guest's, x1 is ESR_EL2. Anything else goes on as if nothing had been.
+//
+// The address to go on at is the SMC's own: past it, unless there is more to do than that (PSTATE.BTYPE, PSTATE.SS).
+short_smc:
+    mrs     x2, spsr_el2
+    tbnz    w2, #21, other_sync
+    tst     w2, #(3 << 10)
+    b.ne    other_sync
+    mrs     x2, elr_el2
+    add     x2, x2, #4
+    msr     elr_el2, x2
+short_call:
+    mrs     x2, tpidr_el2
+    ldr     x2, [x2, #{short_calls}]
+    cbz     x2, not_short
+    tbz     w0, #25, short_service  // of the services, Arm's and the standard secure ones are among those without this bit
+    tbnz    w0, #15, short_uid      // of the functions of the others, the UID is among those with this one
+short_unknown:
+    mov     x0, #-1                 // NOT_SUPPORTED
+short_done:
+    ldr     x1, [x2, #{count_calls}]
+    add     x1, x1, #1
+    str     x1, [x2, #{count_calls}]
+    ldp     x1, x2, [sp, #8]
+    eret
+    dsb     nsh
+    isb
+short_service:
+    eor     w1, w0, #{smccc_version}
+    cbz     w1, short_version
+    eor     w1, w1, #({psci_version} ^ {smccc_version})
+    cbz     w1, short_psci_version
+    and     w1, w1, #~(1 << 30)     // either width
+    cmp     w1, #({affinity_info} ^ {psci_version})
+    b.eq    short_affinity
+    and     w1, w0, #~(1 << 26)     // PSCI's service and Arm's differ in this bit
+    ubfx    w1, w1, #24, #6
+    cbnz    w1, short_unknown
+    b       not_short
+
+    .org    el2_vectors + 0x780
     b       guest_serror
-    .balign 128
+// The end of short_timer: its interrupt is shown again.
+short_shown:
+    mov     x1, #{vtimer}
+    msr     S3_0_C12_C12_1, x1      // ICC_EOIR1_EL1
+    isb
+    ldp     x1, x2, [x0, #{gic_latch}]
+    orr     x1, x1, #(1 << {vtimer})
+    orr     x2, x2, #(1 << {vtimer})
+    stp     x1, x2, [x0, #{gic_latch}]
+    mrs     x0, tpidr_el2
+    ldr     x0, [x0, #{short_gic} + 8]
+    ldr     x1, [x0, #{count_interrupts}]
+    add     x1, x1, #1
+    str     x1, [x0, #{count_interrupts}]
+    ldp     x2, x3, [sp, #16]
+    ldp     x0, x1, [sp, #0]
+    eret
+    dsb     nsh
+    isb
+    .org    el2_vectors + 0x800
 
 .section .text.trap, "ax"
 // The ways through Rust. What is common is tried first; if it is something else, nothing has happened yet. A long way has the frame in
@@ -482,91 +563,21 @@ short_timer:
     br      x1
 4:  .irp lr, C12_0, C12_1, C12_2, C12_3, C12_4, C12_5, C12_6, C12_7, C13_0, C13_1, C13_2, C13_3, C13_4, C13_5, C13_6, C13_7
     msr     S3_4_C12_\lr, x2
-    b       5f
+    b       short_shown
     .endr
-5:  mov     x1, #{vtimer}
-    msr     S3_0_C12_C12_1, x1      // ICC_EOIR1_EL1
-    isb
-    ldp     x1, x2, [x0, #{gic_latch}]
-    orr     x1, x1, #(1 << {vtimer})
-    orr     x2, x2, #(1 << {vtimer})
-    stp     x1, x2, [x0, #{gic_latch}]
-    mrs     x0, tpidr_el2
-    ldr     x0, [x0, #{short_gic} + 8]
-    ldr     x1, [x0, #{count_interrupts}]
-    add     x1, x1, #1
-    str     x1, [x0, #{count_interrupts}]
-    ldp     x2, x3, [sp, #16]
-    ldp     x0, x1, [sp, #0]
-    eret
-    dsb     nsh
-    isb
 3:  mov     x1, #{vtimer}
     b       other_irq
 
-// A call that only reads, by HVC #0 or SMC #0, of a guest whose filter leaves such calls alone: answered as psci::smccc does. x1
-// and x2 are saved, x0 is the guest's, x1 is ESR_EL2. Anything else goes on as if nothing had been.
-//
-// The address to go on at is the SMC's own: past it, unless there is more to do than that (PSTATE.BTYPE, PSTATE.SS).
-short_smc:
-    mrs     x2, spsr_el2
-    tbnz    w2, #21, other_sync
-    tst     w2, #(3 << 10)
-    b.ne    other_sync
-    mrs     x2, elr_el2
-    add     x2, x2, #4
-    msr     elr_el2, x2
-short_call:
-    mrs     x2, tpidr_el2
-    ldr     x2, [x2, #{short_calls}]
-    cbz     x2, not_short
-    tbz     w0, #25, 1f             // of the services, Arm's and the standard secure ones are among those without this bit
-    tbnz    w0, #15, 2f             // of the functions of the others, the UID is among those with this one
-short_unknown:
-    mov     x0, #-1                 // NOT_SUPPORTED
-short_done:
-    ldr     x1, [x2, #{count_calls}]
-    add     x1, x1, #1
-    str     x1, [x2, #{count_calls}]
-    ldp     x1, x2, [sp, #8]
-    eret
-    dsb     nsh
-    isb
-1:  eor     w1, w0, #{smccc_version}
-    cbz     w1, short_version
-    eor     w1, w1, #({psci_version} ^ {smccc_version})
-    cbz     w1, short_psci_version
-    and     w1, w1, #~(1 << 30)     // either width
-    cmp     w1, #({affinity_info} ^ {psci_version})
-    b.eq    short_affinity
-    and     w1, w0, #~(1 << 26)     // PSCI's service and Arm's differ in this bit
-    ubfx    w1, w1, #24, #6
-    cbnz    w1, short_unknown
-    b       not_short
-2:  mov     w1, #({hyp_uid} & 0xFFFF)
+short_uid:
+    mov     w1, #({hyp_uid} & 0xFFFF)
     movk    w1, #({hyp_uid} >> 16), lsl #16
     cmp     w0, w1
     b.ne    short_unknown
     b       not_short
 
-.section .text.short, "ax"
-other_hvc:
-    save_most
-sync_call:
-    mrs     x2, tpidr_el2
-    ldr     x2, [x2, #{short_starts}]
-    cbz     x2, 3f
-    ldr     w3, [sp]
-    mov     w4, #({cpu_on} & 0xFFFF)
-    movk    w4, #({cpu_on} >> 16), lsl #16
-    cmp     w3, w4
-    b.ne    3f
-    tbnz    w2, #{forwards}, 4f
-    bl      {on}
-    cbz     w0, resume
-    mov     x0, sp
-    mrs     x1, esr_el2
-3:  bl      {call}
+// Any other call. x0 = frame, x1 = ESR_EL2.
+call:
+    bl      {call}
     cbnz    w0, leave
 resume:
     ldp     x2, x3, [sp, #16]
@@ -583,6 +594,3 @@ resume:
     eret
     dsb     nsh                     // no speculation past ERET
     isb
-4:  bl      {forwarded}
-    cbz     w0, resume
-    b       leave

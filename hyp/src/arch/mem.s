@@ -80,6 +80,7 @@ memcpy:
     b       2b
 .size memcpy, . - memcpy
 
+.section .text.memmove, "ax"
 // x0 = memmove(x0 = to, x1 = from, x2 = bytes): backward if `to` lies in the source.
 .global memmove
 .type memmove, %function
