@@ -2,6 +2,7 @@
 
 use crate::RunArgs;
 use crate::fail;
+use crate::own::Own;
 use crate::plan::{KERNEL, shell};
 use crate::qemu;
 use crate::run::{self, Request};
@@ -34,8 +35,8 @@ fn gdb_args(request: &Request, port: u16) -> Vec<OsString> {
 
 /// `cargo xtask gdb`.
 pub(crate) fn command(args: &RunArgs, port: u16, attach: bool) -> Result<u8> {
-    let folder = setup::output().join("gdb");
-    let request = run::request(args, &folder)?;
+    let own = Own::take(&setup::output(), "gdb")?;
+    let request = run::request(args, &own.folder)?;
     let mut qemu_args = request.ready.args.clone();
     qemu_args.extend(["-S", "-gdb"].map(OsString::from));
     qemu_args.push(format!("tcp:127.0.0.1:{port}").into());
@@ -50,7 +51,7 @@ pub(crate) fn command(args: &RunArgs, port: u16, attach: bool) -> Result<u8> {
     let gdb = setup::gdb(args.no_install)?;
     // Ctrl-C belongs to gdb, which stops the machine with it.
     qemu::catch_interrupts();
-    let log = setup::output().join("gdb-console.log");
+    let log = own.file("gdb-console", "log");
     let _qemu = if attach {
         None
     } else {

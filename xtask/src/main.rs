@@ -19,6 +19,7 @@ mod forwarded;
 mod gdb;
 mod guests;
 mod machine;
+mod own;
 mod plan;
 mod qemu;
 mod report;

@@ -5,6 +5,7 @@ use crate::build::{self, Hyp, Profile};
 use crate::fail::{self, usage};
 use crate::forwarded::Summary;
 use crate::guests::{self, Guest, Wish};
+use crate::own::Own;
 use crate::plan::{self, Machine, Plan, shell};
 use crate::qemu::{self, Run};
 use crate::report::{About, Report};
@@ -21,7 +22,6 @@ use hyp_core::filter::Action;
 use hyp_core::types::Range;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -150,40 +150,6 @@ pub(crate) fn prepare(plan: Plan, qemu: &Path, kernel: &Path, folder: &Path) -> 
     Ok(Ready { plan, args })
 }
 
-/// What a run writes for itself: a second one at the same time has other files.
-struct Own {
-    folder: PathBuf,
-    log: PathBuf,
-    /// Locked as long as the run lasts.
-    _lock: File,
-}
-
-impl Own {
-    /// Takes the first that no run has.
-    fn take(output: &Path) -> Result<Self> {
-        const MOST: u32 = 64;
-        for n in 1..=MOST {
-            let suffix = if n == 1 { String::new() } else { format!("-{n}") };
-            let folder = output.join(format!("run{suffix}"));
-            std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-            let path = folder.join("lock");
-            let lock = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-            // Where nothing can be locked nothing is.
-            if !matches!(lock.try_lock(), Err(TryLockError::WouldBlock)) {
-                return Ok(Self {
-                    folder,
-                    log: output.join(format!("console{suffix}.log")),
-                    _lock: lock,
-                });
-            }
-        }
-        Err(usage(format!(
-            "{MOST} runs are going on in {}; end some of them first",
-            output.display()
-        )))
-    }
-}
-
 /// What a request comes to before QEMU runs.
 pub(crate) struct Request {
     /// The run.
@@ -304,14 +270,14 @@ pub(crate) fn verdict_of(run: &Run, plan: &Plan) -> Verdict {
 /// `cargo xtask qemu`.
 pub(crate) fn command(args: &RunArgs) -> Result<u8> {
     qemu::catch_interrupts();
-    let own = Own::take(&setup::output())?;
+    let own = Own::take(&setup::output(), "run")?;
     let request = request(args, &own.folder)?;
     let plan = &request.ready.plan;
     if args.dry_run {
         println!("{}", shell(&request.qemu, &request.ready.args));
         return Ok(fail::OK);
     }
-    let log = &own.log;
+    let log = &own.file("console", "log");
     let limit = deadline(args);
     let what = if request.demo { "the demo" } else { "the VMs" };
     let keyboard = !request.demo && terminal::is_there();
@@ -353,7 +319,7 @@ pub(crate) fn command(args: &RunArgs) -> Result<u8> {
         verdict.reason = format!("the run did not end within {} s (--timeout)", limit.as_secs());
     }
     if request.demo && matches!(run.ending, Ending::Exited(_) | Ending::Lingered) {
-        report(&request, &run, args, &mut verdict)?;
+        report(&request, &run, args, &mut verdict, &own.file("report", "json"))?;
     } else if !args.forward.is_empty()
         && let Some(summary) = Summary::of(&run.transcript, args.icount)
     {
@@ -376,7 +342,7 @@ pub(crate) fn command(args: &RunArgs) -> Result<u8> {
 }
 
 /// Shows the demo's table, writes its report, and lets a missed rule fail the run.
-fn report(request: &Request, run: &Run, args: &RunArgs, verdict: &mut Verdict) -> Result<()> {
+fn report(request: &Request, run: &Run, args: &RunArgs, verdict: &mut Verdict, file: &Path) -> Result<()> {
     let plan = &request.ready.plan;
     let about = About {
         icount: args.icount,
@@ -394,34 +360,15 @@ fn report(request: &Request, run: &Run, args: &RunArgs, verdict: &mut Verdict) -
             reason: format!("rules missed: {}", misses.join(", ")),
         };
     }
-    let file = setup::output().join("report.json");
     let text = serde_json::to_string_pretty(&report.json(verdict.status, &verdict.reason))?;
-    std::fs::write(&file, text + "\n").with_context(|| format!("cannot write {}", file.display()))?;
-    eprintln!("Every figure is in {}", setup::shown(&file));
+    std::fs::write(file, text + "\n").with_context(|| format!("cannot write {}", file.display()))?;
+    eprintln!("Every figure is in {}", setup::shown(file));
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn runs_at_the_same_time_have_files_of_their_own() {
-        let output = tempfile::tempdir().expect("a folder");
-        let take = || Own::take(output.path()).expect("files");
-        let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let (first, second) = (take(), take());
-        assert_eq!(
-            (name(&first.folder), name(&first.log)),
-            ("run".to_owned(), "console.log".to_owned())
-        );
-        assert_eq!(
-            (name(&second.folder), name(&second.log)),
-            ("run-2".to_owned(), "console-2.log".to_owned())
-        );
-        drop(first);
-        assert_eq!(name(&take().folder), "run");
-    }
 
     #[test]
     fn memory_is_the_guests_and_the_machines_follows() {

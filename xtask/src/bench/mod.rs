@@ -13,6 +13,7 @@ mod scene;
 
 use crate::build::{self, Hyp, Profile};
 use crate::fail::{self, usage};
+use crate::own::Own;
 use crate::qemu;
 use crate::setup;
 use crate::ui::{self, Step, Style};
@@ -20,7 +21,7 @@ use anyhow::{Context, Result};
 use budget::Budgets;
 use clap::Args;
 use report::Report;
-use scene::{Figures, Scene};
+use scene::{Bench, Figures, Scene};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -61,7 +62,7 @@ pub(crate) const HELP: &str = "\
 The machine is QEMU's under its instruction clock: one thread runs all pCPUs, and one tick is one
 instruction. A guest reads the counter before and after each operation; figures are net of that
 pair, and repeat to the instruction. The same guest measures what it can on the bare machine, too.
-The plot is target/umbra/bench.svg.
+The plot is target/umbra/bench.svg (bench-2.svg and so on for benches at the same time).
 
 --profile has QEMU log every instruction (-singlestep -d exec,nochain) and looks each up in Umbra's
 ELF; no plugin is needed. The whole sequence goes to target/umbra/bench-trace.txt.
@@ -82,15 +83,9 @@ fn known(names: &[String]) -> Result<()> {
     }
 }
 
-/// Measures everything, or `only` some, and puts it together.
-fn measure(qemu: &Path, hyp: &Hyp, guests: &BTreeMap<String, PathBuf>, only: &[String], samples: u32) -> Result<Option<Report>> {
-    let bench = scene::Bench {
-        qemu,
-        hyp,
-        guests,
-        only,
-        samples,
-    };
+/// Measures everything, or only some, and puts it together.
+fn measure(bench: &Bench<'_>) -> Result<Option<Report>> {
+    let Bench { hyp, only, samples, .. } = *bench;
     let ops: Vec<ops::Op> = ops::all()
         .into_iter()
         .filter(|op| only.is_empty() || only.contains(&op.name))
@@ -151,11 +146,20 @@ pub(crate) fn command(args: &BenchArgs) -> Result<u8> {
     setup::toolchain(args.no_install)?;
     let hyp = build::hyp(&[], Profile::Release, true)?;
     let guests = build::guests(Profile::Release, true)?;
+    let own = Own::take(&setup::output(), "bench")?;
+    let bench = Bench {
+        qemu: &qemu.path,
+        hyp: &hyp,
+        guests: &guests,
+        only: &args.only,
+        samples: args.samples,
+        folder: &own.folder,
+    };
     if let Some(name) = &args.profile {
-        println!("{}", profile::profile(&qemu.path, &hyp, &guests, name)?);
+        println!("{}", profile::profile(&bench, name, &own.file("bench-trace", "txt"))?);
         return Ok(fail::OK);
     }
-    let Some(report) = measure(&qemu.path, &hyp, &guests, &args.only, args.samples)? else {
+    let Some(report) = measure(&bench)? else {
         return Ok(fail::INTERRUPTED);
     };
     if args.lower_budgets {
@@ -168,7 +172,7 @@ pub(crate) fn command(args: &BenchArgs) -> Result<u8> {
     } else {
         println!("{}", report.table());
     }
-    let plot = setup::output().join("bench.svg");
+    let plot = own.file("bench", "svg");
     std::fs::write(&plot, plot::svg(&report.rows)).with_context(|| format!("cannot write {}", plot.display()))?;
     eprintln!("The plot is {}", setup::shown(&plot));
     if !args.check {
@@ -199,13 +203,21 @@ const COMPARISONS: &str = "comparisons";
 /// The test of what an exit's way may contain.
 const BY_CONSTRUCTION: &str = "exit-path-by-construction";
 
-/// Runs the suite `bench`; the table goes to `log`.
-pub(crate) fn suite(qemu: &Path, log: &Path) -> Result<Vec<(String, Option<String>)>> {
+/// Runs the suite `bench`; the table goes to `log`, files to `folder`.
+pub(crate) fn suite(qemu: &Path, folder: &Path, log: &Path) -> Result<Vec<(String, Option<String>)>> {
     let hyp = build::hyp(&[], Profile::Release, true)?;
     let guests = build::guests(Profile::Release, true)?;
-    let report = measure(qemu, &hyp, &guests, &[], SAMPLES)?.context("interrupted")?;
+    let bench = Bench {
+        qemu,
+        hyp: &hyp,
+        guests: &guests,
+        only: &[],
+        samples: SAMPLES,
+        folder,
+    };
+    let report = measure(&bench)?.context("interrupted")?;
     let checked = report.check(&Budgets::read()?, true);
-    let counted = profile::by_construction(qemu, &hyp, &guests)?;
+    let counted = profile::by_construction(&bench)?;
     std::fs::write(log, format!("{}\n\n{}\n", report.table(), counted.text))?;
     let mut results: Vec<(String, Option<String>)> = Vec::new();
     let mut between = Vec::new();

@@ -5,7 +5,6 @@
 //! Where a sender sleeps until its targets are done, the alarm that wakes it is between the marks too.
 
 use super::scene::{Bench, Scene};
-use crate::build::Hyp;
 use crate::plan::KERNEL;
 use crate::qemu;
 use crate::setup;
@@ -15,7 +14,7 @@ use object::{Object, ObjectSection, ObjectSymbol, SymbolKind};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ChildStderr;
 use std::time::Duration;
 
@@ -181,15 +180,13 @@ const LIMIT: Duration = Duration::from_secs(300);
 const SAMPLES: u32 = 16;
 
 /// Runs `name` a few times in its scene and says where its instructions go.
-pub(crate) fn profile(qemu: &Path, hyp: &Hyp, guests: &BTreeMap<String, PathBuf>, name: &str) -> Result<String> {
-    let code = Code::read(&hyp.elf)?;
+pub(crate) fn profile(bench: &Bench<'_>, name: &str, file: &Path) -> Result<String> {
+    let code = Code::read(&bench.hyp.elf)?;
     let only = [name.to_owned()];
     let bench = Bench {
-        qemu,
-        hyp,
-        guests,
         only: &only,
         samples: SAMPLES,
+        ..*bench
     };
     let set = super::ops::all().into_iter().find(|op| op.name == name).map_or("", |op| op.set);
     let scene = Scene::all()
@@ -213,9 +210,8 @@ pub(crate) fn profile(qemu: &Path, hyp: &Hyp, guests: &BTreeMap<String, PathBuf>
             traces.len()
         );
     }
-    let file = setup::output().join("bench-trace.txt");
-    std::fs::write(&file, listing(&code, median)).with_context(|| format!("cannot write {}", file.display()))?;
-    let _ = write!(text, "Every instruction in its order is in {}", setup::shown(&file));
+    std::fs::write(file, listing(&code, median)).with_context(|| format!("cannot write {}", file.display()))?;
+    let _ = write!(text, "Every instruction in its order is in {}", setup::shown(file));
     Ok(text)
 }
 
@@ -254,15 +250,13 @@ const CALL_REGISTERS: u64 = 10;
 
 /// Counts, in one traced run, what the exits of one vCPU consist of: no atomic read-modify-write, and for calls at most 10
 /// accesses to system registers and no barrier (those that keep speculation from going past `ERET` are never executed).
-pub(crate) fn by_construction(qemu: &Path, hyp: &Hyp, guests: &BTreeMap<String, PathBuf>) -> Result<Counted> {
-    let code = Code::read(&hyp.elf)?;
+pub(crate) fn by_construction(bench: &Bench<'_>) -> Result<Counted> {
+    let code = Code::read(&bench.hyp.elf)?;
     let only = ALONE.map(str::to_owned);
     let bench = Bench {
-        qemu,
-        hyp,
-        guests,
         only: &only,
         samples: 1,
+        ..*bench
     };
     let scene = Scene::all()
         .into_iter()

@@ -181,6 +181,7 @@ pub(crate) struct Done {
 }
 
 /// What the scenes share.
+#[derive(Clone, Copy)]
 pub(crate) struct Bench<'a> {
     /// QEMU.
     pub(crate) qemu: &'a Path,
@@ -192,6 +193,8 @@ pub(crate) struct Bench<'a> {
     pub(crate) only: &'a [String],
     /// How often each is measured.
     pub(crate) samples: u32,
+    /// Where its files go.
+    pub(crate) folder: &'a Path,
 }
 
 /// How long a scene may take.
@@ -243,17 +246,15 @@ impl Bench<'_> {
 
     /// QEMU's arguments for a scene.
     pub(super) fn arguments(&self, scene: &Scene) -> Result<Vec<OsString>> {
-        let folder = setup::output().join("bench");
-        let plan = self.plan(scene, &folder)?;
-        Ok(prepare(plan, self.qemu, &self.hyp.bin, &folder)?.args)
+        let plan = self.plan(scene, self.folder)?;
+        Ok(prepare(plan, self.qemu, &self.hyp.bin, self.folder)?.args)
     }
 
     /// Boots a scene on Umbra.
     pub(crate) fn run(&self, scene: &Scene) -> Result<Done> {
-        let folder = setup::output().join("bench");
-        let plan = self.plan(scene, &folder)?;
-        let ready = prepare(plan, self.qemu, &self.hyp.bin, &folder)?;
-        let log = folder.join(format!("{}.log", scene.id));
+        let plan = self.plan(scene, self.folder)?;
+        let ready = prepare(plan, self.qemu, &self.hyp.bin, self.folder)?;
+        let log = self.folder.join(format!("{}.log", scene.id));
         let run = qemu::run(self.qemu, &ready.args, &log, Some(LIMIT), &mut Blind)?;
         let verdict = verdict_of(&run, &ready.plan);
         ensure!(
@@ -278,11 +279,10 @@ impl Bench<'_> {
 
     /// Boots the bench guest at EL1, without Umbra.
     pub(crate) fn bare(&self) -> Result<Figures> {
-        let folder = setup::output().join("bench");
-        let mut vm = self.guest("bench", "bare", 4, &folder)?;
+        let mut vm = self.guest("bench", "bare", 4, self.folder)?;
         vm.pcpus = vec![0, 1, 2, 3];
         let plan = Plan::new(vec![vm], machine(), None, None, true)?;
-        let run = without_umbra(self.qemu, &plan, &folder, Some(LIMIT))?;
+        let run = without_umbra(self.qemu, &plan, self.folder, Some(LIMIT))?;
         Ok(figures(&bare_records(&run)))
     }
 }

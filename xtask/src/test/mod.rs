@@ -4,6 +4,7 @@ mod corpus;
 mod suites;
 
 use crate::fail::{self, usage};
+use crate::own::Own;
 use crate::qemu;
 use crate::setup;
 use crate::ui::{self, Style, out};
@@ -102,9 +103,11 @@ struct Share {
 /// `cargo xtask test`.
 pub(crate) fn command(args: &TestArgs) -> Result<u8> {
     qemu::catch_interrupts();
-    let logs = setup::output().join("test");
-    std::fs::create_dir_all(&logs)?;
-    let context = Context { args, logs };
+    let own = Own::take(&setup::output(), "test")?;
+    let context = Context {
+        args,
+        logs: own.folder.clone(),
+    };
     let suites: Vec<Suite> = Suite::value_variants()
         .iter()
         .copied()

@@ -397,7 +397,7 @@ fn costs(context: &Context<'_>) -> Result<Vec<Outcome>> {
     let qemu = setup::qemu(context.args.qemu.as_deref(), context.args.no_install)?;
     let log = context.log("bench");
     let mut outcomes = Vec::new();
-    for (name, failure) in bench::suite(&qemu.path, &log)? {
+    for (name, failure) in bench::suite(&qemu.path, &context.logs.join("bench"), &log)? {
         if context.wants(&name) {
             if failure.is_some() {
                 show(&name, failure.as_deref(), None);
