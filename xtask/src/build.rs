@@ -46,6 +46,10 @@ fn compile(package: &str, features: &[&str], profile: Profile, extra: &[&str], q
     } else {
         "--message-format=json"
     };
+    // Flags of the environment, such as the `-D warnings` of many a CI, would take the place of these.
+    for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS"] {
+        command.env_remove(name);
+    }
     command
         .args(["--config", &flags, "build", messages, "--target", TARGET, "-p", package])
         .args(extra);

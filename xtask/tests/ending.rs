@@ -36,6 +36,8 @@ fn start(more: &[&str]) -> Run {
         .arg("--qemu")
         .arg(path("qemu"))
         .args(more)
+        // Which many a CI sets: it must not take the place of the flags that Umbra is built with.
+        .env("RUSTFLAGS", "-D warnings")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

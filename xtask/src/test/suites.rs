@@ -104,6 +104,7 @@ fn loom_command() -> Command {
     ]);
     command
         .env("RUSTFLAGS", "--cfg loom")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .env("LOOM_MAX_PREEMPTIONS", "2")
         .env("CARGO_TARGET_DIR", setup::output().join("loom"));
     // The models need speed, not size: link-time optimisation would only cost time.
