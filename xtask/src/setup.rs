@@ -80,6 +80,8 @@ pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root()).stdin(Stdio::null());
     clean_environment(&mut command);
+    // A relative one is meant from where the user is, as in `cargo_target`.
+    command.env("CARGO_TARGET_DIR", cargo_target());
     command
 }
 
@@ -400,6 +402,14 @@ mod tests {
         std::fs::write(&path, format!("#!/bin/sh\necho 'QEMU emulator version {version} (Debian)'\n")).expect("written");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("executable");
         (folder, path)
+    }
+
+    #[test]
+    fn cargo_builds_into_one_place_wherever_it_is_called() {
+        let command = cargo();
+        let target = command.get_envs().find(|(name, _)| *name == "CARGO_TARGET_DIR");
+        assert_eq!(target.and_then(|(_, value)| value), Some(cargo_target().as_os_str()));
+        assert!(cargo_target().is_absolute());
     }
 
     #[test]
