@@ -195,6 +195,12 @@ impl Transcript {
         self.lines.get(usize::from(channel)).map_or(&[], Vec::as_slice)
     }
 
+    /// Why Umbra cannot run, if that is the last it has said.
+    pub(crate) fn parked(&self) -> Option<&str> {
+        let reason = self.lines(UMBRA).last()?.trim_end().strip_suffix(". Parked.")?;
+        Some(&reason[reason.find("Umbra")?..])
+    }
+
     /// Umbra's records of one kind.
     pub(crate) fn umbra(&self, kind: &str) -> impl Iterator<Item = &Record> {
         self.records.iter().filter(move |r| r.source == Source::Umbra && r.kind == kind)

@@ -144,8 +144,11 @@ pub(crate) fn run(qemu: &Path, args: &[OsString], log: &Path, deadline: Option<D
         if watch.enough() {
             break Some(Ending::Enough);
         }
-        if deadline.is_some_and(|d| started.elapsed() >= d) {
-            break Some(Ending::Deadline);
+        if transcript.parked().is_some() {
+            break Some(Ending::Parked);
+        }
+        if let Some(limit) = deadline.filter(|limit| started.elapsed() >= *limit) {
+            break Some(Ending::Deadline(limit));
         }
         if verdict_at.is_some_and(|at: Instant| at.elapsed() >= LINGER) {
             break Some(Ending::Lingered);
@@ -271,7 +274,7 @@ mod tests {
     #[test]
     fn a_child_that_does_not_end_is_ended_at_the_deadline() {
         let run = sh("echo begun; exec sleep 60", 1);
-        assert_eq!(run.ending, Ending::Deadline);
+        assert!(matches!(run.ending, Ending::Deadline(_)));
         assert!(run.elapsed < Duration::from_secs(20));
         assert_eq!(run.transcript.lines(0), ["begun"]);
     }

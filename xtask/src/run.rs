@@ -313,11 +313,6 @@ pub(crate) fn command(args: &RunArgs) -> Result<u8> {
     }
 
     let mut verdict = verdict_of(&run, plan);
-    if verdict.status == fail::TIMEOUT
-        && let Some(limit) = limit
-    {
-        verdict.reason = format!("the run did not end within {} s (--timeout)", limit.as_secs());
-    }
     if request.demo && matches!(run.ending, Ending::Exited(_) | Ending::Lingered) {
         report(&request, &run, args, &mut verdict, &own.file("report", "json"))?;
     } else if !args.forward.is_empty()

@@ -6,14 +6,17 @@ use std::collections::hash_map::RandomState;
 use std::fmt::Write;
 use std::hash::BuildHasher;
 use std::io::Read;
+use std::time::Duration;
 
 /// How QEMU ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
     /// By itself, with this status; `None` when a signal ended it.
     Exited(Option<i32>),
-    /// We ended it at the deadline.
-    Deadline,
+    /// We ended it at the deadline, this long after its start.
+    Deadline(Duration),
+    /// We ended it because Umbra had said that it cannot run.
+    Parked,
     /// We ended it because Umbra had given its verdict and QEMU did not go.
     Lingered,
     /// We ended it because the user asked.
@@ -62,12 +65,18 @@ pub(crate) fn judge(transcript: &Transcript, nonce: &str, guests: usize, ending:
                 reason: "interrupted".to_owned(),
             };
         }
-        Ending::Deadline => {
+        Ending::Deadline(limit) => {
+            let late = format!("the run did not end within {} s (--timeout)", limit.as_secs());
+            let lost = lost(transcript);
+            if !lost.is_empty() {
+                return failed(format!("{}; {late}", lost.join(", ")));
+            }
             return Verdict {
                 status: fail::TIMEOUT,
-                reason: "the run did not end in time".to_owned(),
+                reason: late,
             };
         }
+        Ending::Parked => return failed(transcript.parked().unwrap_or("Umbra cannot run").to_owned()),
         Ending::Enough => return failed("the tool ended the run".to_owned()),
         Ending::Exited(_) | Ending::Lingered => {}
     }
@@ -122,6 +131,19 @@ pub(crate) fn judge(transcript: &Transcript, nonce: &str, guests: usize, ending:
             format!("{guests} VM{s} powered off")
         },
     }
+}
+
+/// Which VMs crashed or were refused, so far.
+fn lost(transcript: &Transcript) -> Vec<String> {
+    let ends = transcript.umbra("end").filter_map(|record| {
+        let how = match record.text("reason")? {
+            "crashed" => "crashed",
+            "refused" => "was refused",
+            _ => return None,
+        };
+        Some(format!("{} {how}", record.text("name")?))
+    });
+    ends.collect()
 }
 
 #[cfg(test)]
@@ -180,7 +202,10 @@ mod tests {
         let panicked = "@umbra verdict nonce=n1 status=70";
         let verdict = judge(&transcript(&[(0, panicked)]), "n1", 2, Ending::Exited(Some(70)), true);
         assert_eq!((verdict.status, verdict.reason.contains("panicked")), (1, true));
-        assert_eq!(judge(&transcript(&[(0, GOOD)]), "n1", 1, Ending::Deadline, true).status, 3);
+        assert_eq!(
+            judge(&transcript(&[(0, GOOD)]), "n1", 1, Ending::Deadline(Duration::from_secs(9)), true).status,
+            3
+        );
         assert_eq!(judge(&transcript(&[(0, GOOD)]), "n1", 1, Ending::Interrupted, true).status, 130);
         assert_eq!(judge(&transcript(&[(0, GOOD)]), "n1", 1, Ending::Lingered, true).status, 1);
     }

@@ -9,7 +9,7 @@ const QEMU: &str = r#"#!/bin/sh
 case "$*" in
 *--version*) echo "QEMU emulator version 7.2.0" ;;
 *dumpdtb=*) file="${*#*dumpdtb=}"; cp TREE "${file%% *}" ;;
-*) echo runs; exec sleep 60 ;;
+*) cat SAYS; exec sleep 60 ;;
 esac
 "#;
 
@@ -20,11 +20,18 @@ struct Run {
 
 /// `cargo xtask qemu` with a VM of one instruction and `more`.
 fn start(more: &[&str]) -> Run {
+    start_with("", more)
+}
+
+/// The same, with a machine whose serial line says this.
+fn start_with(says: &str, more: &[&str]) -> Run {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().expect("a folder");
     let path = |name: &str| folder.path().join(name);
     let tree = Path::new(env!("CARGO_MANIFEST_DIR")).join("../hyp/core/tests/data/qemu-virt-gicv3.dtb");
-    std::fs::write(path("qemu"), QEMU.replace("TREE", &tree.display().to_string())).expect("written");
+    std::fs::write(path("says"), says).expect("written");
+    let qemu = QEMU.replace("TREE", &tree.display().to_string());
+    std::fs::write(path("qemu"), qemu.replace("SAYS", &path("says").display().to_string())).expect("written");
     std::fs::set_permissions(path("qemu"), std::fs::Permissions::from_mode(0o755)).expect("executable");
     std::fs::write(path("vm.bin"), [0x14, 0, 0, 0]).expect("written");
     let file = "name = \"a\"\n[ram]\nsize = 0x1000000\n[image]\npath = \"vm.bin\"\nload = 0x40080000\n";
@@ -60,6 +67,27 @@ fn a_run_that_does_not_end_in_time_has_status_3() {
     let (status, text) = start(&["--timeout", "1"]).end();
     assert_eq!(status, Some(3), "{text}");
     assert!(text.contains("did not end within 1 s"), "{text}");
+}
+
+#[test]
+fn a_crash_is_not_hidden_by_the_deadline() {
+    let said = "@umbra end vm=1 name=a reason=crashed\n@umbra end vm=2 name=b reason=refused\n";
+    let (status, text) = start_with(said, &["--timeout", "1"]).end();
+    assert_eq!(status, Some(1), "{text}");
+    assert!(text.contains("a crashed, b was refused; the run did not end within 1 s"), "{text}");
+    let (status, text) = start_with("@umbra end vm=1 name=a reason=off\n", &["--timeout", "1"]).end();
+    assert_eq!(status, Some(3), "{text}");
+}
+
+#[test]
+fn a_run_ends_when_umbra_says_that_it_cannot_run() {
+    let reason = "Umbra cannot run here: the device tree describes no GICv3 (compatible \"arm,gic-v3\")";
+    let (status, text) = start_with(&format!("error: {reason}. Parked.\r\n"), &["--timeout", "50"]).end();
+    assert_eq!(status, Some(1), "{text}");
+    assert!(text.contains(&format!("FAILED {reason} (console log")), "{text}");
+    // A guest may say so, too.
+    let (status, text) = start_with(&format!("\x0eB{reason}. Parked.\r\n"), &["--timeout", "1"]).end();
+    assert_eq!(status, Some(3), "{text}");
 }
 
 #[test]

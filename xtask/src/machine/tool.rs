@@ -54,7 +54,7 @@ impl Tool {
         match run.ending {
             Ending::Exited(Some(status)) if status == self.status => {}
             Ending::Exited(Some(status)) => return Err(format!("the tool's status is {status}, not {}", self.status)),
-            Ending::Deadline => return Err(format!("the tool did not end within {} s", limit.as_secs())),
+            Ending::Deadline(_) => return Err(format!("the tool did not end within {} s", limit.as_secs())),
             other => return Err(format!("the tool ended otherwise: {other:?}")),
         }
         let said = |part: &&&str| run.transcript.lines(0).iter().any(|line| line.contains(**part)) || run.stderr.contains(**part);
