@@ -3,7 +3,7 @@
 use crate::callgraph;
 use crate::flatten;
 use crate::setup::{self, TARGET};
-use crate::ui;
+use crate::ui::{self, errln, outln};
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, IsTerminal};
@@ -79,7 +79,7 @@ fn compile(package: &str, features: &[&str], profile: Profile, extra: &[&str], q
         // The compiler does not know the feature, and says so for each crate; LLVM does.
         let known = message["message"]["message"].as_str().is_some_and(|text| text.contains(CORTEX_A53));
         if let Some(rendered) = message["message"]["rendered"].as_str().filter(|_| !known) {
-            eprint!("{rendered}");
+            errln!("{}", rendered.strip_suffix('\n').unwrap_or(rendered));
         }
     }
     ensure!(cargo.wait()?.success(), "building {package} failed; cargo's message is above");
@@ -163,12 +163,12 @@ pub(crate) fn command(profile: Profile, no_install: bool) -> Result<()> {
     setup::toolchain(no_install)?;
     let hyp = hyp(&[], profile, false)?;
     let guests = guests(profile, false)?;
-    println!("{}", ui::out(ui::Style::Bold, "Built"));
-    println!("  {:<10} {}", "umbra", describe(&hyp.elf)?);
+    outln!("{}", ui::out(ui::Style::Bold, "Built"))?;
+    outln!("  {:<10} {}", "umbra", describe(&hyp.elf)?)?;
     for (name, path) in &guests {
-        println!("  {name:<10} {}", describe(path)?);
+        outln!("  {name:<10} {}", describe(path)?)?;
     }
-    println!("\nNext: {} runs the demo.", ui::out(ui::Style::Bold, "cargo xtask qemu"));
+    outln!("\nNext: {} runs the demo.", ui::out(ui::Style::Bold, "cargo xtask qemu"))?;
     Ok(())
 }
 
@@ -192,9 +192,9 @@ pub(crate) fn image(out: Option<&Path>, no_install: bool) -> Result<()> {
     for (name, bytes) in [("Image", &bin), ("umbra.bin", &bin), ("umbra.elf", &elf)] {
         let path = folder.join(name);
         std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
-        println!("{:<50} {}", setup::shown(&path), ui::bytes(bytes.len() as u64));
+        outln!("{:<50} {}", setup::shown(&path), ui::bytes(bytes.len() as u64))?;
     }
-    println!("{}", uboot_lines());
+    outln!("{}", uboot_lines())?;
     Ok(())
 }
 
@@ -229,8 +229,8 @@ pub(crate) fn clean(all: bool) -> Result<()> {
         return Ok(());
     }
     match std::fs::remove_dir_all(&folder) {
-        Ok(()) => println!("Removed {}", setup::shown(&folder)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => println!("{} is not there: nothing to do", setup::shown(&folder)),
+        Ok(()) => outln!("Removed {}", setup::shown(&folder))?,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => outln!("{} is not there: nothing to do", setup::shown(&folder))?,
         Err(e) => return Err(e).with_context(|| format!("cannot remove {}", folder.display())),
     }
     let status = setup::cargo()

@@ -2,19 +2,20 @@
 
 use crate::fail;
 use crate::setup::{self, GDB_PACKAGE, MIRI_COMMAND, OLDEST_QEMU, QEMU_PACKAGE};
-use crate::ui::{Style, out};
+use crate::ui::{Style, out, outln};
+use anyhow::Result;
 
 /// One thing that is looked for.
 struct Finding {
     what: &'static str,
     needed_for: &'static str,
     /// What was found, or how to get it.
-    result: Result<String, String>,
+    result: std::result::Result<String, String>,
     required: bool,
 }
 
 /// Looks at the machine and says what it found. The status is 2 when something required is missing.
-pub(crate) fn command() -> u8 {
+pub(crate) fn command() -> Result<u8> {
     let system = setup::system();
     let found = |ok: bool, yes: &str, get: &str| if ok { Ok(yes.to_owned()) } else { Err(get.to_owned()) };
     let pinned = "rustup toolchain install --no-self-update";
@@ -95,14 +96,14 @@ pub(crate) fn command() -> u8 {
                 )
             }
         };
-        println!("{mark}  {:<14} {text}", finding.what);
+        outln!("{mark}  {:<14} {text}", finding.what)?;
     }
     if missing == 0 {
-        println!("\nNothing is missing.");
+        outln!("\nNothing is missing.")?;
     } else {
-        println!(
+        outln!(
             "\n`cargo xtask qemu` and `cargo xtask test` get what they need by themselves, saying so first, unless --no-install is given."
-        );
+        )?;
     }
-    status
+    Ok(status)
 }

@@ -7,7 +7,7 @@ use crate::plan::{KERNEL, shell};
 use crate::qemu;
 use crate::run::{self, Request};
 use crate::setup;
-use crate::ui;
+use crate::ui::{self, outln};
 use anyhow::{Context, Result, ensure};
 use std::ffi::OsString;
 use std::fs::File;
@@ -43,9 +43,9 @@ pub(crate) fn command(args: &RunArgs, port: u16, attach: bool) -> Result<u8> {
     let gdb_args = gdb_args(&request, port);
     if args.dry_run {
         if !attach {
-            println!("{}", shell(&request.qemu, &qemu_args));
+            outln!("{}", shell(&request.qemu, &qemu_args))?;
         }
-        println!("{}", shell(Path::new("gdb-multiarch"), &gdb_args));
+        outln!("{}", shell(Path::new("gdb-multiarch"), &gdb_args))?;
         return Ok(fail::OK);
     }
     let gdb = setup::gdb(args.no_install)?;

@@ -5,6 +5,8 @@
 //! Umbra in the machine's device tree), [`qemu`] (the process), [`console`] (its words, taken apart), and [`verdict`]
 //! and [`report`] (what it came to).
 #![forbid(unsafe_code)]
+// They panic when nobody reads any longer: `outln` and `errln` do not.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod bench;
 mod build;
@@ -34,6 +36,7 @@ mod verdict;
 mod vmfile;
 
 use crate::guests::Guest;
+use crate::ui::{errln, outln};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -254,12 +257,12 @@ fn main() -> ExitCode {
     let result = match &cli.command {
         None => {
             let help = Cli::command().render_help();
-            if ui::stdout_colour() {
-                println!("{}", help.ansi());
+            let shown = if ui::stdout_colour() {
+                outln!("{}", help.ansi())
             } else {
-                println!("{help}");
-            }
-            Ok(fail::OK)
+                outln!("{help}")
+            };
+            shown.map(|()| fail::OK)
         }
         Some(Command::Qemu(args)) => run::command(args),
         Some(Command::Test(args)) => test::command(args),
@@ -270,14 +273,14 @@ fn main() -> ExitCode {
         }
         Some(Command::Image { out, install }) => build::image(out.as_deref(), install.no_install).map(|()| fail::OK),
         Some(Command::Clean { all }) => build::clean(*all).map(|()| fail::OK),
-        Some(Command::Doctor) => Ok(doctor::command()),
+        Some(Command::Doctor) => doctor::command(),
         Some(Command::Gdb { run, port, attach }) => gdb::command(run, *port, *attach),
     };
     match result {
         Ok(status) => ExitCode::from(status),
         Err(_) if qemu::interrupted() => ExitCode::from(fail::INTERRUPTED),
         Err(error) => {
-            eprintln!("{} {error:#}", ui::err(ui::Style::Bad, "error:"));
+            errln!("{} {error:#}", ui::err(ui::Style::Bad, "error:"));
             ExitCode::from(fail::status_of(&error))
         }
     }

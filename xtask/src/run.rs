@@ -13,7 +13,7 @@ use crate::screen::Screen;
 use crate::setup;
 use crate::terminal::{self, Console};
 use crate::tree::Tree;
-use crate::ui::{self, Style};
+use crate::ui::{self, Style, errln, outln};
 use crate::verdict::{self, Ending, Verdict};
 use crate::vmfile::{self, Dtb, FilterEntry, Image, Vm};
 use anyhow::{Context, Result};
@@ -274,7 +274,7 @@ pub(crate) fn command(args: &RunArgs) -> Result<u8> {
     let request = request(args, &own.folder)?;
     let plan = &request.ready.plan;
     if args.dry_run {
-        println!("{}", shell(&request.qemu, &request.ready.args));
+        outln!("{}", shell(&request.qemu, &request.ready.args))?;
         return Ok(fail::OK);
     }
     let log = &own.file("console", "log");
@@ -304,11 +304,11 @@ pub(crate) fn command(args: &RunArgs) -> Result<u8> {
     // The terminal is the user's again before the summary is written.
     drop(console);
     for line in run.stderr.lines() {
-        eprintln!("{} {line}", ui::err(Style::Dim, "qemu| "));
+        errln!("{} {line}", ui::err(Style::Dim, "qemu| "));
     }
 
     if run.ending == Ending::Enough {
-        eprintln!("{} by Ctrl-A x (console log: {})", ui::err(Style::Bold, "ended"), setup::shown(log));
+        errln!("{} by Ctrl-A x (console log: {})", ui::err(Style::Bold, "ended"), setup::shown(log));
         return Ok(fail::OK);
     }
 
@@ -318,7 +318,7 @@ pub(crate) fn command(args: &RunArgs) -> Result<u8> {
     } else if !args.forward.is_empty()
         && let Some(summary) = Summary::of(&run.transcript, args.icount)
     {
-        println!("\n{}\n", summary.text());
+        outln!("\n{}\n", summary.text())?;
         let misses = summary.misses();
         if verdict.status == fail::OK && !misses.is_empty() {
             verdict = Verdict {
@@ -332,7 +332,7 @@ pub(crate) fn command(args: &RunArgs) -> Result<u8> {
     } else {
         (Style::Bad, "FAILED")
     };
-    eprintln!("{} {} (console log: {})", ui::err(style, word), verdict.reason, setup::shown(log));
+    errln!("{} {} (console log: {})", ui::err(style, word), verdict.reason, setup::shown(log));
     Ok(verdict.status)
 }
 
@@ -347,7 +347,7 @@ fn report(request: &Request, run: &Run, args: &RunArgs, verdict: &mut Verdict, f
         smp: plan.machine.smp,
     };
     let report = Report::new(&run.transcript, &about);
-    println!("\n{}\n", report.table());
+    outln!("\n{}\n", report.table())?;
     let misses = report.misses();
     if verdict.status == fail::OK && !misses.is_empty() {
         *verdict = Verdict {
@@ -357,7 +357,7 @@ fn report(request: &Request, run: &Run, args: &RunArgs, verdict: &mut Verdict, f
     }
     let text = serde_json::to_string_pretty(&report.json(verdict.status, &verdict.reason))?;
     std::fs::write(file, text + "\n").with_context(|| format!("cannot write {}", file.display()))?;
-    eprintln!("Every figure is in {}", setup::shown(file));
+    errln!("Every figure is in {}", setup::shown(file));
     Ok(())
 }
 

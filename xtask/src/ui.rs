@@ -1,7 +1,9 @@
 //! What the tool looks like: colours on a terminal only, one line per step, a spinner for the long ones.
 
+use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
-use std::io::IsTerminal;
+use std::fmt::Arguments;
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::time::Duration;
 
 /// A text style.
@@ -70,14 +72,38 @@ pub(crate) fn err(style: Style, text: &str) -> String {
     paint(stderr_colour(), style, text)
 }
 
+/// Writes a line on standard output, whose errors are the caller's. That nobody reads any longer (`| head`) is none.
+macro_rules! outln {
+    ($($text:tt)*) => { $crate::ui::write_out(format_args!($($text)*)) };
+}
+/// Writes a line on standard error. Where that cannot be, there is nobody to tell.
+macro_rules! errln {
+    ($($text:tt)*) => { $crate::ui::write_err(format_args!($($text)*)) };
+}
+pub(crate) use {errln, outln};
+
+/// What `outln` does.
+pub(crate) fn write_out(line: Arguments<'_>) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{line}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("cannot write standard output"),
+        _ => Ok(()),
+    }
+}
+
+/// What `errln` does.
+pub(crate) fn write_err(line: Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
 /// Says what the tool is doing, on standard error.
 pub(crate) fn say(verb: &str, what: &str) {
-    eprintln!("{} {what}", err(Style::Good, &format!("{verb:>12}")));
+    errln!("{} {what}", err(Style::Good, &format!("{verb:>12}")));
 }
 
 /// Warns on standard error; the run goes on.
 pub(crate) fn warn(what: &str) {
-    eprintln!("{} {what}", err(Style::Warn, &format!("{:>12}", "Warning")));
+    errln!("{} {what}", err(Style::Warn, &format!("{:>12}", "Warning")));
 }
 
 /// A long step: a spinner on a terminal, one line elsewhere. Dropping it clears the spinner.

@@ -16,7 +16,7 @@ use crate::fail::{self, usage};
 use crate::own::Own;
 use crate::qemu;
 use crate::setup;
-use crate::ui::{self, Step, Style};
+use crate::ui::{self, Step, Style, errln, outln};
 use anyhow::{Context, Result};
 use budget::Budgets;
 use clap::Args;
@@ -156,7 +156,7 @@ pub(crate) fn command(args: &BenchArgs) -> Result<u8> {
         folder: &own.folder,
     };
     if let Some(name) = &args.profile {
-        println!("{}", profile::profile(&bench, name, &own.file("bench-trace", "txt"))?);
+        outln!("{}", profile::profile(&bench, name, &own.file("bench-trace", "txt"))?)?;
         return Ok(fail::OK);
     }
     let Some(report) = measure(&bench)? else {
@@ -168,23 +168,23 @@ pub(crate) fn command(args: &BenchArgs) -> Result<u8> {
     }
     let budgets = Budgets::read();
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&report.json(budgets.as_ref().ok()))?);
+        outln!("{}", serde_json::to_string_pretty(&report.json(budgets.as_ref().ok()))?)?;
     } else {
-        println!("{}", report.table());
+        outln!("{}", report.table())?;
     }
     let plot = own.file("bench", "svg");
     std::fs::write(&plot, plot::svg(&report.rows)).with_context(|| format!("cannot write {}", plot.display()))?;
-    eprintln!("The plot is {}", setup::shown(&plot));
+    errln!("The plot is {}", setup::shown(&plot));
     if !args.check {
         return Ok(fail::OK);
     }
     let mut status = fail::OK;
     for checked in report.check(&budgets?, args.only.is_empty()) {
         if let Some(hint) = checked.hint {
-            eprintln!("{} {hint}", ui::err(Style::Warn, "below "));
+            errln!("{} {hint}", ui::err(Style::Warn, "below "));
         }
         if let Some(failure) = checked.failure {
-            eprintln!("{} {failure}", ui::err(Style::Bad, "FAILED"));
+            errln!("{} {failure}", ui::err(Style::Bad, "FAILED"));
             status = fail::FAILED;
         }
     }

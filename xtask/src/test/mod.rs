@@ -7,7 +7,7 @@ use crate::fail::{self, usage};
 use crate::own::Own;
 use crate::qemu;
 use crate::setup;
-use crate::ui::{self, Style, out};
+use crate::ui::{self, Style, errln, out, outln};
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use std::fmt::Write;
@@ -117,7 +117,7 @@ pub(crate) fn command(args: &TestArgs) -> Result<u8> {
     if args.list {
         for suite in suites {
             for name in suites::list(suite, &context)? {
-                println!("{:<12} {name}", suite.name());
+                outln!("{:<12} {name}", suite.name())?;
             }
         }
         return Ok(fail::OK);
@@ -127,7 +127,7 @@ pub(crate) fn command(args: &TestArgs) -> Result<u8> {
     let mut failures: Vec<(Suite, Outcome)> = Vec::new();
     for suite in suites {
         let started = Instant::now();
-        eprintln!("{}", ui::err(Style::Bold, &format!("suite {}", suite.name())));
+        errln!("{}", ui::err(Style::Bold, &format!("suite {}", suite.name())));
         let mut outcomes = match suites::run(suite, &context) {
             Ok(outcomes) => outcomes,
             Err(error) if fail::status_of(&error) == fail::USAGE && args.no_install => return Err(error),
@@ -158,8 +158,7 @@ pub(crate) fn command(args: &TestArgs) -> Result<u8> {
             args.filter.as_deref().unwrap_or("")
         )));
     }
-    print!("{}", summary(&shares, &failures));
-    println!("{passed} passed, {failed} failed");
+    outln!("{}{passed} passed, {failed} failed", summary(&shares, &failures))?;
     Ok(if failed == 0 { fail::OK } else { fail::FAILED })
 }
 

@@ -7,7 +7,7 @@ use crate::callgraph;
 use crate::machine::{self, Bench};
 use crate::qemu;
 use crate::setup::{self, TARGET};
-use crate::ui::{self, Step, Style};
+use crate::ui::{self, Step, Style, errln};
 use anyhow::{Context as _, Result};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -78,7 +78,7 @@ fn show(name: &str, failure: Option<&str>, seconds: Option<f64>) {
     };
     let time = seconds.map_or_else(String::new, |s| ui::err(Style::Dim, &format!("  {s:.1} s")));
     let reason = failure.map_or_else(String::new, |f| format!(": {}", f.lines().next().unwrap_or("")));
-    eprintln!("  {mark} {name}{reason}{time}");
+    errln!("  {mark} {name}{reason}{time}");
 }
 
 // ---- suites that are cargo's
@@ -378,7 +378,7 @@ fn machines(cases: Vec<machine::Case>, context: &Context<'_>) -> Result<Vec<Outc
         };
         show(case.name, failure.as_deref(), seconds);
         for line in figures.iter().flat_map(|f| f.lines()) {
-            eprintln!("         {line}");
+            errln!("         {line}");
         }
         outcomes.push(Outcome {
             name: case.name.to_owned(),
