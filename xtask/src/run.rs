@@ -278,6 +278,11 @@ pub(crate) fn command(args: &RunArgs) -> Result<u8> {
         return Ok(fail::OK);
     }
     let log = &own.file("console", "log");
+    let figures = own.file("report", "json");
+    if request.demo {
+        // Whatever comes of this run, the last one's are not its figures.
+        let _ = std::fs::remove_file(&figures);
+    }
     let limit = deadline(args);
     let what = if request.demo { "the demo" } else { "the VMs" };
     let keyboard = !request.demo && terminal::is_there();
@@ -313,8 +318,8 @@ pub(crate) fn command(args: &RunArgs) -> Result<u8> {
     }
 
     let mut verdict = verdict_of(&run, plan);
-    if request.demo && matches!(run.ending, Ending::Exited(_) | Ending::Lingered) {
-        report(&request, &run, args, &mut verdict, &own.file("report", "json"))?;
+    if request.demo {
+        report(&request, &run, args, &mut verdict, &figures)?;
     } else if !args.forward.is_empty()
         && let Some(summary) = Summary::of(&run.transcript, args.icount)
     {
@@ -336,7 +341,7 @@ pub(crate) fn command(args: &RunArgs) -> Result<u8> {
     Ok(verdict.status)
 }
 
-/// Shows the demo's table, writes its report, and lets a missed rule fail the run.
+/// Shows the table of a demo that has ended by itself, writes its report, and lets a missed rule fail the run.
 fn report(request: &Request, run: &Run, args: &RunArgs, verdict: &mut Verdict, file: &Path) -> Result<()> {
     let plan = &request.ready.plan;
     let about = About {
@@ -347,7 +352,6 @@ fn report(request: &Request, run: &Run, args: &RunArgs, verdict: &mut Verdict, f
         smp: plan.machine.smp,
     };
     let report = Report::new(&run.transcript, &about);
-    outln!("\n{}\n", report.table())?;
     let misses = report.misses();
     if verdict.status == fail::OK && !misses.is_empty() {
         *verdict = Verdict {
@@ -357,6 +361,9 @@ fn report(request: &Request, run: &Run, args: &RunArgs, verdict: &mut Verdict, f
     }
     let text = serde_json::to_string_pretty(&report.json(verdict.status, &verdict.reason))?;
     std::fs::write(file, text + "\n").with_context(|| format!("cannot write {}", file.display()))?;
+    if matches!(run.ending, Ending::Exited(_) | Ending::Lingered) {
+        outln!("\n{}\n", report.table())?;
+    }
     errln!("Every figure is in {}", setup::shown(file));
     Ok(())
 }

@@ -25,6 +25,11 @@ fn start(more: &[&str]) -> Run {
 
 /// The same, with a machine whose serial line says this.
 fn start_with(says: &str, more: &[&str]) -> Run {
+    start_tool(says, &[&["--vm", "vm.toml"], more].concat())
+}
+
+/// `cargo xtask qemu` in a folder with that VM's file.
+fn start_tool(says: &str, args: &[&str]) -> Run {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().expect("a folder");
     let path = |name: &str| folder.path().join(name);
@@ -38,11 +43,10 @@ fn start_with(says: &str, more: &[&str]) -> Run {
     std::fs::write(path("vm.toml"), file).expect("written");
     let child = Command::new(env!("CARGO_BIN_EXE_xtask"))
         .arg("qemu")
-        .args(["--no-install", "--vm"])
-        .arg(path("vm.toml"))
-        .arg("--qemu")
+        .args(["--no-install", "--qemu"])
         .arg(path("qemu"))
-        .args(more)
+        .args(args)
+        .current_dir(folder.path())
         // Which many a CI sets: it must not take the place of the flags that Umbra is built with.
         .env("RUSTFLAGS", "-D warnings")
         .stdin(Stdio::null())
@@ -77,6 +81,16 @@ fn a_crash_is_not_hidden_by_the_deadline() {
     assert!(text.contains("a crashed, b was refused; the run did not end within 1 s"), "{text}");
     let (status, text) = start_with("@umbra end vm=1 name=a reason=off\n", &["--timeout", "1"]).end();
     assert_eq!(status, Some(3), "{text}");
+}
+
+#[test]
+fn the_report_is_of_the_run_that_wrote_it_however_that_ended() {
+    let (status, text) = start_tool("", &["--timeout", "1"]).end();
+    assert_eq!(status, Some(3), "{text}");
+    let (_, file) = text.split_once("Every figure is in ").expect("a report");
+    let file = file.lines().next().unwrap_or_default();
+    let report = std::fs::read_to_string(file).expect("the report");
+    assert!(report.contains("\"status\": 3") && report.contains("did not end"), "{report}");
 }
 
 #[test]
