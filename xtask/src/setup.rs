@@ -1,10 +1,13 @@
 //! What this machine needs: looked for, and got where we may.
 
 use crate::fail::usage;
+use crate::qemu::{self, Owned};
 use crate::ui;
 use anyhow::{Context, Result, bail};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 /// What every EL2 and EL1 program is built for.
 pub(crate) const TARGET: &str = "aarch64-unknown-none-softfloat";
@@ -63,16 +66,28 @@ fn is_program(path: &Path) -> bool {
 
 /// The standard output of a command that succeeds.
 pub(crate) fn output_of(program: impl AsRef<std::ffi::OsStr>, args: &[&str]) -> Option<String> {
-    let output = Command::new(program)
-        .args(args)
-        .stdin(Stdio::null())
-        .current_dir(root())
-        .output()
-        .ok()?;
-    output
-        .status
-        .success()
-        .then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    // rustup may fetch a whole toolchain first.
+    output_within(program, args, Duration::from_secs(1800))
+}
+
+/// The standard output of a command that succeeds in time.
+fn output_within(program: impl AsRef<std::ffi::OsStr>, args: &[&str], limit: Duration) -> Option<String> {
+    let mut command = Command::new(program);
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = Owned(command.current_dir(root()).spawn().ok()?);
+    let mut stdout = child.0.stdout.take()?;
+    // Not joined: a child of the command may keep the pipe open for ever.
+    let (sender, said) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut text = Vec::new();
+        if stdout.read_to_end(&mut text).is_ok() {
+            // Fails when the limit is over.
+            let _ = sender.send(text);
+        }
+    });
+    let text = said.recv_timeout(limit).ok()?;
+    let status = qemu::wait(&mut child.0, limit).ok()??;
+    status.success().then(|| String::from_utf8_lossy(&text).trim().to_owned())
 }
 
 /// A cargo command in the project's root, free of what the cargo that started us left in the environment.
@@ -321,9 +336,18 @@ pub(crate) fn parse_version(text: &str) -> Option<(u32, u32)> {
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
+/// How long a program may take to say its version.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// Looks at one QEMU.
 pub(crate) fn inspect_qemu(path: &Path) -> Result<Qemu> {
-    let text = output_of(path, &["--version"]).ok_or_else(|| usage(format!("{} does not run: `--version` failed", path.display())))?;
+    let text = output_within(path, &["--version"], PATIENCE).ok_or_else(|| {
+        usage(format!(
+            "{} does not run: `--version` failed, or took longer than {} s",
+            path.display(),
+            PATIENCE.as_secs()
+        ))
+    })?;
     let version = parse_version(&text).ok_or_else(|| {
         usage(format!(
             "{} does not look like QEMU: it says \"{}\"",
@@ -346,7 +370,8 @@ pub(crate) fn qemu(asked: Option<&Path>, no_install: bool) -> Result<Qemu> {
             } else {
                 None
             };
-            let path = named.unwrap_or_else(|| path.to_path_buf());
+            // Where it is meant from is not where it is started.
+            let path = std::path::absolute(named.as_deref().unwrap_or(path))?;
             if !is_program(&path) {
                 return Err(usage(format!("--qemu: {} is not a program", path.display())));
             }
@@ -373,7 +398,7 @@ pub(crate) fn qemu(asked: Option<&Path>, no_install: bool) -> Result<Qemu> {
 
 /// A debugger that knows AArch64.
 pub(crate) fn find_gdb() -> Option<PathBuf> {
-    let fits = |path: &PathBuf| output_of(path, &["-batch", "-ex", "set architecture aarch64"]).is_some();
+    let fits = |path: &PathBuf| output_within(path, &["-batch", "-ex", "set architecture aarch64"], PATIENCE).is_some();
     find(GDB)
         .or_else(|| find("aarch64-linux-gnu-gdb"))
         .or_else(|| find("gdb").filter(fits))
@@ -425,6 +450,16 @@ mod tests {
         let error = qemu(Some(&path), true).expect_err("too old");
         assert_eq!(crate::fail::status_of(&error), crate::fail::USAGE);
         assert!(error.to_string().contains("is QEMU 6.2, and Umbra needs 7.2"), "{error}");
+    }
+
+    #[test]
+    fn a_program_that_says_nothing_is_not_waited_for() {
+        let begun = std::time::Instant::now();
+        let limit = Duration::from_millis(200);
+        assert_eq!(output_within("/bin/sh", &["-c", "sleep 30; echo late"], limit), None);
+        assert!(begun.elapsed() < Duration::from_secs(20));
+        assert_eq!(output_within("/bin/sh", &["-c", "echo said"], PATIENCE).as_deref(), Some("said"));
+        assert_eq!(output_within("/bin/false", &[], PATIENCE), None);
     }
 
     #[test]

@@ -43,8 +43,7 @@ fn start_tool(says: &str, args: &[&str]) -> Run {
     std::fs::write(path("vm.toml"), file).expect("written");
     let child = Command::new(env!("CARGO_BIN_EXE_xtask"))
         .arg("qemu")
-        .args(["--no-install", "--qemu"])
-        .arg(path("qemu"))
+        .args(["--no-install", "--qemu", "./qemu"])
         .args(args)
         .current_dir(folder.path())
         // Which many a CI sets: it must not take the place of the flags that Umbra is built with.
