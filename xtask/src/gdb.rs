@@ -1,7 +1,7 @@
 //! `cargo xtask gdb`: a run that waits for a debugger, and the debugger with symbols of Umbra and the guest.
 
 use crate::RunArgs;
-use crate::fail;
+use crate::fail::{self, usage};
 use crate::own::Own;
 use crate::plan::{KERNEL, shell};
 use crate::qemu;
@@ -11,7 +11,8 @@ use crate::ui::{self, outln};
 use anyhow::{Context, Result, ensure};
 use std::ffi::OsString;
 use std::fs::File;
-use std::net::TcpStream;
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -35,6 +36,23 @@ fn gdb_args(request: &Request, port: u16) -> Vec<OsString> {
 
 /// `cargo xtask gdb`.
 pub(crate) fn command(args: &RunArgs, port: u16, attach: bool) -> Result<u8> {
+    for (given, option) in [(args.timeout.is_some(), "--timeout"), (args.verbose, "--verbose")] {
+        if given {
+            return Err(usage(format!(
+                "{option} is not for gdb: the run is the debugger's, until you leave it"
+            )));
+        }
+    }
+    if attach && !args.dry_run && !taken(port) {
+        return Err(usage(format!(
+            "nobody listens on port {port}: start a QEMU that does first, with the lines of `cargo xtask gdb --dry-run`, or leave --attach out"
+        )));
+    }
+    if !attach && !args.dry_run && taken(port) {
+        return Err(usage(format!(
+            "port {port} is taken: choose another with --port, or debug what listens there with --attach"
+        )));
+    }
     let own = Own::take(&setup::output(), "gdb")?;
     let request = run::request(args, &own.folder)?;
     let mut qemu_args = request.ready.args.clone();
@@ -100,6 +118,13 @@ fn start(qemu: &Path, args: &[OsString], log: &Path, port: u16) -> Result<qemu::
     }
 }
 
+/// Whether somebody has the port already. Nothing connects: QEMU's gdb stub has one seat.
+fn taken(port: u16) -> bool {
+    [Ipv4Addr::LOCALHOST, Ipv4Addr::UNSPECIFIED]
+        .iter()
+        .any(|address| TcpListener::bind((*address, port)).is_err_and(|error| error.kind() == ErrorKind::AddrInUse))
+}
+
 fn listens(port: u16) -> bool {
     match std::fs::read_to_string("/proc/net/tcp") {
         Ok(table) => table.lines().skip(1).any(|line| {
@@ -109,5 +134,39 @@ fn listens(port: u16) -> bool {
             state == "0A" && local.ends_with(&format!(":{port:04X}"))
         }),
         Err(_) => TcpStream::connect(("127.0.0.1", port)).is_ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(args: &RunArgs, port: u16, attach: bool) -> String {
+        let error = command(args, port, attach).expect_err("refused");
+        assert_eq!(fail::status_of(&error), fail::USAGE);
+        error.to_string()
+    }
+
+    #[test]
+    fn a_port_that_is_taken_or_that_nobody_has_is_named_before_anything_is_built() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let port = listener.local_addr().expect("its number").port();
+        let there = refused(&RunArgs::default(), port, false);
+        assert!(
+            there.contains(&format!("port {port} is taken")) && there.contains("--port"),
+            "{there}"
+        );
+        drop(listener);
+        let gone = refused(&RunArgs::default(), port, true);
+        assert!(gone.contains(&format!("nobody listens on port {port}")), "{gone}");
+    }
+
+    #[test]
+    fn what_is_no_option_of_gdbs_is_refused() {
+        let args = RunArgs {
+            timeout: Some(5),
+            ..RunArgs::default()
+        };
+        assert!(refused(&args, 1234, false).contains("--timeout"));
     }
 }

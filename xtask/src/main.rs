@@ -103,6 +103,7 @@ enum Command {
     /// Show what is missing on this machine and how to get it
     Doctor,
     /// Debug a run with gdb-multiarch, with symbols of Umbra and the guests
+    #[command(mut_arg("timeout", |arg| arg.hide(true)), mut_arg("verbose", |arg| arg.hide(true)))]
     Gdb {
         #[command(flatten)]
         run: RunArgs,
