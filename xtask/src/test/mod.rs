@@ -114,13 +114,25 @@ pub(crate) fn command(args: &TestArgs) -> Result<u8> {
         .filter(|s| args.only.is_empty() || args.only.contains(s))
         .collect();
     setup::toolchain(args.no_install)?;
+    let none = || {
+        usage(format!(
+            "no test has \"{}\" in its name; `cargo xtask test --list` names them all",
+            args.filter.as_deref().unwrap_or("")
+        ))
+    };
     if args.list {
+        let mut any = false;
         for suite in suites {
             for name in suites::list(suite, &context)? {
+                any = true;
                 outln!("{:<12} {name}", suite.name())?;
             }
         }
-        return Ok(fail::OK);
+        return if any { Ok(fail::OK) } else { Err(none()) };
+    }
+    if args.qemu.is_some() {
+        // A wrong one is told before anything runs.
+        setup::qemu(args.qemu.as_deref(), args.no_install)?;
     }
 
     let mut shares = Vec::new();
@@ -128,6 +140,8 @@ pub(crate) fn command(args: &TestArgs) -> Result<u8> {
     for suite in suites {
         let started = Instant::now();
         errln!("{}", ui::err(Style::Bold, &format!("suite {}", suite.name())));
+        // What an earlier run left there is not this one's.
+        let _ = std::fs::remove_file(context.log(&suite.name()));
         let mut outcomes = match suites::run(suite, &context) {
             Ok(outcomes) => outcomes,
             Err(error) if fail::status_of(&error) == fail::USAGE && args.no_install => return Err(error),
@@ -153,10 +167,7 @@ pub(crate) fn command(args: &TestArgs) -> Result<u8> {
     let passed: usize = shares.iter().map(|s| s.passed).sum();
     let failed: usize = shares.iter().map(|s| s.failed).sum();
     if passed + failed == 0 {
-        return Err(usage(format!(
-            "no test has \"{}\" in its name; `cargo xtask test --list` names them all",
-            args.filter.as_deref().unwrap_or("")
-        )));
+        return Err(none());
     }
     outln!("{}{passed} passed, {failed} failed", summary(&shares, &failures))?;
     Ok(if failed == 0 { fail::OK } else { fail::FAILED })

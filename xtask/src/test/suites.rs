@@ -8,7 +8,7 @@ use crate::machine::{self, Bench};
 use crate::qemu;
 use crate::setup::{self, TARGET};
 use crate::ui::{self, Step, Style, errln};
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -143,11 +143,13 @@ fn miri_command(context: &Context<'_>) -> Result<Command> {
 }
 
 fn list_cargo(mut command: Command) -> Result<Vec<String>> {
-    let output = command
-        .args(["--", "--list"])
-        .stderr(Stdio::null())
-        .output()
-        .context("cannot start cargo")?;
+    let output = command.args(["--", "--list"]).output().context("cannot start cargo")?;
+    ensure!(
+        output.status.success(),
+        "cargo ended with {}; it said:\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr).trim_end()
+    );
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     Ok(text
         .lines()
@@ -434,6 +436,18 @@ mod tests {
             result_sum("test result: FAILED. 30 passed; 2 failed; 1 ignored; 0 measured; 0 filtered out"),
             32
         );
+    }
+
+    #[test]
+    fn a_list_of_what_does_not_build_is_an_error() {
+        let sh = |script: &str| {
+            let mut command = Command::new("/bin/sh");
+            command.args(["-c", script]);
+            list_cargo(command)
+        };
+        assert_eq!(sh("echo a::b: test; echo Compiling >&2").expect("a list"), ["a::b"]);
+        let error = sh("echo a::b: test; echo error: no >&2; exit 101").expect_err("not built");
+        assert!(error.to_string().contains("error: no"), "{error}");
     }
 
     #[test]
