@@ -2,6 +2,7 @@
 
 use crate::callgraph;
 use crate::flatten;
+use crate::own;
 use crate::setup::{self, TARGET};
 use crate::ui::{self, errln, outln};
 use anyhow::{Context, Result, ensure};
@@ -221,7 +222,8 @@ The board needs a GICv3, PSCI by SMC, and a U-Boot that runs at EL2."
 
 /// `cargo xtask clean`.
 pub(crate) fn clean(all: bool) -> Result<()> {
-    let folder = if all { setup::cargo_target() } else { setup::output() };
+    let folder = setup::output();
+    let _locks = own::all(&folder)?;
     if all {
         // This program runs out of that folder; cargo knows how to empty it all the same.
         let status = setup::cargo().arg("clean").status().context("cannot start cargo")?;

@@ -47,6 +47,23 @@ impl Own {
     }
 }
 
+/// Takes every folder that there is below `output`, or names one that a command has: nothing there may go.
+pub(crate) fn all(output: &Path) -> Result<Vec<File>> {
+    let Ok(folders) = std::fs::read_dir(output) else {
+        return Ok(Vec::new());
+    };
+    let mut locks = Vec::new();
+    for folder in folders.flatten() {
+        if let Ok(lock) = File::open(folder.path().join(LOCK)) {
+            if matches!(lock.try_lock(), Err(TryLockError::WouldBlock)) {
+                return Err(usage(format!("a run is going on in {}; end it first", folder.path().display())));
+            }
+            locks.push(lock);
+        }
+    }
+    Ok(locks)
+}
+
 /// The file in the folder that is locked.
 const LOCK: &str = "lock";
 
@@ -66,7 +83,12 @@ mod tests {
         assert_eq!(names(&first), ["run", "console.log"]);
         assert_eq!(names(&second), ["run-2", "console-2.log"]);
         assert_eq!(names(&other), ["test", "console.log"]);
+        assert!(all(output.path()).is_err_and(|error| error.to_string().contains("a run is going on in")));
+        drop((second, other));
+        let error = all(output.path()).expect_err("the first goes on").to_string();
+        assert!(error.contains("/run;"), "{error}");
         drop(first);
+        assert_eq!(all(output.path()).expect("nothing goes on").len(), 3);
         assert_eq!(names(&take("run")), ["run", "console.log"]);
     }
 }

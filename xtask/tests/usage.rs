@@ -1,5 +1,6 @@
 //! What the tool refuses, told before it builds, runs or removes anything.
 
+use std::fs::File;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -26,4 +27,19 @@ fn a_list_of_nothing_is_wrong_usage() {
     let (status, text) = tool(target.path(), &["test", "--list", "--only", "machine", "no-such-test"]);
     assert_eq!(status, Some(2), "{text}");
     assert!(text.contains("no test has \"no-such-test\" in its name"), "{text}");
+}
+
+#[test]
+fn a_run_keeps_its_files_when_another_cleans() {
+    let target = tempfile::tempdir().expect("a folder");
+    let run = target.path().join("umbra/run");
+    std::fs::create_dir_all(&run).expect("a folder");
+    let lock = File::create(run.join("lock")).expect("a lock");
+    lock.lock().expect("locked");
+    for args in [&["clean"][..], &["clean", "--all"]] {
+        let (status, text) = tool(target.path(), args);
+        assert_eq!(status, Some(2), "{text}");
+        assert!(text.contains(&format!("a run is going on in {}", run.display())), "{text}");
+        assert!(run.join("lock").exists());
+    }
 }
