@@ -9,33 +9,32 @@ use anyhow::Result;
 struct Finding {
     what: &'static str,
     needed_for: &'static str,
-    /// What was found, or how to get it.
+    /// What was found, or what to do.
     result: std::result::Result<String, String>,
     required: bool,
+}
+
+fn get_it(command: &str) -> String {
+    format!("Get it with: {command}")
 }
 
 /// Looks at the machine and says what it found. The status is 2 when something required is missing.
 pub(crate) fn command() -> Result<u8> {
     let system = setup::system();
-    let found = |ok: bool, yes: &str, get: &str| if ok { Ok(yes.to_owned()) } else { Err(get.to_owned()) };
+    let found = |ok: bool, yes: &str, get: &str| if ok { Ok(yes.to_owned()) } else { Err(get_it(get)) };
     let pinned = "rustup toolchain install --no-self-update";
     let qemu = match setup::find("qemu-system-aarch64") {
-        None => Err(QEMU_PACKAGE.command(system)),
+        None => Err(get_it(&QEMU_PACKAGE.command(system))),
         Some(path) => match setup::inspect_qemu(&path) {
             Err(e) => Err(e.to_string()),
-            Ok(qemu) if qemu.version < OLDEST_QEMU => Err(format!(
-                "{} is {}.{}, too old: get 7.2 or newer",
-                path.display(),
-                qemu.version.0,
-                qemu.version.1
-            )),
+            Ok(qemu) if qemu.version < OLDEST_QEMU => Err(setup::too_old(&qemu)),
             Ok(qemu) => Ok(format!("{}.{} at {}", qemu.version.0, qemu.version.1, path.display())),
         },
     };
     let gdb = setup::find_gdb()
         .map(|p| p.display().to_string())
-        .ok_or_else(|| GDB_PACKAGE.command(system));
-    let rustc = setup::output_of("rustc", &["--version"]).ok_or_else(|| "install rustup from https://rustup.rs".to_owned());
+        .ok_or_else(|| get_it(&GDB_PACKAGE.command(system)));
+    let rustc = setup::output_of("rustc", &["--version"]).ok_or_else(|| "Install rustup from https://rustup.rs".to_owned());
     let findings = [
         Finding {
             what: "Rust compiler",
@@ -85,14 +84,14 @@ pub(crate) fn command() -> Result<u8> {
     for finding in &findings {
         let (mark, text) = match &finding.result {
             Ok(text) => (out(Style::Good, "ok     "), text.clone()),
-            Err(get) => {
+            Err(what_to_do) => {
                 missing += 1;
                 if finding.required {
                     status = fail::USAGE;
                 }
                 (
                     out(if finding.required { Style::Bad } else { Style::Warn }, "missing"),
-                    format!("for {}. Get it with: {get}", finding.needed_for),
+                    format!("for {}. {what_to_do}", finding.needed_for),
                 )
             }
         };

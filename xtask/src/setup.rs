@@ -361,6 +361,15 @@ pub(crate) fn inspect_qemu(path: &Path) -> Result<Qemu> {
     })
 }
 
+/// What to say of a QEMU that is too old.
+pub(crate) fn too_old(qemu: &Qemu) -> String {
+    let ((major, minor), (old_major, old_minor)) = (qemu.version, OLDEST_QEMU);
+    format!(
+        "{} is QEMU {major}.{minor}, and Umbra needs {old_major}.{old_minor} or newer. Get a newer one (on Debian 11 and Ubuntu 22.04 from backports or by building it), and name it with --qemu PATH.",
+        qemu.path.display()
+    )
+}
+
 /// Finds QEMU: `asked`, or the one on `PATH`, or the one that we install. One that is too old is named.
 pub(crate) fn qemu(asked: Option<&Path>, no_install: bool) -> Result<Qemu> {
     let found = match asked {
@@ -387,11 +396,7 @@ pub(crate) fn qemu(asked: Option<&Path>, no_install: bool) -> Result<Qemu> {
     };
     let qemu = inspect_qemu(&found)?;
     if qemu.version < OLDEST_QEMU {
-        let ((major, minor), (old_major, old_minor)) = (qemu.version, OLDEST_QEMU);
-        return Err(usage(format!(
-            "{} is QEMU {major}.{minor}, and Umbra needs {old_major}.{old_minor} or newer. Get a newer one (on Debian 11 and Ubuntu 22.04 from backports or by building it), and name it with --qemu PATH.",
-            found.display()
-        )));
+        return Err(usage(too_old(&qemu)));
     }
     Ok(qemu)
 }

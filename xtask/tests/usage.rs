@@ -43,3 +43,23 @@ fn a_run_keeps_its_files_when_another_cleans() {
         assert!(run.join("lock").exists());
     }
 }
+
+#[test]
+fn doctor_says_what_to_do_about_a_qemu_that_is_too_old() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().expect("a folder");
+    let qemu = folder.path().join("qemu-system-aarch64");
+    std::fs::write(&qemu, "#!/bin/sh\necho QEMU emulator version 5.2.0\n").expect("written");
+    std::fs::set_permissions(&qemu, std::fs::Permissions::from_mode(0o755)).expect("executable");
+    let path = std::env::var("PATH").expect("a PATH");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+    command.arg("doctor").env("PATH", format!("{}:{path}", folder.path().display()));
+    let output = command.output().expect("the tool");
+    assert_eq!(output.status.code(), Some(2));
+    let text = String::from_utf8_lossy(&output.stdout);
+    let what = format!(
+        "for qemu, test, gdb. {} is QEMU 5.2, and Umbra needs 7.2 or newer. Get a newer one",
+        qemu.display()
+    );
+    assert!(text.contains(&what), "{text}");
+}
