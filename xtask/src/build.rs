@@ -205,18 +205,25 @@ pub(crate) fn uboot_lines() -> &'static str {
 Image and umbra.bin are the same bytes: an arm64 Linux Image that U-Boot's `booti` enters at EL2.
 The ELF carries the symbols for a debugger.
 
-Boot it from U-Boot (here from the first FAT partition of an SD card; use `tftpboot` for a network):
+Boot it from U-Boot with one guest, whose kernel is `Image` (here from the first FAT partition of an SD card; use
+`tftpboot` for a network). 0xa0000000 is for RAM of the board that U-Boot does not use:
 
-    load mmc 0:1 ${kernel_addr_r} Image
     load mmc 0:1 ${fdt_addr_r} board.dtb
     fdt addr ${fdt_addr_r}
     fdt resize 8192
-    # one node for each VM below /chosen, as docs/devicetree.md describes, and its modules loaded:
-    load mmc 0:1 ${ramdisk_addr_r} guest.bin
-    fdt mknode /chosen umbra-vm-1
-    fdt set /chosen/umbra-vm-1 compatible \"umbra,vm\"
+    fdt mknode /chosen guest
+    fdt set /chosen/guest compatible \"umbra,vm\"
+    fdt set /chosen/guest \"#address-cells\" <2>
+    fdt set /chosen/guest \"#size-cells\" <2>
+    fdt set /chosen/guest bootargs \"console=ttyAMA0 rdinit=/init\"
+    load mmc 0:1 0xa0000000 Image
+    fdt mknode /chosen/guest image@a0000000
+    fdt set /chosen/guest/image@a0000000 compatible \"umbra,image\"
+    fdt set /chosen/guest/image@a0000000 reg <0x0 0xa0000000 0x0 0x${filesize}>
+    load mmc 0:1 ${kernel_addr_r} umbra.bin
     booti ${kernel_addr_r} - ${fdt_addr_r}
 
+docs/devicetree.md has more: an initrd, vCPUs, RAM, calls that are forwarded, what is typed on the serial line.
 The board needs a GICv3, PSCI by SMC, and a U-Boot that runs at EL2."
 }
 
@@ -241,4 +248,34 @@ pub(crate) fn clean(all: bool) -> Result<()> {
         .context("cannot start cargo")?;
     ensure!(status.success(), "cargo clean failed");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The lines that are typed to U-Boot.
+    fn typed<'a>(text: &'a str, begins: &str) -> Vec<&'a str> {
+        let words = ["load ", "fdt ", "setenv ", "booti "].map(|word| format!("{begins}{word}"));
+        text.lines()
+            .filter(|line| words.iter().any(|word| line.starts_with(word)))
+            .map(str::trim)
+            .collect()
+    }
+
+    #[test]
+    fn the_lines_for_u_boot_are_those_of_the_document() {
+        let document = include_str!("../../docs/devicetree.md");
+        let (ours, theirs) = (typed(uboot_lines(), "    "), typed(document, ""));
+        // In its order, and without what the defaults do, too.
+        let mut rest = theirs.iter();
+        for line in &ours {
+            assert!(rest.any(|other| other == line), "{line} is not there, or elsewhere");
+        }
+        for part in ["umbra.bin", "\"umbra,image\"", "reg <0x0 0xa0000000 0x0 0x${filesize}>"] {
+            assert!(ours.iter().any(|line| line.ends_with(part)), "no {part}");
+        }
+        // To U-Boot's shell a word that begins with # begins a comment.
+        assert!(!theirs.iter().any(|line| line.contains(" #")));
+    }
 }
