@@ -6,6 +6,7 @@ use crate::own;
 use crate::setup::{self, TARGET};
 use crate::ui::{self, errln, outln};
 use anyhow::{Context, Result, ensure};
+use hyp_core::image::{Format, Image};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, IsTerminal};
 use std::path::{Path, PathBuf};
@@ -133,7 +134,7 @@ pub(crate) fn hyp(features: &[&str], profile: Profile, quiet: bool) -> Result<Hy
     let flat = flatten::flatten(&bytes).context("Umbra's own ELF")?;
     ensure!(flat.base == 0, "Umbra's ELF is linked at {:#x}, not at 0", flat.base);
     ensure!(
-        flatten::image_header(&flat.bytes).is_some(),
+        Image::parse(&flat.bytes, flat.bytes.len() as u64).is_ok_and(|image| image.format != Format::Raw),
         "Umbra's flat image does not begin with an arm64 Image header"
     );
     for place in setup::registry_sources().iter().chain([&setup::root()]) {

@@ -1,4 +1,4 @@
-//! Images: an ELF made flat, the arm64 `Image` header, sizes.
+//! Images: an ELF made flat, and sizes.
 
 use anyhow::{Context, Result, bail, ensure};
 use object::LittleEndian;
@@ -124,26 +124,6 @@ pub(crate) fn sizes(data: &[u8]) -> Result<Sizes> {
     Ok(sizes)
 }
 
-/// What an arm64 Linux `Image` says about itself (Linux `Documentation/arch/arm64/booting.rst`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ImageHeader {
-    /// Where it goes above a 2 MiB aligned base.
-    pub(crate) text_offset: u64,
-    /// How much memory it takes from there; 0 in images from before Linux 3.17.
-    pub(crate) image_size: u64,
-}
-
-/// Reads the arm64 `Image` header, if `bytes` begin with one.
-pub(crate) fn image_header(bytes: &[u8]) -> Option<ImageHeader> {
-    if bytes.get(56..60)? != b"ARM\x64" {
-        return None;
-    }
-    let word = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
-    let image_size = word(16)?;
-    let text_offset = if image_size == 0 { 0x8_0000 } else { word(8)? };
-    Some(ImageHeader { text_offset, image_size })
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -216,28 +196,5 @@ pub(crate) mod tests {
         for length in 0..elf.len() {
             assert!(flatten(&elf[..length]).is_err(), "at {length}");
         }
-    }
-
-    #[test]
-    fn an_image_header_is_read() {
-        let mut image = vec![0; 64];
-        image[8] = 0;
-        image[16..24].copy_from_slice(&0x20_0000u64.to_le_bytes());
-        image[56..60].copy_from_slice(b"ARM\x64");
-        assert_eq!(
-            image_header(&image),
-            Some(ImageHeader {
-                text_offset: 0,
-                image_size: 0x20_0000
-            })
-        );
-        image[16..24].fill(0);
-        assert_eq!(
-            image_header(&image).map(|h| h.text_offset),
-            Some(0x8_0000),
-            "as old kernels meant it"
-        );
-        image[56] = 0;
-        assert_eq!(image_header(&image), None);
     }
 }

@@ -7,6 +7,7 @@ use hyp_abi::errno::Errno;
 use hyp_abi::layout;
 use hyp_core::fdt::vms::{MAX_DEADLINE_MS, MAX_DEVICES};
 use hyp_core::filter::{Action, Filter};
+use hyp_core::image::{self, Format, HEADER_SIZE};
 use hyp_core::types::Range;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -271,7 +272,7 @@ pub(crate) fn parse(origin: &str, text: &str, folder: &Path, scratch: &Path) -> 
         Some(path) => Some(module(&folder.join(path)).map_err(|e| bad("initrd", e))?),
         None => None,
     };
-    let dtb = check_dtb(file.dtb, ram, &image).map_err(|e| bad("dtb", e))?;
+    let dtb = check_dtb(file.dtb, ram, &image, initrd.as_ref()).map_err(|e| bad("dtb", e))?;
 
     let vm = Vm {
         origin: origin.to_owned(),
@@ -422,7 +423,7 @@ fn check_filter(fields: &[FilterField]) -> Result<Vec<FilterEntry>, (String, Str
     Ok(entries)
 }
 
-fn check_dtb(field: Option<DtbField>, ram: Range, image: &Image) -> Result<Dtb, String> {
+fn check_dtb(field: Option<DtbField>, ram: Range, image: &Image, initrd: Option<&Module>) -> Result<Dtb, String> {
     match field {
         None => Ok(Dtb::AboveImage),
         Some(DtbField::Word(word)) => match word.as_str() {
@@ -442,6 +443,16 @@ fn check_dtb(field: Option<DtbField>, ram: Range, image: &Image) -> Result<Dtb, 
             if Range::new(image.load, image.memory).is_some_and(|i| i.overlaps(place)) {
                 let end = image.load + image.memory;
                 return Err(format!("{at:#x} + 64 KiB overlaps the image ({:#x}..{end:#x})", image.load));
+            }
+            // Umbra places it at the first 2 MiB boundary above the image.
+            let above = image
+                .load
+                .checked_add(image.memory)
+                .and_then(|end| end.checked_next_multiple_of(BLOCK));
+            let initrd = above.zip(initrd).and_then(|(start, initrd)| Range::new(start, initrd.size));
+            if let Some(initrd) = initrd.filter(|initrd| initrd.overlaps(place)) {
+                let (start, end) = (initrd.start(), initrd.end());
+                return Err(format!("{at:#x} + 64 KiB overlaps the initrd ({start:#x}..{end:#x})"));
             }
             Ok(Dtb::At(at))
         }
@@ -478,7 +489,7 @@ pub(crate) fn load_image(
     let mut found = module(path).map_err(|e| ("image.path", e))?;
     let mut head = Vec::new();
     std::fs::File::open(path)
-        .and_then(|file| std::io::Read::read_to_end(&mut std::io::Read::take(file, 64), &mut head))
+        .and_then(|file| std::io::Read::read_to_end(&mut std::io::Read::take(file, HEADER_SIZE as u64), &mut head))
         .map_err(|e| ("image.path", format!("{shown}: {e}")))?;
     if let Some((how, unpack)) = flatten::compression(&head) {
         return Err((
@@ -486,7 +497,7 @@ pub(crate) fn load_image(
             format!("{shown} is compressed ({how}), and Umbra unpacks nothing; unpack it first ({unpack})"),
         ));
     }
-    let (load, entry, memory);
+    let mut elf = None;
     if flatten::is_elf(&head) {
         let flat = std::fs::read(path)
             .context("cannot read")
@@ -508,13 +519,25 @@ pub(crate) fn load_image(
             file,
             size: flat.bytes.len() as u64,
         };
-        (load, entry, memory) = (flat.base, asked_entry.unwrap_or(flat.entry), flat.memory);
-    } else if let Some(header) = flatten::image_header(&head) {
-        let at = asked_load.unwrap_or(ram.start().saturating_add(header.text_offset));
-        (load, entry, memory) = (at, asked_entry.unwrap_or(at), header.image_size.max(found.size));
-    } else {
-        let at = asked_load.unwrap_or(ram.start().saturating_add(RAW_OFFSET));
-        (load, entry, memory) = (at, asked_entry.unwrap_or(at), found.size);
+        head = flat.bytes[..flat.bytes.len().min(HEADER_SIZE)].to_vec();
+        elf = Some((flat.base, flat.entry, flat.memory));
+    }
+    // As Umbra looks at it.
+    let image = image::Image::parse(&head, found.size).map_err(|e| ("image.path", format!("{shown}: {e}")))?;
+    let offset = match image.format {
+        Format::Arm64 { text_offset, .. } => text_offset,
+        Format::Raw => RAW_OFFSET,
+    };
+    let (load, entry, memory) = elf.unwrap_or_else(|| {
+        let load = asked_load.unwrap_or(ram.start().saturating_add(offset));
+        (load, load, image.memory_size)
+    });
+    let entry = asked_entry.unwrap_or(entry);
+    if image.format != Format::Raw && load.checked_sub(offset).is_none_or(|base| !base.is_multiple_of(BLOCK)) {
+        return Err((
+            "image.load",
+            format!("{load:#x} is not {offset:#x} (the text_offset of {shown}) above a multiple of 2 MiB"),
+        ));
     }
     let limits = format!("RAM ({:#x}..{:#x})", ram.start(), ram.end());
     let place = Range::new(load, memory).filter(|r| ram.covers(*r));
@@ -785,6 +808,49 @@ mod tests {
         );
         let small = place.refused("name = \"a\"\n[ram]\nsize = 0x200000\n[image]\npath = \"Image\"");
         assert!(small.contains("not inside RAM"), "{small}");
+    }
+
+    #[test]
+    fn what_umbra_would_refuse_is_refused_before_it_is_started() {
+        let place = Place::new();
+        let header = |offset: u64, flags: u64| {
+            let mut image = vec![0u8; 128];
+            image[8..16].copy_from_slice(&offset.to_le_bytes());
+            image[16..24].copy_from_slice(&0x30_0000u64.to_le_bytes());
+            image[24..32].copy_from_slice(&flags.to_le_bytes());
+            image[56..60].copy_from_slice(b"ARM\x64");
+            image
+        };
+        place.file("big", &header(0, 1));
+        place.file("offset", &header(0x8_0000, 0));
+        place.file("legacy", &[0x27, 0x05, 0x19, 0x56, 0, 0]);
+        place.file("fit", &[0xd0, 0x0d, 0xfe, 0xed, 0, 0]);
+        place.file("offset.elf", &elf_with(0x4000_0000, &[(0x4000_0000, &header(0x8_0000, 0), 0x1000)]));
+        for (rest, part) in [
+            ("path = \"big\"", "image.path: DIR/big: the image is a big-endian kernel"),
+            ("path = \"legacy\"", "image.path: DIR/legacy: the image is a U-Boot legacy image"),
+            (
+                "path = \"fit\"",
+                "image.path: DIR/fit: the image is a U-Boot FIT image or a device tree",
+            ),
+            (
+                "path = \"offset\"\nload = 0x40200000",
+                "image.load: 0x40200000 is not 0x80000 (the text_offset of DIR/offset) above",
+            ),
+            ("path = \"offset\"\nload = 0x0", "image.load: 0x0 is not 0x80000"),
+            ("path = \"offset.elf\"", "image.load: 0x40000000 is not 0x80000"),
+        ] {
+            let message = place.refused(&format!("name = \"a\"\n[image]\n{rest}"));
+            let part = part.replace("DIR", &place.0.path().display().to_string());
+            assert!(message.contains(&part), "no {part:?} in {message:?}");
+        }
+        let dtb = |at: u64| format!("name = \"a\"\ninitrd = \"initrd.gz\"\ndtb = {at:#x}\n{IMAGE}");
+        let message = place.refused(&dtb(0x401f_8000));
+        assert!(
+            message.ends_with("dtb: 0x401f8000 + 64 KiB overlaps the initrd (0x40200000..0x40200064)"),
+            "{message}"
+        );
+        assert!(place.parse(&dtb(0x4020_0068)).is_ok());
     }
 
     #[test]
