@@ -1,6 +1,7 @@
 //! Builds the EL2 image and the EL1 programs, and makes them flat.
 
 use crate::callgraph;
+use crate::fail::usage;
 use crate::flatten;
 use crate::own;
 use crate::setup::{self, TARGET};
@@ -103,7 +104,7 @@ fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<()> {
         return Ok(());
     }
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
     // In one step: another run may be reading it.
     let new = path.with_extension(format!("{}.new", std::process::id()));
@@ -186,9 +187,12 @@ fn describe(elf: &Path) -> Result<String> {
 
 /// `cargo xtask image`.
 pub(crate) fn image(out: Option<&Path>, no_install: bool) -> Result<()> {
+    let folder = out.map_or_else(setup::output, Path::to_path_buf);
+    if folder.exists() && !folder.is_dir() {
+        return Err(usage(format!("--out: {} is not a folder", folder.display())));
+    }
     setup::toolchain(no_install)?;
     let hyp = hyp(&[], Profile::Release, false)?;
-    let folder = out.map_or_else(setup::output, Path::to_path_buf);
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let (elf, bin) = (std::fs::read(&hyp.elf)?, std::fs::read(&hyp.bin)?);
     for (name, bytes) in [("Image", &bin), ("umbra.bin", &bin), ("umbra.elf", &elf)] {

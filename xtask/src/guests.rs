@@ -4,7 +4,7 @@ use crate::cpio::Archive;
 use crate::fail::usage;
 use crate::fetch::{self, Apt};
 use crate::run::bare_vm;
-use crate::vmfile::{self, Dtb, FilterEntry, Module, Vm};
+use crate::vmfile::{self, Dtb, FilterEntry, Module, NoImage, Vm};
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use hyp_abi::{layout, psci};
@@ -124,9 +124,8 @@ fn uboot_vm(wish: &Wish<'_>, scratch: &Path) -> Result<Vm> {
 }
 
 /// What is wrong with an image, by the option that would mend it.
-fn wrong((field, reason): (&'static str, String)) -> anyhow::Error {
-    let option = if field == "image.path" { "--kernel" } else { "--memory" };
-    usage(format!("{option}: {reason}"))
+fn wrong(error: NoImage) -> anyhow::Error {
+    error.called(|field| if field == "image.path" { "--kernel" } else { "--memory" }.to_owned())
 }
 
 /// The RAM that `--memory` asks for.

@@ -96,9 +96,10 @@ pub(crate) fn spawn(qemu: &Path, args: &[OsString]) -> Result<Owned> {
 /// Runs QEMU to its end, the deadline's or the user's, and keeps the raw console in `log`.
 pub(crate) fn run(qemu: &Path, args: &[OsString], log: &Path, deadline: Option<Duration>, watch: &mut dyn Watch) -> Result<Run> {
     if let Some(folder) = log.parent() {
-        std::fs::create_dir_all(folder)?;
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
-    let mut log_file = File::create(log).with_context(|| format!("cannot write the console log {}", log.display()))?;
+    let unwritten = || format!("cannot write the console log {}", log.display());
+    let mut log_file = File::create(log).with_context(unwritten)?;
     let started = Instant::now();
     let mut child = spawn(qemu, args)?;
     let output = child.0.stdout.take().context("QEMU has no standard output")?;
@@ -121,7 +122,7 @@ pub(crate) fn run(qemu: &Path, args: &[OsString], log: &Path, deadline: Option<D
         match pieces.recv_timeout(Duration::from_millis(50)) {
             Ok(piece) => {
                 if logged < LOG_LIMIT {
-                    log_file.write_all(&piece)?;
+                    log_file.write_all(&piece).with_context(unwritten)?;
                     logged += piece.len() as u64;
                 }
                 demux.feed(&piece, |channel, byte| {
@@ -170,7 +171,7 @@ pub(crate) fn run(qemu: &Path, args: &[OsString], log: &Path, deadline: Option<D
     // The pipes close with QEMU; anything still on the way is taken along.
     for piece in pieces.try_iter() {
         if logged < LOG_LIMIT {
-            log_file.write_all(&piece)?;
+            log_file.write_all(&piece).with_context(unwritten)?;
             logged += piece.len() as u64;
         }
         demux.feed(&piece, |channel, byte| {
@@ -277,6 +278,18 @@ mod tests {
         assert!(matches!(run.ending, Ending::Deadline(_)));
         assert!(run.elapsed < Duration::from_secs(20));
         assert_eq!(run.transcript.lines(0), ["begun"]);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_full_disk_is_told_by_the_name_of_the_console_log() {
+        let full = Path::new("/dev/full");
+        let error = run(Path::new("/bin/echo"), &["x".into()], full, None, &mut Blind).expect_err("full");
+        let message = format!("{error:#}");
+        assert!(
+            message.starts_with("cannot write the console log /dev/full: No space left"),
+            "{message}"
+        );
     }
 
     #[test]

@@ -34,7 +34,7 @@ const DEADLINE: u64 = 120;
 /// A VM that runs an image of our own.
 pub(crate) fn own_vm(name: &str, vcpus: u32, elf: &Path, scratch: &Path) -> Result<Vm> {
     let ram = Range::new(layout::RAM_BASE, OWN_RAM).context("RAM that wraps")?;
-    let image = vmfile::load_image(elf, None, None, ram, scratch, name).map_err(|(field, e)| usage(format!("{name}: {field}: {e}")))?;
+    let image = vmfile::load_image(elf, None, None, ram, scratch, name).map_err(|e| e.called(|field| format!("{name}: {field}")))?;
     Ok(bare_vm(&format!("our own {name}"), name, vcpus, ram, image))
 }
 
@@ -134,6 +134,8 @@ pub(crate) fn prepare(plan: Plan, qemu: &Path, kernel: &Path, folder: &Path) -> 
     }
     drop(child);
     let Ok(bytes) = std::fs::read(&own_tree) else {
+        // QEMU has to write it: where that cannot be, the machine is not to blame.
+        std::fs::write(&own_tree, [0; 4096]).with_context(|| format!("cannot write {}", own_tree.display()))?;
         let complaint = complaint.lines().next().unwrap_or("it said nothing");
         return Err(usage(format!(
             "QEMU refused the machine (--cpu {}, --smp {}, --machine-memory {}M): {complaint}",

@@ -10,6 +10,7 @@ use hyp_core::filter::{Action, Filter};
 use hyp_core::image::{self, Format, HEADER_SIZE};
 use hyp_core::types::Range;
 use serde::Deserialize;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// RAM of a VM whose file names no size.
@@ -267,7 +268,7 @@ pub(crate) fn parse(origin: &str, text: &str, folder: &Path, scratch: &Path) -> 
         scratch,
         &file.name,
     )
-    .map_err(|(field, reason)| bad(field, reason))?;
+    .map_err(|e| e.called(|field| format!("{origin}: {field}")))?;
     let initrd = match &file.initrd {
         Some(path) => Some(module(&folder.join(path)).map_err(|e| bad("initrd", e))?),
         None => None,
@@ -476,6 +477,40 @@ pub(crate) fn module(path: &Path) -> Result<Module, String> {
     Ok(Module { file, size: data.len() })
 }
 
+/// Why there is no image.
+#[derive(Debug)]
+pub(crate) enum NoImage {
+    /// What the user gave is wrong: the field of a VM file, and how.
+    Field(&'static str, String),
+    /// The disk failed.
+    Disk(anyhow::Error),
+}
+
+impl From<(&'static str, String)> for NoImage {
+    fn from((field, reason): (&'static str, String)) -> Self {
+        Self::Field(field, reason)
+    }
+}
+
+impl NoImage {
+    /// A file that cannot be read.
+    fn unreadable(path: &Path, error: std::io::Error) -> Self {
+        let shown = path.display();
+        match error.kind() {
+            ErrorKind::NotFound | ErrorKind::PermissionDenied => Self::Field("image.path", format!("{shown}: {error}")),
+            _ => Self::Disk(anyhow::Error::new(error).context(format!("cannot read {shown}"))),
+        }
+    }
+
+    /// The error, with what `name` makes of the field in front.
+    pub(crate) fn called(self, name: impl FnOnce(&'static str) -> String) -> anyhow::Error {
+        match self {
+            Self::Field(field, reason) => usage(format!("{}: {reason}", name(field))),
+            Self::Disk(error) => error,
+        }
+    }
+}
+
 /// Looks at an image: arm64 `Image`, ELF (made flat into `scratch`) or raw binary.
 pub(crate) fn load_image(
     path: &Path,
@@ -484,25 +519,24 @@ pub(crate) fn load_image(
     ram: Range,
     scratch: &Path,
     name: &str,
-) -> Result<Image, (&'static str, String)> {
+) -> Result<Image, NoImage> {
     let shown = path.display();
     let mut found = module(path).map_err(|e| ("image.path", e))?;
     let mut head = Vec::new();
     std::fs::File::open(path)
         .and_then(|file| std::io::Read::read_to_end(&mut std::io::Read::take(file, HEADER_SIZE as u64), &mut head))
-        .map_err(|e| ("image.path", format!("{shown}: {e}")))?;
+        .map_err(|e| NoImage::unreadable(path, e))?;
     if let Some((how, unpack)) = flatten::compression(&head) {
         return Err((
             "image.path",
             format!("{shown} is compressed ({how}), and Umbra unpacks nothing; unpack it first ({unpack})"),
-        ));
+        )
+            .into());
     }
     let mut elf = None;
     if flatten::is_elf(&head) {
-        let flat = std::fs::read(path)
-            .context("cannot read")
-            .and_then(|bytes| flatten::flatten(&bytes));
-        let flat = flat.map_err(|e| ("image.path", format!("{shown}: {e:#}")))?;
+        let bytes = std::fs::read(path).map_err(|e| NoImage::unreadable(path, e))?;
+        let flat = flatten::flatten(&bytes).map_err(|e| ("image.path", format!("{shown}: {e:#}")))?;
         if let Some(asked) = asked_load.filter(|asked| *asked != flat.base) {
             return Err((
                 "image.load",
@@ -510,11 +544,14 @@ pub(crate) fn load_image(
                     "{asked:#x}, but the ELF {shown} is linked at {:#x}; leave this field out",
                     flat.base
                 ),
-            ));
+            )
+                .into());
         }
         let file = scratch.join(format!("{name}.bin"));
         let write = std::fs::create_dir_all(scratch).and_then(|()| std::fs::write(&file, &flat.bytes));
-        write.map_err(|e| ("image.path", format!("cannot write {}: {e}", file.display())))?;
+        write
+            .with_context(|| format!("cannot write {}", file.display()))
+            .map_err(NoImage::Disk)?;
         found = Module {
             file,
             size: flat.bytes.len() as u64,
@@ -537,7 +574,8 @@ pub(crate) fn load_image(
         return Err((
             "image.load",
             format!("{load:#x} is not {offset:#x} (the text_offset of {shown}) above a multiple of 2 MiB"),
-        ));
+        )
+            .into());
     }
     let limits = format!("RAM ({:#x}..{:#x})", ram.start(), ram.end());
     let place = Range::new(load, memory).filter(|r| ram.covers(*r));
@@ -545,16 +583,18 @@ pub(crate) fn load_image(
         return Err((
             "image.load",
             format!("{shown} takes {memory:#x} bytes from {load:#x} on, which is not inside {limits}"),
-        ));
+        )
+            .into());
     };
     if !load.is_multiple_of(4) || !entry.is_multiple_of(4) {
-        return Err(("image.entry", format!("load {load:#x} and entry {entry:#x} must be multiples of 4")));
+        return Err(("image.entry", format!("load {load:#x} and entry {entry:#x} must be multiples of 4")).into());
     }
     if !place.contains(entry) {
         return Err((
             "image.entry",
             format!("{entry:#x} is not inside the image ({:#x}..{:#x})", place.start(), place.end()),
-        ));
+        )
+            .into());
     }
     Ok(Image {
         source: path.to_owned(),
@@ -851,6 +891,20 @@ mod tests {
             "{message}"
         );
         assert!(place.parse(&dtb(0x4020_0068)).is_ok());
+    }
+
+    #[test]
+    fn a_disk_that_fails_is_not_the_users_mistake() {
+        let place = Place::new();
+        place.file("guest.elf", &elf_with(0x4008_0000, &[(0x4008_0000, b"0123", 4)]));
+        let text = "name = \"a\"\n[image]\npath = \"guest.elf\"";
+        let error = parse("vm.toml", text, place.0.path(), &place.0.path().join("raw.bin")).expect_err("no folder");
+        assert_eq!(crate::fail::status_of(&error), crate::fail::FAILED);
+        let message = format!("{error:#}");
+        assert!(
+            message.starts_with("cannot write ") && message.contains("raw.bin/a.bin: "),
+            "{message}"
+        );
     }
 
     #[test]

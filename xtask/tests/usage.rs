@@ -63,3 +63,11 @@ fn doctor_says_what_to_do_about_a_qemu_that_is_too_old() {
     );
     assert!(text.contains(&what), "{text}");
 }
+
+#[test]
+fn what_is_no_folder_is_told_before_umbra_is_built() {
+    let target = tempfile::tempdir().expect("a folder");
+    let (status, text) = tool(target.path(), &["image", "--out", "/dev/null"]);
+    assert_eq!(status, Some(2), "{text}");
+    assert!(text.contains("--out: /dev/null is not a folder"), "{text}");
+}

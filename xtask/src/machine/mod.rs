@@ -652,8 +652,7 @@ impl Bench {
             if guest.flat {
                 // The same bytes, but found by their own header.
                 let bin = vm.image.module.file.clone();
-                vm.image = crate::vmfile::load_image(&bin, None, None, vm.ram, folder, guest.name)
-                    .map_err(|(field, e)| anyhow::anyhow!("{field}: {e}"))?;
+                vm.image = crate::vmfile::load_image(&bin, None, None, vm.ram, folder, guest.name).map_err(|e| e.called(str::to_owned))?;
             }
             if let Some((base, size)) = guest.ram {
                 vm.ram = Range::new(base, size).context("RAM that wraps")?;

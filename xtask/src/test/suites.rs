@@ -191,7 +191,7 @@ pub(super) fn run_cargo(mut command: Command, context: &Context<'_>, suite: &str
     if let Some(stdout) = child.0.stdout.take() {
         for line in BufReader::new(stdout).split(b'\n') {
             let line = String::from_utf8_lossy(&line?).into_owned();
-            writeln!(log, "{line}")?;
+            writeln!(log, "{line}").with_context(|| format!("cannot write {}", path.display()))?;
             // With one test thread the result can stand on a line after what the test printed.
             let parsed = parse_line(&line).or_else(|| match (line.trim(), waiting.take()) {
                 ("ok", Some(name)) => Some((name, true)),
@@ -262,7 +262,7 @@ fn checks(context: &Context<'_>) -> Result<Vec<Outcome>> {
     let mut outcomes = Vec::new();
     for (name, args) in CHECKS.into_iter().filter(|(name, _)| context.wants(name)) {
         let path = context.log(name);
-        let log = File::create(&path)?;
+        let log = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
         let step = Step::begin("Checking", name);
         let mut command = setup::cargo();
         command.args(args).stdout(log.try_clone()?).stderr(log);
