@@ -135,7 +135,7 @@ pub(crate) fn command(args: &TestArgs) -> Result<u8> {
         setup::qemu(args.qemu.as_deref(), args.no_install)?;
     }
 
-    let mut shares = Vec::new();
+    let mut shares: Vec<Share> = Vec::new();
     let mut failures: Vec<(Suite, Outcome)> = Vec::new();
     for suite in suites {
         let started = Instant::now();
@@ -148,6 +148,11 @@ pub(crate) fn command(args: &TestArgs) -> Result<u8> {
             Err(error) => vec![broken(suite, &context, &format!("{error:#}"))],
         };
         if qemu::interrupted() {
+            // What failed may have failed because of that.
+            let passed = shares.iter().map(|s| s.passed).sum::<usize>() + outcomes.iter().filter(|o| o.failure.is_none()).count();
+            let failed = shares.iter().map(|s| s.failed).sum::<usize>();
+            let so_far = summary(&shares, &failures);
+            outln!("{so_far}{passed} passed, {failed} failed; interrupted in suite {}", suite.name())?;
             return Ok(fail::INTERRUPTED);
         }
         // A suite that ran nothing has tested nothing: only a name filter may leave it empty.
