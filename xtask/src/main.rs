@@ -228,7 +228,7 @@ VMs that share pCPUs: name the same pCPU in several lists of pcpus, or give a --
 
 Guests' consoles go to standard output as the guests wrote them (tagged by name when there are several);
 Umbra's lines go to standard error, marked \"umbra|\". The whole console is kept in target/umbra/console.log
-(console-2.log and so on for runs at the same time).";
+(console-2.log and so on for runs at the same time), the demo's figures in target/umbra/report.json (docs/reports.md).";
 
 fn parse_cpu(text: &str) -> Result<String, String> {
     let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');

@@ -305,7 +305,7 @@ impl Report {
             .collect()
     }
 
-    /// The report's file: every figure of the table, and the verdict.
+    /// The report's file (`docs/reports.md`): every figure of the table, and the verdict.
     pub(crate) fn json(&self, status: u8, reason: &str) -> Value {
         let mut json = self.json.clone();
         json["status"] = status.into();
@@ -378,6 +378,32 @@ fn size_rows(transcript: &Transcript, about: &About<'_>) -> (Vec<Row>, Value) {
 fn record_json(record: &Record) -> Value {
     let value = |text: &str| text.parse::<u64>().map_or_else(|_| Value::from(text), Value::from);
     Value::Object(record.fields().map(|(key, text)| (key.to_owned(), value(text))).collect())
+}
+
+/// The fields that `docs/reports.md` does not name.
+#[cfg(test)]
+pub(crate) fn undescribed(json: &Value) -> Vec<String> {
+    let document = include_str!("../../docs/reports.md");
+    let mut missing = Vec::new();
+    let mut rest = vec![json];
+    while let Some(value) = rest.pop() {
+        match value {
+            Value::Object(fields) => {
+                // What a record has is its own affair.
+                for (name, value) in fields.iter().filter(|(name, _)| *name != "hyp") {
+                    if !document.contains(&format!("`{name}`")) {
+                        missing.push(name.clone());
+                    }
+                    if !matches!(name.as_str(), "host" | "guest" | "boot" | "vcpus") {
+                        rest.push(value);
+                    }
+                }
+            }
+            Value::Array(values) => rest.extend(values.first()),
+            _ => {}
+        }
+    }
+    missing
 }
 
 #[cfg(test)]
@@ -462,6 +488,8 @@ mod tests {
             (&json!(60), &json!(0))
         );
         assert_eq!(json["phases"]["umbra"]["guest"]["on_med"], 1250);
+        let undescribed = undescribed(&json);
+        assert!(undescribed.is_empty(), "docs/reports.md does not describe {undescribed:?}");
     }
 
     #[test]

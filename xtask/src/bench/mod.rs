@@ -62,6 +62,7 @@ pub(crate) const HELP: &str = "\
 The machine is QEMU's under its instruction clock: one thread runs all pCPUs, and one tick is one
 instruction. A guest reads the counter before and after each operation; figures are net of that
 pair, and repeat to the instruction. The same guest measures what it can on the bare machine, too.
+What --json prints is described in docs/reports.md.
 The plot is target/umbra/bench.svg (bench-2.svg and so on for benches at the same time).
 
 --profile has QEMU log every instruction (-singlestep -d exec,nochain) and looks each up in Umbra's
@@ -142,6 +143,8 @@ pub(crate) fn command(args: &BenchArgs) -> Result<u8> {
     qemu::catch_interrupts();
     known(&args.only)?;
     known(args.profile.as_slice())?;
+    // A file that cannot be read is told before anything is measured.
+    let budgets = args.check.then(Budgets::read).transpose()?;
     let qemu = setup::qemu(args.qemu.as_deref(), args.no_install)?;
     setup::toolchain(args.no_install)?;
     let hyp = build::hyp(&[], Profile::Release, true)?;
@@ -166,20 +169,22 @@ pub(crate) fn command(args: &BenchArgs) -> Result<u8> {
         let changed = Budgets::lower(&report.figures())?;
         ui::say("Lowered", &format!("{changed} budgets"));
     }
-    let budgets = Budgets::read();
+    let budgets = budgets.or_else(|| Budgets::read().ok());
+    let checked = budgets
+        .as_ref()
+        .filter(|_| args.check)
+        .map(|budgets| report.check(budgets, args.only.is_empty()));
     if args.json {
-        outln!("{}", serde_json::to_string_pretty(&report.json(budgets.as_ref().ok()))?)?;
+        let json = report.json(budgets.as_ref(), checked.as_deref());
+        outln!("{}", serde_json::to_string_pretty(&json)?)?;
     } else {
         outln!("{}", report.table())?;
     }
     let plot = own.file("bench", "svg");
     std::fs::write(&plot, plot::svg(&report.rows)).with_context(|| format!("cannot write {}", plot.display()))?;
     errln!("The plot is {}", setup::shown(&plot));
-    if !args.check {
-        return Ok(fail::OK);
-    }
     let mut status = fail::OK;
-    for checked in report.check(&budgets?, args.only.is_empty()) {
+    for checked in checked.into_iter().flatten() {
         if let Some(hint) = checked.hint {
             errln!("{} {hint}", ui::err(Style::Warn, "below "));
         }

@@ -215,8 +215,12 @@ impl Report {
         text + &out(Style::Dim, &notes)
     }
 
-    /// Everything, for other programs.
-    pub(crate) fn json(&self, budgets: Option<&Budgets>) -> Value {
+    /// Everything, for other programs (`docs/reports.md`), and what a check found if there was one.
+    pub(crate) fn json(&self, budgets: Option<&Budgets>, check: Option<&[Checked]>) -> Value {
+        let check = check.map(|checked| {
+            let failures: Vec<&str> = checked.iter().filter_map(|one| one.failure.as_deref()).collect();
+            json!({ "ok": failures.is_empty(), "failures": failures })
+        });
         let budget = |name: &str| budgets.and_then(|b| b.of(name));
         let rows = self.rows.iter().map(|row| {
             let Row { op, figure, bare } = row;
@@ -243,6 +247,7 @@ impl Report {
             "operations": rows.collect::<Vec<_>>(),
             "sizes": sizes.collect::<Vec<_>>(),
             "rules": rules.collect::<Vec<_>>(),
+            "check": check,
         })
     }
 }
@@ -377,7 +382,7 @@ mod tests {
             table.contains("1 703/1 249") && table.contains("MISS") && table.contains("size-image"),
             "{table}"
         );
-        assert_eq!(report.json(None)["sizes"][0]["met"], json!(false));
+        assert_eq!(report.json(None, None)["sizes"][0]["met"], json!(false));
     }
 
     #[test]
@@ -396,6 +401,11 @@ mod tests {
         assert!(of("null-smc").failure.is_none() && of("null-smc").hint.is_some());
         assert!(of("denied-hvc").failure.as_ref().is_some_and(|f| f.contains("no budget")));
         assert!(of("gicd-typer-read").failure.as_ref().is_some_and(|f| f.contains("not measured")));
+        let json = report.json(Some(&budgets), Some(&checked));
+        let failures = json["check"]["failures"].as_array().expect("a list");
+        assert_eq!((&json["check"]["ok"], failures.len()), (&json!(false), 3));
+        let undescribed = crate::report::undescribed(&json);
+        assert!(undescribed.is_empty(), "docs/reports.md does not describe {undescribed:?}");
         assert!(report.check(&budgets, false).iter().all(|c| c.name != "gicd-typer-read"));
     }
 
