@@ -1,7 +1,7 @@
-//! What the tool refuses, told before it builds, runs or removes anything.
+//! What the tool refuses or cannot do: told before it builds, runs or removes anything, and by this run's words.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// The exit status, and what was said on standard error.
@@ -44,13 +44,38 @@ fn a_run_keeps_its_files_when_another_cleans() {
     }
 }
 
+/// A QEMU in `folder` that says its version and no more.
+fn fake_qemu(folder: &Path, version: &str) -> PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    let qemu = folder.join("qemu-system-aarch64");
+    std::fs::write(&qemu, format!("#!/bin/sh\necho QEMU emulator version {version}\n")).expect("written");
+    std::fs::set_permissions(&qemu, std::fs::Permissions::from_mode(0o755)).expect("executable");
+    qemu
+}
+
+#[test]
+fn the_log_of_a_suite_that_cannot_run_says_why() {
+    let target = tempfile::tempdir().expect("a folder");
+    let logs = target.path().join("umbra/test");
+    std::fs::create_dir_all(&logs).expect("a folder");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+    command.args(["test", "--only", "loom", "--only", "bench", "--qemu"]);
+    command.arg(fake_qemu(target.path(), "9.0.0")).stdin(Stdio::null());
+    command.env("CARGO_TARGET_DIR", target.path()).env("CARGO", "/nowhere/cargo");
+    for log in ["loom.log", "bench.log"] {
+        std::fs::write(logs.join(log), "from an earlier run").expect("written");
+    }
+    assert_eq!(command.output().expect("the tool").status.code(), Some(1));
+    for log in ["loom.log", "bench.log"] {
+        let text = std::fs::read_to_string(logs.join(log)).expect("the log");
+        assert!(text.starts_with("cannot start cargo: No such file"), "{log}: {text}");
+    }
+}
+
 #[test]
 fn doctor_says_what_to_do_about_a_qemu_that_is_too_old() {
-    use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().expect("a folder");
-    let qemu = folder.path().join("qemu-system-aarch64");
-    std::fs::write(&qemu, "#!/bin/sh\necho QEMU emulator version 5.2.0\n").expect("written");
-    std::fs::set_permissions(&qemu, std::fs::Permissions::from_mode(0o755)).expect("executable");
+    let qemu = fake_qemu(folder.path(), "5.2.0");
     let path = std::env::var("PATH").expect("a PATH");
     let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
     command.arg("doctor").env("PATH", format!("{}:{path}", folder.path().display()));

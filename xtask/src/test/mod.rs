@@ -10,7 +10,8 @@ use crate::setup;
 use crate::ui::{self, Style, errln, out, outln};
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -181,9 +182,9 @@ pub(crate) fn command(args: &TestArgs) -> Result<u8> {
 /// A suite that could not run, as a failed test of its name.
 fn broken(suite: Suite, context: &Context<'_>, reason: &str) -> Outcome {
     let log = context.log(&suite.name());
-    if !log.exists() {
-        let _ = std::fs::write(&log, format!("{reason}\n"));
-    }
+    // After what the suite has said itself, if anything.
+    let file = std::fs::OpenOptions::new().create(true).append(true).open(&log);
+    let _ = file.and_then(|mut file| writeln!(file, "{reason}"));
     Outcome {
         name: "suite".to_owned(),
         failure: Some(reason.to_owned()),
