@@ -293,6 +293,20 @@ mod tests {
         }
     }
 
+    #[test]
+    fn attributes_are_arms() {
+        // DDI 0487, stage 1 block descriptors: valid, AttrIndx (4:2), AP[2:1] of which AP[1] is RES1 at EL2, SH (9:8), AF, XN.
+        let block = |xn: u64, sh: u64, ap: u64, index: u64| xn << 54 | 1 << 10 | sh << 8 | ap << 6 | index << 2 | 1;
+        for (access, bits) in [
+            (Access::Execute, block(0, 0b11, 0b11, 0)),
+            (Access::Read, block(1, 0b11, 0b11, 0)),
+            (Access::Write, block(1, 0b11, 0b01, 0)),
+            (Access::Device, block(1, 0b10, 0b01, 1)),
+        ] {
+            assert_eq!(access.block(0x8020_0000), 0x8020_0000 | bits, "{access:?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn every_page_leads_where_the_last_one_who_mapped_it_said(

@@ -171,6 +171,25 @@ fn an_affinity_of_one_cell_or_two_is_the_same() {
 }
 
 #[test]
+fn the_boot_loaders_seeds_are_folded_and_without_any_there_is_none() {
+    let seed = |rng: &[u8], kaslr: &[u8]| {
+        let mut tree = soc();
+        let chosen = tree.at("chosen");
+        for (name, bytes) in [("rng-seed", rng), ("kaslr-seed", kaslr)] {
+            if !bytes.is_empty() {
+                chosen.put(name, bytes.to_vec());
+            }
+        }
+        discover(&tree).unwrap().chosen.seed
+    };
+    assert_eq!(seed(b"", b""), None);
+    // FNV-1a of "foobar", wherever it stands.
+    for (rng, kaslr) in [(&b"foobar"[..], &b""[..]), (b"", b"foobar"), (b"foo", b"bar")] {
+        assert_eq!(seed(rng, kaslr), Some(0x8594_4171_f739_67e8));
+    }
+}
+
+#[test]
 fn timers_with_other_interrupts_are_refused() {
     let with = |ppis: &[u32], fourth: &[u32]| {
         let specifier = |ppi: &u32| [&[1, *ppi, 0xf08], fourth].concat();

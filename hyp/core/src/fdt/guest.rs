@@ -261,4 +261,13 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn the_seed_is_spread_as_splitmix64_does() {
+        let mut state = 0;
+        assert_eq!(
+            [splitmix(&mut state), splitmix(&mut state), splitmix(&mut state)],
+            [0xe220_a839_7b1d_cdaf, 0x6e78_9e6a_a1b9_65f4, 0x06c4_5d18_8009_454f]
+        );
+    }
 }
