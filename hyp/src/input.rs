@@ -21,7 +21,7 @@ const MONITOR_KEY: u8 = 0x1D;
 /// How many bytes one interrupt brings at most.
 const BURST: usize = 64;
 /// So long after it took its last byte the focused VM may have the UART kept quiet: what else is typed may be for the monitor.
-const PATIENCE_MS: u64 = 1000;
+const PATIENCE_MS: u64 = 4000;
 
 struct Input {
     /// The VM that what is typed goes to.
