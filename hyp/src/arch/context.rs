@@ -78,14 +78,17 @@ el1_registers! {
 }
 
 /// All of a vCPU's EL1 state but its general-purpose registers and its CPU interface.
+///
+/// In this order what is made is not next to what is not: the compiler copies it without `fp`.
+#[repr(C)]
 pub(crate) struct Context {
     el1: El1State,
-    /// Nothing as long as it is new, and until it has been saved.
-    fp: MaybeUninit<Fp>,
     debug: Debug,
     /// It has not been in the registers since it was made: of the rest only this and the virtual timer's control count.
     new: bool,
     big_endian: bool,
+    /// Nothing as long as it is new, and until it has been saved.
+    fp: MaybeUninit<Fp>,
 }
 
 impl Context {
