@@ -73,9 +73,32 @@ impl PhysicalTimer {
     }
 }
 
+/// When a virtual timer with this `CNTV_CTL_EL0` and `CNTV_CVAL_EL0` fires, by the physical counter, of which the virtual one is `offset`
+/// less; `None` while it is off or masked, and for what that counter never reaches: the comparison is unsigned (DDI 0487 CNTV_CVAL_EL0).
+#[must_use]
+#[inline]
+pub const fn virtual_due(ctl: u64, cval: u64, offset: u64) -> Option<u64> {
+    if ctl & (ENABLE | IMASK) == ENABLE {
+        cval.checked_add(offset)
+    } else {
+        None
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_virtual_timer_fires_by_the_physical_counter_or_never() {
+        assert_eq!(virtual_due(ENABLE, 100, 7), Some(107));
+        assert_eq!(virtual_due(ENABLE | ISTATUS, 0, 7), Some(7));
+        assert_eq!(virtual_due(0, 100, 7), None);
+        assert_eq!(virtual_due(ENABLE | IMASK, 100, 7), None);
+        // Software that waits for nothing writes all ones: not a moment that has passed.
+        assert_eq!(virtual_due(ENABLE, u64::MAX, 7), None);
+        assert_eq!(virtual_due(ENABLE, u64::MAX, 0), Some(u64::MAX));
+    }
 
     #[test]
     fn a_timer_that_is_off_says_nothing() {

@@ -7,6 +7,7 @@ use hyp_core::{
     crash::El1,
     inject::Injected,
     policy::{El1State, MDSCR_EVENTS},
+    timer::virtual_due,
 };
 
 global_asm!(include_str!("fp.s"));
@@ -142,16 +143,9 @@ impl Context {
         self.debug.load()
     }
 
-    /// When the virtual timer of a vCPU that is not resident fires, by the physical counter, which the virtual one is `offset` behind;
-    /// `None` while it is off or masked, and for what that counter never reaches.
+    /// [`virtual_due`] of a vCPU that is not resident.
     pub(crate) const fn timer_due(&self, offset: u64) -> Option<u64> {
-        const ENABLE: u64 = 1;
-        const IMASK: u64 = 2;
-        if self.el1.cntv_ctl_el0 & (ENABLE | IMASK) == ENABLE {
-            self.el1.cntv_cval_el0.checked_add(offset)
-        } else {
-            None
-        }
+        virtual_due(self.el1.cntv_ctl_el0, self.el1.cntv_cval_el0, offset)
     }
 
     /// Puts the state into the registers.
