@@ -184,7 +184,7 @@ pub const fn entry_sctlr(big_endian: bool) -> u64 {
     if big_endian { RES1 | SCTLR_EL1::EE::SET.value } else { RES1 }
 }
 
-/// `ISR_EL1.A`: a physical SError is pending.
+/// `ISR_EL1.A`: a physical SError is pending (DDI 0487 ISR_EL1).
 pub const ISR_A: u64 = 1 << 8;
 
 /// When a register of a vCPU changes, which decides when it is saved, published and restored.

@@ -105,7 +105,7 @@ impl World {
         CNTHCTL_EL2.set(self.cnthctl);
         msr!("hstr_el2", policy::HSTR);
         if self.ras {
-            // DISR_EL1 is this register to EL1. RAS is hidden, but nothing traps it.
+            // DISR_EL1 is this register to EL1 while HCR_EL2.AMO is set (DDI 0487 DISR_EL1). RAS is hidden, but nothing traps it.
             msr!("S3_4_C12_C1_1", 0); // VDISR_EL2
         }
         if self.hcrx {

@@ -60,7 +60,7 @@ impl Distributor {
         let words = (typer & 0x1F) as usize;
         self.0.fill32(GICD_ICENABLER + 4, words, u32::MAX);
         self.0.fill32(GICD_ICACTIVER + 4, words, u32::MAX);
-        // ESPI and ESPI_range.
+        // ESPI and ESPI_range (IHI 0069 GICD_TYPER).
         if typer & 1 << 8 != 0 {
             self.0.fill32(GICD_ICENABLER_E, (typer >> 27) as usize + 1, u32::MAX);
         }
@@ -179,7 +179,7 @@ impl Redistributor {
         self.0.write32(GICR_WAKER, self.0.read32(GICR_WAKER) & !(1 << 1));
         self.0.settle(GICR_WAKER, 1 << 2);
         self.0.write32(GICR_CTLR, 0);
-        // The extended ones are in the words after the first: none, one or two (PPInum).
+        // The extended ones are in the words after the first: none, one or two (IHI 0069 GICR_TYPER.PPInum).
         let words = 1 + (self.0.read32(GICR_TYPER) >> 27 & 3) as usize;
         self.0.fill32(GICR_ICENABLER0, words, u32::MAX);
         self.0.write32(GICR_ICACTIVER0, u32::MAX);
@@ -250,7 +250,7 @@ pub(crate) fn drop_priority(intid: u32) {
     barrier::isb();
 }
 
-/// Whether an interrupt has an active state to end: LPIs have none.
+/// Whether an interrupt has an active state to end: LPIs, from 8192 on, have none (IHI 0069).
 pub(crate) fn can_be_active(intid: u32) -> bool {
     intid < 8192
 }
@@ -318,7 +318,7 @@ pub(crate) struct Interface {
     redistributor: Redistributor,
     distributor: Distributor,
     list_registers: u32,
-    /// `ICH_VTR_EL2.TDS`.
+    /// `ICH_VTR_EL2.TDS` (IHI 0069).
     tdir: bool,
     /// `ICH_ELRSR_EL2` while all of them are empty.
     all_empty: u64,
