@@ -47,23 +47,31 @@
     ldp     x28, x29, [sp, #224]
 .endm
 
-// For a short way in Rust that has few registers to put anything in: x0, x1 and x8 to x17 (xtask looks for others in what it builds).
-// x30 is saved for the call. x1 and x2 are saved already. The guest's x0 is behind its x30, where the frame has no register.
-.macro save_few
+// For a short way in Rust that has few registers to put anything in: x0, x1 and x8 to \last (xtask looks for others in what it builds).
+// x30 is saved for the call. x1 is saved already. The guest's x0 is behind its x30, where the frame has no register.
+.macro save_few last
     stp     x8, x9, [sp, #64]
     stp     x10, x11, [sp, #80]
     stp     x12, x13, [sp, #96]
+.if \last > 13
     stp     x14, x15, [sp, #112]
+.endif
+.if \last > 15
     stp     x16, x17, [sp, #128]
+.endif
     stp     x30, x0, [sp, #240]
 .endm
 
-.macro restore_few
-    ldp     x8, x9, [sp, #64]
-    ldp     x10, x11, [sp, #80]
-    ldp     x12, x13, [sp, #96]
-    ldp     x14, x15, [sp, #112]
+.macro restore_few last
+.if \last > 15
     ldp     x16, x17, [sp, #128]
+.endif
+.if \last > 13
+    ldp     x14, x15, [sp, #112]
+.endif
+    ldp     x12, x13, [sp, #96]
+    ldp     x10, x11, [sp, #80]
+    ldp     x8, x9, [sp, #64]
 .endm
 
 // Calls a short way that has few registers. In an image that nobody checks for that, it is the long way.
@@ -147,19 +155,21 @@ short_affinity:
     b       not_short
 
     unexpected 2                    // FIQ
-// The kick. x0 to x3 are saved.
+// The kick. x0 and x1 are saved.
 kicked:
-    save_few
-    short_way {kick}, 1f            // leaves x2 and x3 alone
+    save_few 15
+    short_way {kick}, 1f
     cbnz    w0, 1f
-    restore_few
+    restore_few 15
     ldr     x30, [sp, #240]
     ldp     x0, x1, [sp]
     eret
     dsb     nsh
     isb
-1:  stp     x4, x5, [sp, #32]
+1:  stp     x2, x3, [sp, #16]
+    stp     x4, x5, [sp, #32]
     stp     x6, x7, [sp, #48]
+    stp     x16, x17, [sp, #128]
     str     x18, [sp, #144]
     mov     x0, sp
     mov     x1, #0
@@ -283,13 +293,14 @@ other_sync:
     .balign 128                     // IRQ
 guest_irq:
     stp     x0, x1, [sp, #0]
-    stp     x2, x3, [sp, #16]
     mrs     x1, S3_0_C12_C12_0      // ICC_IAR1_EL1
     dsb     sy
     cmp     w1, #{vtimer}
     b.eq    short_timer
 other_irq:
     cbz     w1, kicked              // INTID 0 is the kick
+    stp     x2, x3, [sp, #16]
+not_shown:
     stp     x4, x5, [sp, #32]
     stp     x6, x7, [sp, #48]
     stp     x8, x9, [sp, #64]
@@ -468,7 +479,7 @@ short_shown:
 // ESR_EL2 in x0, or what the guest wrote.
 sync_abort:
     tbnz    w1, #6, sync_store
-    save_few
+    save_few 17
     mov     x0, x1
     short_way {load}, sync_few
     tbz     x1, #63, loaded
@@ -488,7 +499,10 @@ sync_saved:
     b       resume
 // x0 = what the guest has read, x1 = the number of the register that it goes to.
 loaded:
-    restore_few
+    ldp     x16, x17, [sp, #128]
+    ldp     x14, x15, [sp, #112]
+id_loaded:
+    restore_few 13
     ldr     x30, [sp, #240]
     adr     x2, 1f
     add     x2, x2, x1, lsl #3
@@ -511,17 +525,18 @@ loaded:
     isb
 
 sync_sysreg:
-    save_few
     tbz     w1, #0, 1f              // a write
+    save_few 13
     mov     x0, x1
-    short_way {id}, sync_few
-    tbz     x1, #63, loaded
-    b       sync_few
-1:  mov     w2, #({sgi1r} & 0xFFFF)
+    short_way {id}, id_few
+    tbz     x1, #63, id_loaded
+    b       id_few
+1:  save_few 15
+    mov     w2, #({sgi1r} & 0xFFFF)
     movk    w2, #({sgi1r} >> 16), lsl #16
     eor     x2, x1, x2
     tst     x2, #~(31 << 5)
-    b.ne    sync_few
+    b.ne    sgi_few
     ubfx    x1, x1, #5, #5          // the register whose value it writes
     adr     x2, 1f
     add     x2, x2, x1, lsl #3
@@ -537,17 +552,24 @@ sync_sysreg:
     b       2f
     .endr
     mov     x0, xzr
-2:  short_way {sgi}, sync_few
-    cbnz    w0, sync_few
-    restore_few
+2:  short_way {sgi}, sgi_few
+    cbnz    w0, sgi_few
+    restore_few 15
     ldp     x30, x0, [sp, #240]
     ldp     x1, x2, [sp, #8]
     eret
     dsb     nsh
     isb
 
-// The virtual timer's interrupt, when all is as at the last one: VcpuGic::show_again says what that means. x0 to x3 are saved.
+id_few:
+    stp     x14, x15, [sp, #112]
+sgi_few:
+    stp     x16, x17, [sp, #128]
+    b       sync_few
+
+// The virtual timer's interrupt, when all is as at the last one: VcpuGic::show_again says what that means. x0 and x1 are saved.
 short_timer:
+    stp     x2, x3, [sp, #16]
     mrs     x0, tpidr_el2
     ldr     x0, [x0, #{short_gic}]
     ldrb    w3, [x0, #{gic_slot}]
@@ -566,7 +588,7 @@ short_timer:
     b       short_shown
     .endr
 3:  mov     x1, #{vtimer}
-    b       other_irq
+    b       not_shown
 
 short_uid:
     mov     w1, #({hyp_uid} & 0xFFFF)
