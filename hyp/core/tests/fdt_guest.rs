@@ -18,7 +18,7 @@ fn guest(vcpus: usize) -> GuestTree<'static> {
     GuestTree {
         ram: Range::new(0x4000_0000, 0x1000_0000).unwrap(),
         vcpus,
-        bootargs: "console=ttyAMA0 earlycon",
+        bootargs: b"console=ttyAMA0 earlycon",
         initrd: Range::new(0x4820_0000, 0x12345),
         seed: None,
         devices: &[],
@@ -81,7 +81,7 @@ fn it_has_the_properties_that_drivers_ask_for() {
 #[test]
 fn without_command_line_and_initrd_their_properties_are_absent() {
     let blob = write(&GuestTree {
-        bootargs: "",
+        bootargs: b"",
         initrd: None,
         ..guest(1)
     });
@@ -97,7 +97,7 @@ fn without_command_line_and_initrd_their_properties_are_absent() {
 #[test]
 fn a_command_line_with_a_nul_is_an_error() {
     let tree = GuestTree {
-        bootargs: "a\0b",
+        bootargs: b"a\0b",
         ..guest(1)
     };
     assert!(tree.write(&mut [0; 4096]).is_none());
@@ -108,7 +108,7 @@ fn a_command_line_with_a_nul_is_an_error() {
 fn the_largest_fits_in_the_room_kept_for_it() {
     let bootargs = "x".repeat(hyp_core::fdt::vms::MAX_BOOTARGS);
     let blob = write(&GuestTree {
-        bootargs: &bootargs,
+        bootargs: bootargs.as_bytes(),
         ..guest(layout::MAX_VCPUS)
     });
     assert!(blob.len() as u64 <= DTB_SIZE, "{}", blob.len());
@@ -143,7 +143,7 @@ fn the_device_tree_compiler_has_no_complaint() {
 #[test]
 fn a_passed_device_stands_below_the_root_with_the_fixed_clock() {
     let device = Device {
-        name: "pl031",
+        name: b"pl031",
         compatible: b"arm,pl031\0arm,primecell\0",
         registers: Range::new(0x0901_0000, 0x1000).into_iter().collect(),
         interrupts: [Spi { intid: 34, edge: false }, Spi { intid: 40, edge: true }]

@@ -170,7 +170,7 @@ fn everything_that_is_said_is_read() {
     let vm = full().set("umbra,smccc-filter", cells(&[0x8400_0003, 1, 1, 0xc400_0000, 0x20, 0]));
     let vm = only(&tree(vec![vm]));
     assert_eq!((vm.id, vm.name(), vm.pcpus.as_slice()), (1, "guest", &[1, 2, 3, 4][..]));
-    assert_eq!((vm.ram, vm.bootargs), (r(0x4000_0000, 0x1000_0000), "console=ttyAMA0"));
+    assert_eq!((vm.ram, vm.bootargs), (r(0x4000_0000, 0x1000_0000), &b"console=ttyAMA0"[..]));
     assert_eq!(vm.dtb, DtbPlacement::At(0x4000_0000));
     assert_eq!((vm.strict, vm.on_pending, vm.forward_deadline_ms), (true, false, 250));
     assert_eq!((vm.image, vm.initrd), (r(0x5000_0000, 0x4_0000), Some(r(0x5800_0000, 0x12345))));
@@ -191,7 +191,7 @@ fn everything_but_the_image_has_a_default() {
     );
     assert_eq!(
         (vm.ram, vm.bootargs, vm.dtb),
-        (r(0x4000_0000, 0x1000_0000), "", DtbPlacement::AboveImage)
+        (r(0x4000_0000, 0x1000_0000), &b""[..], DtbPlacement::AboveImage)
     );
     assert_eq!((vm.strict, vm.on_pending, vm.forward_deadline_ms), (false, true, 5000));
     assert_eq!(
@@ -288,7 +288,9 @@ fn names_are_printable_short_and_without_spaces() {
     };
     assert_eq!(named("a b\x1b[31m\u{e9}="), "a_b_[31m_=");
     assert_eq!(named(&"x".repeat(100)), "x".repeat(32));
-    for bad in [vec![], vec![0], b"no-nul".to_vec(), b"two\0strings\0".to_vec(), vec![0xff, 0xfe, 0]] {
+    let odd = least("node", 0x5000_0000).set("umbra,name", vec![b'a', 0xff, 0xfe, b'b', 0]);
+    assert_eq!(read(&tree(vec![odd]))[0].name, "a__b");
+    for bad in [vec![], vec![0], b"no-nul".to_vec(), b"two\0strings\0".to_vec()] {
         let message = refusal(least("node", 0x5000_0000).set("umbra,name", bad));
         assert_eq!(message, "umbra,name: must be one string that is not empty");
     }
@@ -761,7 +763,7 @@ const RTC: &str = "/pl031@9010000";
 #[test]
 fn a_device_is_found_by_its_path_with_registers_interrupts_and_clocks() {
     let device: Device = only(&tree(vec![given("a", 0x5000_0000, &[RTC])])).devices.remove(0);
-    assert_eq!(device.name, "pl031");
+    assert_eq!(device.name, b"pl031");
     assert_eq!(device.compatible, strings(&["arm,pl031", "arm,primecell"]));
     assert_eq!(device.registers.as_slice(), [r(0x901_0000, 0x1000)]);
     assert_eq!(device.interrupts.as_slice(), [Spi { intid: 34, edge: false }]);
@@ -784,7 +786,10 @@ fn a_devices_registers_go_up_through_the_buses_and_out_to_whole_pages() {
             ),
     );
     let device = only(&tree).devices.remove(0);
-    assert_eq!((device.name, device.registers.as_slice()), ("timer", &[r(0x0a80_0f00, 0x200)][..]));
+    assert_eq!(
+        (device.name, device.registers.as_slice()),
+        (&b"timer"[..], &[r(0x0a80_0f00, 0x200)][..])
+    );
     assert_eq!(device.pages().as_slice(), [r(0x0a80_0000, 0x2000)]);
     assert_eq!(device.interrupts.as_slice(), [Spi { intid: 287, edge: true }]);
 }

@@ -4,7 +4,7 @@
 
 use arrayvec::{ArrayString, ArrayVec};
 
-use super::{Cells, Node, Tree, TreeError, cut, one_string, text};
+use super::{Cells, Node, Tree, TreeError, cut, one_string};
 use crate::physmem::{Full, MAX_REGIONS, RangeSet};
 use crate::put;
 use crate::text::{Shown, Sink};
@@ -501,7 +501,7 @@ fn seed(seeds: [&[u8]; 2]) -> Option<u64> {
     seeds.iter().any(|seed| !seed.is_empty()).then_some(hash)
 }
 
-/// What `/chosen` says to Umbra itself. A nonce that is too long counts as none.
+/// What `/chosen` says to Umbra itself. A nonce that is too long, or not ASCII, counts as none.
 #[must_use]
 pub fn chosen(tree: &Tree<'_>) -> Chosen {
     let Some(node) = tree.chosen() else {
@@ -509,15 +509,27 @@ pub fn chosen(tree: &Tree<'_>) -> Chosen {
     };
     let has = |name| node.property(name).is_some();
     let bytes = |name| node.property(name).unwrap_or_default();
-    let nonce = one_string(bytes("umbra,nonce")).and_then(|nonce| ArrayString::from(nonce).ok());
+    let nonce = one_string(bytes("umbra,nonce")).and_then(nonce);
     Chosen {
         nonce: nonce.unwrap_or_default(),
         semihosting: has("umbra,semihosting"),
         console_mux: has("umbra,console-mux"),
         fresh_ram: has("umbra,fresh-ram"),
         seed: seed([bytes("rng-seed"), bytes("kaslr-seed")]),
-        loglevel: loglevel(text(bytes("bootargs")).unwrap_or_default()),
+        loglevel: loglevel(one_string(bytes("bootargs")).unwrap_or_default()),
     }
+}
+
+/// What is ASCII, and not too long.
+fn nonce(text: &[u8]) -> Option<ArrayString<MAX_NONCE>> {
+    let mut nonce = ArrayString::new();
+    for byte in text {
+        if !byte.is_ascii() {
+            return None;
+        }
+        nonce.try_push(char::from(*byte)).ok()?;
+    }
+    Some(nonce)
 }
 
 /// The last `loglevel=N` wins, as on a Linux command line. A number above the highest level is the highest; what is no

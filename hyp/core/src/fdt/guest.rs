@@ -14,7 +14,7 @@ pub struct GuestTree<'a> {
     /// How many vCPUs.
     pub vcpus: usize,
     /// The kernel's command line; no property when it is empty.
-    pub bootargs: &'a str,
+    pub bootargs: &'a [u8],
     /// Where the initial RAM disk is.
     pub initrd: Option<Range>,
     /// For the guest's own randomness: `kaslr-seed` and `rng-seed` are made of it. `None` when the machine has none to give.
@@ -54,7 +54,7 @@ impl GuestTree<'_> {
     /// for a command line with a NUL, which would end it.
     #[must_use]
     pub fn write<'w>(&self, words: &'w mut [u32]) -> Option<&'w [u8]> {
-        if self.bootargs.bytes().any(|byte| byte == 0) {
+        if self.bootargs.contains(&0) {
             return None;
         }
         let size = self.write_into(Writer::tree(words));
@@ -67,14 +67,14 @@ impl GuestTree<'_> {
     fn write_into(&self, mut fdt: Writer<'_>) -> usize {
         fdt.part(part!(head));
         self.chosen(&mut fdt);
-        fdt.begin_at("memory", self.ram.start());
+        fdt.begin_at(b"memory", self.ram.start());
         fdt.part(part!(memory));
         fdt.quads(name!("reg"), &[self.ram.start(), self.ram.size()]);
         fdt.end();
         fdt.part(part!(cpus));
         for index in 0..self.vcpus {
             let affinity = layout::affinity_of(index);
-            fdt.begin_at("cpu", affinity);
+            fdt.begin_at(b"cpu", affinity);
             fdt.part(part!(cpu));
             fdt.quads(name!("reg"), &[affinity]);
             fdt.end();
@@ -118,38 +118,38 @@ impl GuestTree<'_> {
 
 /// The root's properties.
 const fn head(fdt: &mut Writer<'_>) {
-    fdt.begin("");
-    fdt.text(name!("compatible"), "linux,dummy-virt");
-    fdt.text(name!("model"), "linux,dummy-virt");
+    fdt.begin(b"");
+    fdt.text(name!("compatible"), b"linux,dummy-virt");
+    fdt.text(name!("model"), b"linux,dummy-virt");
     fdt.cells(name!("#address-cells"), &[2]);
     fdt.cells(name!("#size-cells"), &[2]);
     fdt.cells(name!("interrupt-parent"), &[GIC]);
 }
 
 const fn chosen(fdt: &mut Writer<'_>) {
-    fdt.begin("chosen");
-    fdt.path(name!("stdout-path"), "pl011", layout::UART_BASE);
+    fdt.begin(b"chosen");
+    fdt.path(name!("stdout-path"), b"pl011", layout::UART_BASE);
 }
 
 const fn memory(fdt: &mut Writer<'_>) {
-    fdt.text(name!("device_type"), "memory");
+    fdt.text(name!("device_type"), b"memory");
 }
 
 const fn cpus(fdt: &mut Writer<'_>) {
-    fdt.begin("cpus");
+    fdt.begin(b"cpus");
     fdt.cells(name!("#address-cells"), &[2]);
     fdt.cells(name!("#size-cells"), &[0]);
 }
 
 const fn cpu(fdt: &mut Writer<'_>) {
-    fdt.text(name!("device_type"), "cpu");
-    fdt.text(name!("compatible"), "arm,armv8");
-    fdt.text(name!("enable-method"), "psci");
+    fdt.text(name!("device_type"), b"cpu");
+    fdt.text(name!("compatible"), b"arm,armv8");
+    fdt.text(name!("enable-method"), b"psci");
 }
 
 const fn gic(fdt: &mut Writer<'_>) {
-    fdt.begin_at("intc", layout::GICD_BASE);
-    fdt.text(name!("compatible"), "arm,gic-v3");
+    fdt.begin_at(b"intc", layout::GICD_BASE);
+    fdt.text(name!("compatible"), b"arm,gic-v3");
     fdt.cells(name!("#interrupt-cells"), &[3]);
     fdt.cells(name!("#address-cells"), &[0]);
     fdt.flag(name!("interrupt-controller"));
@@ -164,16 +164,16 @@ const fn rest(fdt: &mut Writer<'_>) {
 }
 
 const fn psci(fdt: &mut Writer<'_>) {
-    fdt.begin("psci");
-    fdt.text(name!("compatible"), "arm,psci-1.0\0arm,psci-0.2");
-    fdt.text(name!("method"), "hvc");
+    fdt.begin(b"psci");
+    fdt.text(name!("compatible"), b"arm,psci-1.0\0arm,psci-0.2");
+    fdt.text(name!("method"), b"hvc");
     fdt.end();
 }
 
 /// Secure physical, physical, virtual and EL2 timer, as on `virt`. Umbra's vCPUs have the virtual one, and the physical one emulated.
 const fn timer(fdt: &mut Writer<'_>) {
-    fdt.begin("timer");
-    fdt.text(name!("compatible"), "arm,armv8-timer");
+    fdt.begin(b"timer");
+    fdt.text(name!("compatible"), b"arm,armv8-timer");
     let interrupts = [PPI, 13, LEVEL_HIGH, PPI, 14, LEVEL_HIGH, PPI, 11, LEVEL_HIGH, PPI, 10, LEVEL_HIGH];
     fdt.cells(name!("interrupts"), &interrupts);
     fdt.flag(name!("always-on"));
@@ -181,22 +181,22 @@ const fn timer(fdt: &mut Writer<'_>) {
 }
 
 const fn clock(fdt: &mut Writer<'_>) {
-    fdt.begin("apb-pclk");
-    fdt.text(name!("compatible"), "fixed-clock");
+    fdt.begin(b"apb-pclk");
+    fdt.text(name!("compatible"), b"fixed-clock");
     fdt.cells(name!("#clock-cells"), &[0]);
     fdt.cells(name!("clock-frequency"), &[CLOCK_HZ]);
-    fdt.text(name!("clock-output-names"), "clk24mhz");
+    fdt.text(name!("clock-output-names"), b"clk24mhz");
     fdt.cells(name!("phandle"), &[CLOCK]);
     fdt.end();
 }
 
 const fn uart(fdt: &mut Writer<'_>) {
-    fdt.begin_at("pl011", layout::UART_BASE);
-    fdt.text(name!("compatible"), "arm,pl011\0arm,primecell");
+    fdt.begin_at(b"pl011", layout::UART_BASE);
+    fdt.text(name!("compatible"), b"arm,pl011\0arm,primecell");
     fdt.quads(name!("reg"), &[layout::UART_BASE, layout::UART_SIZE]);
     fdt.cells(name!("interrupts"), &[SPI, layout::UART_SPI, LEVEL_HIGH]);
     fdt.cells(name!("clocks"), &[CLOCK, CLOCK]);
-    fdt.text(name!("clock-names"), "uartclk\0apb_pclk");
+    fdt.text(name!("clock-names"), b"uartclk\0apb_pclk");
     fdt.end();
 }
 
@@ -236,7 +236,7 @@ mod tests {
     #[test]
     fn a_tree_for_which_there_is_no_room_is_counted_and_not_given() {
         let device = Device {
-            name: "x",
+            name: b"x",
             compatible: b"x\0",
             registers: [Range::EMPTY].into_iter().collect(),
             interrupts: [Spi { intid: 32, edge: false }].into_iter().collect(),
@@ -246,7 +246,7 @@ mod tests {
         let tree = GuestTree {
             ram: Range::EMPTY,
             vcpus: 2,
-            bootargs: "quiet",
+            bootargs: b"quiet",
             initrd: None,
             seed: Some(1),
             devices: &[device],

@@ -16,7 +16,7 @@ use crate::put;
 use crate::text::{Shown, Sink};
 
 pub(crate) use flat::cut;
-pub(crate) use tree::{Cells, Node, is_string, one_cell, one_string, text};
+pub(crate) use tree::{Cells, Node, is_string, one_cell, one_string};
 
 pub use tree::Tree;
 

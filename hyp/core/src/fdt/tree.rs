@@ -252,7 +252,7 @@ impl<'a> Tree<'a> {
         let mut node = self.root();
         let mut path = match path.strip_prefix(b"/") {
             Some(rest) => rest,
-            None => text(self.blocks.property(node.child(b"aliases")?.words(), path)?)?.strip_prefix(b"/")?,
+            None => one_string(self.blocks.property(node.child(b"aliases")?.words(), path)?)?.strip_prefix(b"/")?,
         };
         loop {
             let name = cut(&mut path, b'/');
@@ -302,10 +302,10 @@ impl<'t, 'a> Node<'t, 'a> {
     }
 
     /// The name without the unit address.
-    pub(crate) fn base_name(&self) -> &'a str {
+    pub(crate) fn base_name(&self) -> &'a [u8] {
         let name = self.tree.words(self.at + 1);
         let mut name = bytes(name).get(..name_length(name).unwrap_or(0)).unwrap_or_default();
-        core::str::from_utf8(cut(&mut name, b'@')).unwrap_or_default()
+        cut(&mut name, b'@')
     }
 
     /// Whether its name is `name`, with or without its unit address.
@@ -371,7 +371,7 @@ impl<'t, 'a> Node<'t, 'a> {
 
     /// A property that is one string, of any characters.
     pub(crate) fn text(&self, name: &str) -> Option<&'a [u8]> {
-        text(self.property(name)?)
+        one_string(self.property(name)?)
     }
 
     /// Whether it has one of these properties.
@@ -565,13 +565,8 @@ pub(crate) fn one_cell(value: &[u8]) -> Option<u32> {
 
 /// A value that is one string: one NUL, at its end.
 #[inline(never)]
-pub(crate) fn text(value: &[u8]) -> Option<&[u8]> {
+pub(crate) fn one_string(value: &[u8]) -> Option<&[u8]> {
     value.strip_suffix(&[0]).filter(|text| text.iter().all(|byte| *byte != 0))
-}
-
-/// A value that is one string, of UTF-8.
-pub(crate) fn one_string(value: &[u8]) -> Option<&str> {
-    core::str::from_utf8(text(value)?).ok()
 }
 
 /// The first string of `list` that is one of `names`.

@@ -6,7 +6,7 @@
 mod devices;
 mod placement;
 
-use arrayvec::ArrayVec;
+use arrayvec::{ArrayString, ArrayVec};
 use hyp_abi::layout;
 
 use super::board::{Board, MAX_CPUS};
@@ -73,13 +73,13 @@ pub struct VmDesc<'a> {
     /// 0 for the host partition; guests count from 1 in the tree's order, refused ones too.
     pub id: usize,
     /// At most [`MAX_NAME`] graphic ASCII characters.
-    name: ArrayVec<u8, MAX_NAME>,
+    name: ArrayString<MAX_NAME>,
     /// The pCPU of each vCPU, as a place in the board's list of CPUs. Its length is the number of vCPUs.
     pub pcpus: ArrayVec<u8, { layout::MAX_VCPUS }>,
     /// RAM, as IPAs.
     pub ram: Range,
     /// The guest's command line.
-    pub bootargs: &'a str,
+    pub bootargs: &'a [u8],
     /// Where the guest's device tree goes.
     pub dtb: DtbPlacement,
     /// Every access to ICC_CTLR_EL1 traps.
@@ -113,10 +113,10 @@ impl VmDesc<'_> {
     fn new(id: usize) -> Self {
         Self {
             id,
-            name: ArrayVec::new(),
+            name: ArrayString::new(),
             pcpus: ArrayVec::new(),
             ram: Range::EMPTY,
-            bootargs: "",
+            bootargs: &[],
             dtb: DtbPlacement::AboveImage,
             strict: false,
             on_pending: true,
@@ -136,7 +136,7 @@ impl VmDesc<'_> {
     /// For people.
     #[must_use]
     pub fn name(&self) -> &str {
-        core::str::from_utf8(&self.name).unwrap_or_default()
+        &self.name
     }
 
     /// Whether it is the host partition.
@@ -400,7 +400,7 @@ impl<'a> Reader<'_, '_, 'a> {
     /// The devices that the VM is to be given: nodes of the board's tree.
     fn devices(&mut self) -> Option<()> {
         let mut paths = self.value("umbra,devices").unwrap_or_default();
-        if paths.last().is_some_and(|end| *end != 0) || core::str::from_utf8(paths).is_err() {
+        if paths.last().is_some_and(|end| *end != 0) {
             return self.refuse(text!("must be a list of device-tree paths"));
         }
         while !paths.is_empty() {
@@ -599,11 +599,14 @@ fn fill_pcpus(vms: &mut [VmDesc<'_>], cpus: usize) {
 }
 
 /// A VM's name as it is shown: graphic ASCII, cut to [`MAX_NAME`] characters. It goes into records, whose values have no spaces.
-fn shown(name: &str) -> ArrayVec<u8, MAX_NAME> {
-    let mut shown = ArrayVec::new();
+fn shown(name: &[u8]) -> ArrayString<MAX_NAME> {
+    let mut shown = ArrayString::new();
     // A character is what begins with a byte of another kind than those that go on with it.
-    for byte in name.bytes().filter(|byte| byte & 0xC0 != 0x80) {
-        if shown.try_push(if byte.is_ascii_graphic() { byte } else { b'_' }).is_err() {
+    for byte in name.iter().filter(|byte| **byte & 0xC0 != 0x80) {
+        if shown
+            .try_push(if byte.is_ascii_graphic() { char::from(*byte) } else { '_' })
+            .is_err()
+        {
             break;
         }
     }

@@ -100,9 +100,8 @@ impl<'w> Writer<'w> {
         self.at += 1;
     }
 
-    /// `text`, without a NUL.
-    const fn string(&mut self, text: &str) {
-        let mut bytes = text.as_bytes();
+    /// `bytes`, without a NUL.
+    const fn string(&mut self, mut bytes: &[u8]) {
         while self.at.is_multiple_of(4)
             && let [a, b, c, d, rest @ ..] = bytes
         {
@@ -116,7 +115,7 @@ impl<'w> Writer<'w> {
     }
 
     /// `name@address`, without a NUL.
-    const fn string_at(&mut self, name: &str, address: u64) {
+    const fn string_at(&mut self, name: &[u8], address: u64) {
         self.string(name);
         self.byte(b'@');
         let mut digits = digits(address);
@@ -133,14 +132,14 @@ impl<'w> Writer<'w> {
     }
 
     /// Begins a node.
-    pub(super) const fn begin(&mut self, name: &str) {
+    pub(super) const fn begin(&mut self, name: &[u8]) {
         self.word(1);
         self.string(name);
         self.terminate();
     }
 
     /// Begins the node `name` of the unit address `address`.
-    pub(super) const fn begin_at(&mut self, name: &str, address: u64) {
+    pub(super) const fn begin_at(&mut self, name: &[u8], address: u64) {
         self.word(1);
         self.string_at(name, address);
         self.terminate();
@@ -180,14 +179,14 @@ impl<'w> Writer<'w> {
     }
 
     /// A property of strings: `text` with a NUL at its end, and one after each string before.
-    pub(super) const fn text(&mut self, name: Name, text: &str) {
+    pub(super) const fn text(&mut self, name: Name, text: &[u8]) {
         self.open(name, text.len() + 1);
         self.string(text);
         self.terminate();
     }
 
     /// A property that is the path of a node below the root: `/node@address`.
-    pub(super) const fn path(&mut self, name: Name, node: &str, address: u64) {
+    pub(super) const fn path(&mut self, name: Name, node: &[u8], address: u64) {
         let text = "/@".len() + node.len() + digits(address) as usize;
         self.open(name, text + 1);
         self.byte(b'/');
@@ -281,7 +280,7 @@ mod tests {
     fn unit_addresses_are_hexadecimal_without_leading_zeroes() {
         for address in [0, 1, 0xf, 0x10, 0x0901_0000, u64::MAX] {
             let mut words = [0; 8];
-            Writer::new(&mut words).begin_at("x", address);
+            Writer::new(&mut words).begin_at(b"x", address);
             let text = format!("x@{address:x}\0");
             let bytes: &[u8] = bytemuck::must_cast_slice(&words);
             assert!(bytes[4..].starts_with(text.as_bytes()), "{text}");

@@ -28,7 +28,7 @@ const SPIS: u64 = 256;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device<'a> {
     /// The node's name, without the address.
-    pub name: &'a str,
+    pub name: &'a [u8],
     /// `compatible`, as it stands.
     pub compatible: &'a [u8],
     /// Its registers, which the guest sees at the same addresses.
