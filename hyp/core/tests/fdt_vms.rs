@@ -305,6 +305,46 @@ fn names_are_printable_short_and_without_spaces() {
 }
 
 #[test]
+fn a_property_that_is_spelt_wrong_is_not_passed_over() {
+    let vm = || least("vm", 0x5000_0000);
+    let unknown = |name: &str| format!("{name}: Umbra knows no such property");
+    for name in [
+        "umbra,smcc-filter",
+        "umbra,smccc-filters",
+        "umbra,",
+        "umbra,load",
+        "umbra,vm",
+        "umbra,STRICT",
+    ] {
+        assert_eq!(refusal(vm().set(name, [])), unknown(name));
+    }
+    for (module, name) in [("umbra,image", "umbra,entrypoint"), ("umbra,initrd", "umbra,load")] {
+        let mut vm = vm();
+        let initrd = vm.at("image@50000000").clone().set("compatible", strings(&["umbra,initrd"]));
+        vm = vm.with(
+            Node {
+                name: "initrd@50001000".into(),
+                ..initrd
+            }
+            .set("reg", quads(&[0x5000_1000, 0x1000])),
+        );
+        let node = if module == "umbra,image" {
+            "image@50000000"
+        } else {
+            "initrd@50001000"
+        };
+        assert!(read(&tree(vec![vm.clone()]))[0].description.is_ok());
+        vm.at(node).put(name, []);
+        assert_eq!(refusal(vm), unknown(name));
+    }
+    // What is not ours is not looked at, and a name that only begins as ours do is not ours.
+    let vms = read(&tree(vec![
+        vm().set("linux,umbra,x", []).set("umbrage,strict", []).set("umbra", []),
+    ]));
+    assert!(vms[0].description.is_ok());
+}
+
+#[test]
 fn every_broken_property_is_named_with_the_reason() {
     let vm = || least("vm", 0x5000_0000);
     let image = |change: &dyn Fn(&mut Node)| {

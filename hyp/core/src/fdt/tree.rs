@@ -369,6 +369,26 @@ impl<'t, 'a> Node<'t, 'a> {
         self.tree.blocks.property(self.words(), name.as_bytes())
     }
 
+    /// The name of its first property that begins with `umbra,` and is none of `known`.
+    #[inline(never)]
+    pub(crate) fn unknown(&self, known: &[&str]) -> Option<&'a [u8]> {
+        let mut words = self.words();
+        loop {
+            words = match words {
+                [PROPERTY, length, name, value @ ..] => {
+                    let blocks = &self.tree.blocks;
+                    let mut text = blocks.strings.get(u32::from_be(*name) as usize..)?;
+                    if text.starts_with(b"umbra,") && !known.iter().any(|known| blocks.named(*name, known.as_bytes())) {
+                        return Some(cut(&mut text, 0));
+                    }
+                    after_value(value, *length)?
+                }
+                [NOP, after @ ..] => after,
+                _ => return None,
+            };
+        }
+    }
+
     /// A property that is one string, of any characters.
     pub(crate) fn text(&self, name: &str) -> Option<&'a [u8]> {
         one_string(self.property(name)?)

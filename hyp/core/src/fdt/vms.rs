@@ -35,6 +35,19 @@ const MAX_NODES: usize = 32;
 
 /// The host partition is compatible with this, too.
 const HOST: &str = "umbra,host";
+/// The properties of a VM's node that are ours.
+const PROPERTIES: [&str; 10] = [
+    "umbra,name",
+    "umbra,vcpus",
+    "umbra,pcpus",
+    "umbra,ram",
+    "umbra,dtb",
+    "umbra,strict",
+    "umbra,no-on-pending",
+    "umbra,forward-deadline-ms",
+    "umbra,smccc-filter",
+    "umbra,devices",
+];
 const DEFAULT_RAM_SIZE: u64 = 256 << 20;
 const DEFAULT_DEADLINE_MS: u32 = 5000;
 /// The longest that a forwarded call waits for its verdict.
@@ -306,6 +319,8 @@ impl<'a> Reader<'_, '_, 'a> {
         if self.others.iter().any(|other| other.name == self.vm.name) {
             return self.refuse(text!("an earlier VM has this name"));
         }
+        let node = self.node;
+        self.known(&node, &PROPERTIES)?;
         self.pcpus()?;
         self.ram()?;
         self.devices()?;
@@ -319,6 +334,14 @@ impl<'a> Reader<'_, '_, 'a> {
         self.place()?;
         self.vm.tree_size = self.vm.tree(self.around.board).size();
         Some(())
+    }
+
+    /// That a node has no property of ours which we do not know: a filter that is spelt wrong is no filter.
+    #[inline(never)]
+    fn known(&mut self, node: &Node<'_, '_>, known: &[&'static str]) -> Option<()> {
+        let Some(name) = node.unknown(known) else { return Some(()) };
+        (self.refused)(self.vm.id, self.vm.name(), &shown(name), text!("Umbra knows no such property"));
+        None
     }
 
     /// A property of one cell, 1 to `most`.
@@ -464,11 +487,13 @@ impl<'a> Reader<'_, '_, 'a> {
         let Some(image) = module(&self.node, "umbra,image") else {
             return self.refuse(text!("missing"));
         };
+        self.known(&image, &["umbra,load", "umbra,entry"])?;
         self.vm.image = self.module_range(&image)?;
         self.vm.load = self.address(&image, "umbra,load")?;
         self.vm.entry = self.address(&image, "umbra,entry")?;
         self.property = INITRD;
         if let Some(initrd) = module(&self.node, "umbra,initrd") {
+            self.known(&initrd, &[])?;
             let initrd = self.module_range(&initrd)?;
             if initrd.overlaps(self.vm.image) {
                 return self.overlap(initrd, "the image");
