@@ -123,8 +123,11 @@ impl Distributor {
 /// Words of SPIs begin with INTID 32.
 impl PhysicalSpis for Distributor {
     fn set_active(&self, word: usize, mask: u32, active: bool) {
-        let register = if active { GICD_ISACTIVER } else { GICD_ICACTIVER };
-        self.0.write32(register + 4 * (word + 1), mask);
+        if active {
+            make_active(self.0, GICD_ISACTIVER + 4 * (word + 1), mask);
+        } else {
+            self.0.write32(GICD_ICACTIVER + 4 * (word + 1), mask);
+        }
     }
 
     fn asserted(&self, intid: u32) -> bool {
@@ -195,9 +198,23 @@ impl Redistributor {
 
     /// Sets or clears the physical active state of a PPI.
     pub(crate) fn set_active(self, intid: u32, active: bool) {
-        let offset = if active { GICR_ISACTIVER0 } else { GICR_ICACTIVER0 };
-        self.0.write32(offset, 1 << (intid & 31));
+        let mask = 1 << (intid & 31);
+        if active {
+            make_active(self.0, GICR_ISACTIVER0, mask);
+        } else {
+            self.0.write32(GICR_ICACTIVER0, mask);
+        }
     }
+}
+
+/// Makes the interrupts of `mask` active, by the register at `set`. They are when this is done: the register was read back, because a store to a
+/// device may be on its way still after a barrier (Device-nGnRE). A guest's own deactivation (`ICH_LR<n>_EL2.HW`) that came before it would end
+/// nothing, and nobody the active state that comes after.
+#[inline(always)]
+fn make_active(frame: Mmio, set: usize, mask: u32) {
+    frame.write32(set, mask);
+    let _ = frame.read32(set);
+    barrier::dsb_sy();
 }
 
 /// Turns the GIC's system registers on, which may be off after reset. Before any `ICC_*` or `ICH_*` access.

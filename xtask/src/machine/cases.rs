@@ -39,6 +39,44 @@ fn crashed(seen: &Seen<'_>) -> Result<(), String> {
     seen.umbra_says(&["ESR", "FAR", "PC"])
 }
 
+/// Whenever EL2 made an interrupt active in one of the physical GIC's frames, it read the same register next.
+fn made_active_and_read_back(seen: &Seen<'_>) -> Result<(), String> {
+    seen.all_passed()?;
+    let accesses: Vec<_> = seen.run.stderr.lines().filter_map(gic_access).collect();
+    let mut count = 0;
+    for (at, (frame, write, offset)) in accesses.iter().enumerate() {
+        // ISACTIVER0 of a redistributor, and those of the distributor's SPIs.
+        let sets = if frame == &"redist" {
+            *offset == 0x1_0300
+        } else {
+            (0x304..0x380).contains(offset)
+        };
+        if *write && sets {
+            count += 1;
+            if accesses.get(at + 1) != Some(&(*frame, false, *offset)) {
+                return Err(format!("{frame}: a write at {offset:#x} is not read back"));
+            }
+        }
+    }
+    if count == 0 {
+        Err("nothing was made active".to_owned())
+    } else {
+        Ok(())
+    }
+}
+
+/// A line in which QEMU tells of an access to the GIC: the frame, whether it is a write, and its offset.
+fn gic_access(line: &str) -> Option<(&str, bool, u64)> {
+    let (event, what) = line.split_once("gicv3_")?.1.split_once(' ')?;
+    let (frame, write) = match event.split_once('_')? {
+        (frame, "read") => (frame, false),
+        (frame, "write") => (frame, true),
+        _ => return None,
+    };
+    let offset = what.split_once("offset 0x")?.1.split(' ').next()?;
+    Some((frame, write, u64::from_str_radix(offset, 16).ok()?))
+}
+
 /// A guest that does what is typed.
 fn obeying(name: &'static str, bootargs: &'static str) -> Guest {
     Guest::new("obey", bootargs).named(name)
@@ -436,6 +474,13 @@ pub(super) fn all() -> Vec<Case> {
             "device-passed-to-a-vm-that-is-reset",
             Guest::new("rtc", "test=after_a_reset").devices(&["/pl031@9010000"]),
         ),
+        Case::new(
+            "what-is-made-active-is-so-before-a-guest-goes-on",
+            Guest::new("rtc", "").devices(&["/pl031@9010000"]),
+        )
+        .traces(&["-trace", "gicv3_dist_*", "-trace", "gicv3_redist_*"])
+        .seconds(120)
+        .expect(made_active_and_read_back),
         Case::new(
             "device-passed-to-a-vm-that-counts",
             Guest::new("rtc", "test=many_without_an_exit_at_the_end").devices(&["/pl031@9010000"]),

@@ -427,6 +427,11 @@ impl Case {
             }
         })
     }
+    /// Has QEMU say on its standard error ([`Run::stderr`]) what it does of `events`.
+    pub(crate) fn traces(mut self, events: &'static [&'static str]) -> Self {
+        self.extra = events;
+        self
+    }
     /// Has the device tree lie at this address, as a boot loader may put it anywhere.
     pub(crate) fn tree_at(mut self, address: u64) -> Self {
         self.tree_at = Some(address);
