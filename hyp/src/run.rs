@@ -282,7 +282,6 @@ impl Run {
     /// Takes the vCPU out of the registers. From here on its shadow is exact.
     fn leave(&mut self, frame: &Frame, here: &mut Option<Resident>) {
         let Some(here) = here.take() else { return };
-        timer::disarm();
         if here.shared {
             self.round.charge(self.current, timer::now().wrapping_sub(self.since));
         }
@@ -296,6 +295,8 @@ impl Run {
             });
             place.leave(frame, &mut self.interface, here.shared);
         }
+        // Behind its ISB the virtual timer is off, too: no other VM's offset comes before that.
+        timer::disarm();
     }
 
     /// Which vCPU is to run, if any.
@@ -333,14 +334,12 @@ impl Run {
         let who = Some((vm.id, vcpu.index));
         let kept = self.last == who && !shared && !state.context.is_new();
         state.load_x(&mut frame.x, kept);
-        // First, so that the timer is never on with another VM's offset.
         timer::set_guest_offset(vm.cntvoff());
-        if kept {
-            state.context.resume();
-        } else {
+        if !kept {
             install(&self.world, &mut self.last, vcpu, vm, &mut state);
         }
         let due = enter(vcpu, vm, &mut state, &mut self.interface);
+        state.context.resume();
         if let Some(first) = earlier(due, alarm) {
             timer::arm(first);
         }

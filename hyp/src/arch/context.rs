@@ -34,13 +34,13 @@ static NO_FP: Fp = Fp {
 const _: () = assert!(size_of::<Fp>() == 528, "fp.s uses this layout");
 
 macro_rules! el1_registers {
-    ($($name:ident => $reg:literal),* $(,)?) => {
+    ($($name:ident => $reg:literal),*; $timer:ident => $control:literal) => {
         /// Reads them all: a field that is not listed below does not compile.
         fn save_el1() -> El1State {
-            El1State { $($name: mrs!($reg),)* }
+            El1State { $($name: mrs!($reg),)* $timer: mrs!($control) }
         }
 
-        /// Writes them all, in this order.
+        /// Writes them all but the virtual timer's control register.
         #[inline(always)]
         fn load_el1(state: &El1State) {
             $(msr!($reg, state.$name);)*
@@ -48,7 +48,6 @@ macro_rules! el1_registers {
     };
 }
 
-// The virtual timer's control register comes last, so that it is not enabled with another vCPU's compare value.
 el1_registers! {
     sp_el0 => "sp_el0",
     sp_el1 => "sp_el1",
@@ -74,8 +73,8 @@ el1_registers! {
     tpidr_el0 => "tpidr_el0",
     tpidrro_el0 => "tpidrro_el0",
     tpidr_el1 => "tpidr_el1",
-    cntv_cval_el0 => "cntv_cval_el0",
-    cntv_ctl_el0 => "cntv_ctl_el0",
+    cntv_cval_el0 => "cntv_cval_el0";
+    cntv_ctl_el0 => "cntv_ctl_el0"
 }
 
 /// All of a vCPU's EL1 state but its general-purpose registers and its CPU interface.
@@ -124,7 +123,9 @@ impl Context {
         msr!("cntv_ctl_el0", 0);
     }
 
-    /// After [`Context::pause`], with nothing else in the registers since: the virtual timer is as it was.
+    /// After [`Context::load`], or [`Context::pause`] with nothing else in the registers since: the virtual timer is as it was. Behind an `ISB`,
+    /// so that it is not on with another vCPU's compare value or another VM's offset, and when the physical interrupt is active if the vCPU has the
+    /// virtual one, so that it does not come for what the vCPU has.
     pub(crate) fn resume(&self) {
         msr!("cntv_ctl_el0", self.el1.cntv_ctl_el0);
     }
@@ -148,8 +149,9 @@ impl Context {
         virtual_due(self.el1.cntv_ctl_el0, self.el1.cntv_cval_el0, offset)
     }
 
-    /// Puts the state into the registers.
+    /// Puts the state into the registers. The virtual timer stays off.
     pub(crate) fn load(&mut self) {
+        msr!("cntv_ctl_el0", 0);
         let fp = if core::mem::take(&mut self.new) {
             // All but one are zeroes, which come from no memory.
             load_el1(&El1State::at_entry(self.big_endian));

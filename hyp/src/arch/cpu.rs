@@ -95,7 +95,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// Writes all of it. Acts at the next ERET. Before anything that `HCR_EL2.E2H` would redirect.
+    /// Writes all of it. Acts behind the `ISB` of [`enter_vcpu`]. Before anything that `HCR_EL2.E2H` would redirect.
     pub(crate) fn enter(&self) {
         HCR_EL2.set(self.hcr);
         VTCR_EL2.set(self.vtcr);
@@ -121,7 +121,6 @@ impl World {
             msr!("S3_4_C3_C1_4", policy::FINE_GRAINED_DEBUG_TRAPS); // HDFGRTR_EL2
             msr!("S3_4_C3_C1_5", policy::FINE_GRAINED_DEBUG_TRAPS); // HDFGWTR_EL2
         }
-        barrier::isb();
     }
 }
 
@@ -132,7 +131,7 @@ impl World {
     }
 }
 
-/// Which memory the vCPU that comes to this pCPU has, and who it is. Acts at the next ERET.
+/// Which memory the vCPU that comes to this pCPU has, and who it is.
 pub(crate) fn enter_vcpu(vttbr: u64, vmpidr: u64) {
     VTTBR_EL2.set(vttbr);
     VMPIDR_EL2.set(vmpidr);
