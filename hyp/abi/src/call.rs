@@ -89,15 +89,15 @@ pub const fn exit_parts(info: u64) -> (Option<ExitKind>, u16, u16) {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
 pub enum Verdict {
-    /// Do it, as PSCI says; a call that is not one of the power calls (`CPU_ON`, `CPU_OFF`, `SYSTEM_OFF`, `SYSTEM_RESET`)
-    /// is handled as if it had not been forwarded.
+    /// Do it, as PSCI says; a call that is not one of the power calls (`CPU_ON`, `CPU_OFF`, `SYSTEM_OFF`, `SYSTEM_OFF2`,
+    /// `SYSTEM_RESET`, `SYSTEM_RESET2`, `SYSTEM_SUSPEND`) is handled as if it had not been forwarded.
     Allow = 0,
     /// Refuse it: `DENIED` for a power call, `NOT_SUPPORTED` for any other.
     Deny = 1,
     /// It failed: `INTERNAL_FAILURE` (for `CPU_OFF`, whose only error it is, `DENIED`); `NOT_SUPPORTED` for any other call.
     Fail = 2,
     /// Not a power call, or not to be treated as one: these are `x0` to `x3`, and nothing else is done. For a power call
-    /// `x0` = `SUCCESS` means allow: no guest is told `SUCCESS` for what was not done.
+    /// `w0` = `SUCCESS` means allow: no guest is told `SUCCESS` for what was not done.
     Values = 3,
 }
 

@@ -12,7 +12,7 @@
 //! | `SYSTEM_SUSPEND` | suspended | `DENIED` | `INTERNAL_FAILURE` | `INTERNAL_FAILURE` |
 //! | any other | as if it were not forwarded | `NOT_SUPPORTED` | `NOT_SUPPORTED` | `NOT_SUPPORTED` |
 //!
-//! [`Verdict::Values`] gives `x0` to `x3` as they are, and nothing is done; except that `x0` = `SUCCESS` for a power call
+//! [`Verdict::Values`] gives `x0` to `x3` as they are, and nothing is done; except that `w0` = `SUCCESS` for a power call
 //! (every row but the last) means allow, because no guest is told `SUCCESS` for what was not done. A `CPU_ON` that is not
 //! allowed leaves its target OFF.
 
@@ -57,7 +57,8 @@ fn decide(call: &Asked, end: &End) -> Decision {
     match (answer.verdict, call) {
         (Verdict::Allow, _) => Decision::Do,
         (Verdict::Values, Asked::Other) => Decision::Values(answer.values),
-        (Verdict::Values, _) if answer.values[0] == 0 => Decision::Do,
+        // A PSCI return code has 32 bits: what the caller reads is w0.
+        (Verdict::Values, _) if answer.values[0] as u32 == 0 => Decision::Do,
         (Verdict::Values, _) => Decision::Values(answer.values),
         (Verdict::Deny | Verdict::Fail, Asked::Other) => Decision::Refuse(NOT_SUPPORTED),
         (Verdict::Deny, _) | (Verdict::Fail, Asked::CpuOff) => DENIED,

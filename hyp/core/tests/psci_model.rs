@@ -261,7 +261,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Says::Deny),
         1 => Just(Says::Fail),
         1 => any::<[u64; 4]>().prop_map(Says::Values),
-        1 => any::<u64>().prop_map(|x1| Says::Values([0, x1, 2, 3])),
+        1 => any::<[u32; 2]>().prop_map(|[high, x1]| Says::Values([u64::from(high & 1) << 32, x1.into(), 2, 3])),
     ];
     let forge = prop_oneof![6 => Just(0_u64), 1 => any::<u64>(), 2 => (0_u32..64).prop_map(|bit| 1 << bit)];
     prop_oneof![

@@ -140,6 +140,26 @@ fn any_other_call_gets_the_hosts_values() {
     }
 }
 
+/// A PSCI return code is 32 bits wide: a caller, of SMC32 or SMC64, reads `w0` and would take these for `SUCCESS`.
+#[test]
+fn a_value_that_reads_as_success_is_success() {
+    let power = [const { Power::new() }; 2];
+    let start = Start::default();
+    for x0 in [1 << 32, 0xDEAD_BEEF_0000_0000] {
+        for (call, done) in [
+            (cpu_on(), Resolution::Started(1)),
+            (Forwarded::CpuOff, Resolution::CpuOff),
+            (Forwarded::SystemOff, Resolution::SystemOff),
+            (Forwarded::SystemReset, Resolution::SystemReset),
+            (Forwarded::SystemSuspend(start), Resolution::SystemSuspend(start)),
+        ] {
+            let waiting = Waiting::begin(call, &power).unwrap();
+            assert_eq!(waiting.end(&answered(Verdict::Values, x0), &power), done, "{x0:#x}");
+        }
+        power[1].reset();
+    }
+}
+
 #[test]
 fn a_verdict_that_a_reset_overtook_starts_nothing() {
     let power = [const { Power::new() }; 2];

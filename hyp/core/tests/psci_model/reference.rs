@@ -324,7 +324,7 @@ impl Model {
         self.wait[vcpu] = None;
         match (wait.call, wait.answer) {
             (Call::On { target, entry, context }, answer) => {
-                let allowed = matches!(answer, Some(Says::Allow | Says::Values([0, ..])));
+                let allowed = matches!(answer, Some(Says::Allow)) || matches!(answer, Some(Says::Values([x0, ..])) if x0 as u32 == 0);
                 self.cpu[target] = if allowed { Cpu::Starting(entry, context) } else { Cpu::Off };
                 match answer {
                     Some(Says::Deny) => Seen::X0(minus(3)),
@@ -333,7 +333,7 @@ impl Model {
                     _ => Seen::X0(0),
                 }
             }
-            (_, Some(Says::Values(values))) if values[0] != 0 => Seen::Values(values),
+            (_, Some(Says::Values(values))) if values[0] as u32 != 0 => Seen::Values(values),
             (Call::Off, Some(Says::Deny | Says::Fail)) => Seen::X0(minus(3)),
             (Call::Off, _) => self.leave(vcpu),
             (_, Some(Says::Deny)) => Seen::X0(minus(3)),
