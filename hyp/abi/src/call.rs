@@ -55,7 +55,7 @@ pub enum ExitKind {
     Smc = 2,
     /// The VM ended (off or crashed); nothing to answer. `x3`: 0 off, 1 crashed.
     Ended = 3,
-    /// The VM was reset by itself and runs again; nothing to answer.
+    /// The VM was started anew, by itself or from the monitor, once or more; nothing to answer.
     Reset = 4,
 }
 

@@ -101,7 +101,7 @@ pub enum Exit {
         /// Because a vCPU crashed.
         crashed: bool,
     },
-    /// The VM was reset by itself, once or more, and runs again.
+    /// The VM was started anew, once or more, and runs.
     Reset,
 }
 
@@ -322,6 +322,8 @@ impl Exits {
     /// a vCPU that waits ends its wait by [`Cut::Reset`] first.
     pub fn reset(&self) {
         self.epoch.fetch_add(1, Ordering::AcqRel);
+        // An end that the host has not heard of is over: told after the reset, it would say that the VM does not run.
+        let _ = steps::lower(&self.waiting, OFF | CRASHED);
         steps::raise(&self.waiting, RESET);
     }
 

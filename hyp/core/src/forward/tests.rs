@@ -305,3 +305,22 @@ fn an_end_is_told_once_and_last() {
     exits.ended(true);
     assert_eq!(exits.deliver().map(|exit| exit.kind()), Some(hyp_abi::call::ExitKind::Ended));
 }
+
+/// What was started anew after its end is not said to have ended: that would be told last, and be wrong for ever.
+#[test]
+fn an_end_that_a_restart_overtook_is_not_told() {
+    let exits = Exits::new(1);
+    for crashed in [false, true] {
+        exits.ended(crashed);
+        exits.reset();
+        assert!(exits.post(0, Conduit::Hvc, &REGS).is_some());
+        assert_eq!(exits.deliver(), Some(Exit::Reset));
+        assert!(told(&exits).is_some(), "it runs");
+        assert_eq!(exits.deliver(), None);
+        assert_eq!(exits.poll(0, Some(Cut::Reset)), Some(End::Cancelled));
+    }
+    exits.reset();
+    exits.ended(true);
+    assert_eq!(exits.deliver(), Some(Exit::Reset));
+    assert_eq!(exits.deliver(), Some(Exit::Ended { crashed: true }), "the end came after it");
+}
