@@ -267,13 +267,13 @@ impl Vcpu {
     }
 }
 
-/// A power state as the record has it: `AFFINITY_INFO`'s numbers, and 3 for OFF_PENDING.
+/// A power state as the record has it: `AFFINITY_INFO`'s numbers. What is published on the way to off is the record of a vCPU that
+/// has left for good, which stands until it is on again: [`VcpuState::power_down`].
 const fn shown(state: State) -> u64 {
     match state {
         State::On => 0,
-        State::Off => 1,
+        State::Off | State::OffPending => 1,
         State::OnPending => 2,
-        State::OffPending => 3,
     }
 }
 
@@ -370,7 +370,8 @@ impl VcpuState {
         self.timer.due(now)
     }
 
-    /// Off: from here on its CPU interface is the reset template's, for whoever asks, and for its next `CPU_ON`.
+    /// Off: from here on its CPU interface is the reset template's, for whoever asks, and for its next `CPU_ON`. The caller lets it be
+    /// claimed next: who sees that sees this record.
     pub(crate) fn power_down(&mut self, vcpu: &Vcpu) {
         self.cpuif = CpuIf {
             has_run: true,

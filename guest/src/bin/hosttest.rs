@@ -499,6 +499,13 @@ fn contended(check: &mut Check) {
             let now = each(counter);
             core::array::from_fn::<u64, 4, _>(|vcpu| now[vcpu].wrapping_sub(before[vcpu]))
         };
+        // As last published, by whatever took each out of the guest: nobody has been asked anything since.
+        let shown = [1, 2, 3].map(|vcpu| {
+            let record = host::shadow(VM).slot(vcpu).and_then(|slot| slot.read(&mut 0, 10_000));
+            record.map(|record| record.power())
+        });
+        let (on, off) = (Some(0), Some(1));
+        check.eq("the records' power states", shown, if running { [on, on, off] } else { [off; 3] });
         // Its exit may come to the host a little before it has left its pCPU.
         check.that(guest::cpu::wait_until(10, || !is_resident(0)), "the caller leaves its pCPU");
         let (stops, bystanders, busy) = (each(Counter::Stops), each(Counter::Bystanders), counted(Counter::Busy));

@@ -377,7 +377,7 @@ impl Record {
         self.fields >> Self::IGRPEN1_SHIFT & 1
     }
 
-    /// The vCPU's power state, numbered as `AFFINITY_INFO` numbers it: 0 on, 1 off, 2 on its way to on; and 3 on its way to off.
+    /// The vCPU's power state when the record was published, numbered as `AFFINITY_INFO` numbers it: 0 on, 1 off, 2 on its way to on.
     #[must_use]
     #[inline]
     pub const fn power(&self) -> u64 {
