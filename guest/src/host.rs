@@ -2,7 +2,7 @@
 //! exits. `docs/host-abi.md` tells the story.
 
 use crate::smccc::{Conduit, call7};
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use hyp_abi::call::{self, Counter, ExitKind, Trigger, VmState, exit_parts};
 use hyp_abi::errno::Errno;
 use hyp_abi::layout::{MAX_VMS, SHADOW_BASE, SHADOW_STRIDE};
@@ -263,42 +263,55 @@ pub fn shadow(vm: u64) -> &'static ShadowPage {
     unsafe { &*((SHADOW_BASE + vm * SHADOW_STRIDE) as *const ShadowPage) }
 }
 
-/// One VM has not ended, as far as its exits tell.
+/// One VM is not over, as far as its exits tell.
 static SOME_LEFT: AtomicBool = AtomicBool::new(false);
+/// Whose end was told: a bit each.
+static TOLD: AtomicU64 = AtomicU64::new(0);
 
-/// The next exit; `None` when every VM has ended.
+/// The next exit; `None` when every VM has ended and each end was told.
 #[must_use]
 pub fn next_exit() -> Option<Exit> {
-    while SOME_LEFT.load(Ordering::Relaxed) || vms().any(|vm| !has_ended(vm)) {
+    while SOME_LEFT.load(Ordering::Relaxed) || !vms().all(is_over) {
         SOME_LEFT.store(true, Ordering::Relaxed);
-        if let Ok(exit) = wait_exit()
-            && !is_last(&exit)
-        {
-            return Some(exit);
+        if let Ok(exit) = wait_exit() {
+            return Some(noted(exit));
         }
     }
     None
 }
 
-/// Whether `exit` is the end of the last VM.
-fn is_last(exit: &Exit) -> bool {
-    if exit.kind != ExitKind::Ended {
-        return false;
-    }
-    SOME_LEFT.store(false, Ordering::Relaxed);
-    vms().all(has_ended)
+/// Whether `vm` has ended and its end was told. Of one that never ran none is.
+fn is_over(vm: u64) -> bool {
+    let told = TOLD.load(Ordering::Relaxed) >> vm & 1 != 0;
+    has_ended(vm) && (told || counter(vm, call::ALL_VCPUS, Counter::Starts) == Ok(0))
 }
 
-/// Serves exits until every VM has ended. `decide` sees each exit and gives the answer to those that want one; `None`
+/// Notes an end: whether it was the last is looked at before the next wait.
+#[inline]
+fn noted(exit: Exit) -> Exit {
+    match exit.kind {
+        ExitKind::Ended => {
+            TOLD.fetch_or(1 << exit.vm, Ordering::Relaxed);
+            SOME_LEFT.store(false, Ordering::Relaxed);
+        }
+        ExitKind::Reset => {
+            TOLD.fetch_and(!(1 << exit.vm), Ordering::Relaxed);
+        }
+        ExitKind::Hvc | ExitKind::Smc => {}
+    }
+    exit
+}
+
+/// Serves exits until every VM has ended. `decide` sees each exit, the ends too, and gives the answer to those that want one; `None`
 /// leaves an exit unanswered.
 pub fn serve(mut decide: impl FnMut(&Exit) -> Option<Answer>) {
     let mut next = next_exit();
     while let Some(exit) = next {
         next = match decide(&exit) {
             Some(answer) if exit.wants_answer() => match complete_and_wait(exit.cookie, answer) {
-                Ok(exit) if !is_last(&exit) => Some(exit),
+                Ok(exit) => Some(noted(exit)),
                 // ENXIO means that the deadline was faster: hyp counts it, and there is nothing left to do.
-                _ => next_exit(),
+                Err(_) => next_exit(),
             },
             _ => next_exit(),
         };

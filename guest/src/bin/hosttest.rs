@@ -83,13 +83,16 @@ fn counted(counter: Counter) -> u64 {
 #[derive(Default)]
 struct Kept {
     boots: u64,
+    ends: usize,
     slots: [u64; 8],
 }
 
 impl Kept {
     fn decide(&mut self, exit: &Exit) -> Option<Answer> {
-        if exit.kind == ExitKind::Reset {
-            self.boots += 1;
+        match exit.kind {
+            ExitKind::Reset => self.boots += 1,
+            ExitKind::Ended => self.ends += 1,
+            ExitKind::Hvc | ExitKind::Smc => {}
         }
         if !exit.wants_answer() {
             return None;
@@ -124,6 +127,7 @@ fn serve(check: &mut Check) {
     let mut kept = Kept::default();
     host::serve(|exit| kept.decide(exit));
     check.that(host::vms().all(host::has_ended), "every VM has ended");
+    check.eq("ends that were told", kept.ends, host::vms().count());
 }
 
 /// The first wait starts the guests, which takes long.
