@@ -101,9 +101,14 @@ fn running(vm: &'static Vm) -> Result<&'static Vm, Errno> {
     if vm.is_running() { Ok(vm) } else { Err(Errno::Invalid) }
 }
 
-/// The first wait starts every guest that the host has not started itself.
+/// The first wait starts every guest that the host has not started itself. Only the host's first vCPU waits.
 #[inline(never)]
 fn wait_exit(exit: &mut Exit<'_>) -> Leave {
+    if exit.vcpu.index != 0 {
+        // Nobody would wake it: see `system::wake_host`.
+        exit.frame.x[0] = Errno::Busy.to_ret();
+        return Leave::Stay;
+    }
     vm::start_guests();
     let waited = if !exit.shared {
         wait::in_place(exit, |exit| next_exit(&mut exit.frame.x))

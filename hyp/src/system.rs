@@ -100,7 +100,7 @@ fn guests_ended() -> bool {
     GUESTS.load(Ordering::Acquire) == 0
 }
 
-/// Has the host partition look for exits.
+/// Has the host partition look for exits: its first vCPU, which alone waits for them.
 #[inline]
 pub(crate) fn wake_host() {
     let sgi = HOST_KICK.load(Ordering::Relaxed);

@@ -3,9 +3,10 @@
 #![no_std]
 #![no_main]
 
+use core::sync::atomic::{AtomicI64, Ordering};
 use guest::check::{self, Check};
 use guest::host::{self, Answer, Exit, Verdict};
-use guest::{bootargs, oem, println, timer};
+use guest::{bootargs, cpu, oem, println, timer};
 use hyp_abi::attr::{self, CPU_SYSREGS, CTRL, CTRL_INIT, ICC_CTLR, ICC_PMR, cpu_sysreg};
 use hyp_abi::call::{self, ALL_VCPUS, Counter, ExitKind, Trigger, VmState};
 use hyp_abi::errno::Errno;
@@ -29,6 +30,7 @@ const DEADLINE: u64 = 2_000_000;
 /// | `never`, `late` | `psci test=unanswered`, `forward_deadline_ms = 300` |
 /// | `twice`, `forged` | `psci test=answered` |
 /// | `verdicts` | `psci test=verdicts` |
+/// | `second` | any; a host partition of two vCPUs |
 /// | `badcalls`, `contended` | `contended` |
 /// | `staleness` | `staleness` |
 /// | `waiting` | `waiting test=alone`, one vCPU, `forward_deadline_ms = 3000` |
@@ -58,6 +60,7 @@ fn main() {
         on_demand("twice", twice),
         on_demand("forged", forged),
         on_demand("verdicts", verdicts),
+        on_demand("second", second),
         on_demand("badcalls", badcalls),
         on_demand("contended", contended),
         on_demand("staleness", staleness),
@@ -133,6 +136,35 @@ fn serve(check: &mut Check) {
 /// The first wait starts the guests, which takes long.
 fn slow_setup(check: &mut Check) {
     check.eq("the trigger", host::trigger(Trigger::SlowSetup, 0), Ok(0));
+    serve(check);
+}
+
+/// What vCPU 1's calls gave, in `x0`; -1 before.
+static SECOND: [AtomicI64; 3] = [const { AtomicI64::new(-1) }; 3];
+
+fn call_as_second(_: u64) {
+    let calls = [
+        (call::VM_INFO, [VM, 0, 0, 0, 0, 0]),
+        (call::WAIT_EXIT, [0; 6]),
+        (call::COUNTER, [VM, ALL_VCPUS, 0, 0, 0, 0]),
+    ];
+    for (result, (function, arguments)) in SECOND.iter().zip(calls) {
+        result.store(host::raw(function, arguments)[0] as i64, Ordering::Release);
+    }
+}
+
+/// Exits are vCPU 0's to wait for, which Umbra wakes; any other call the second vCPU may make as well.
+fn second(check: &mut Check) {
+    check.eq("CPU_ON", cpu::start(1, call_as_second, 0), guest::psci::SUCCESS);
+    let expected = [0, Errno::Busy.to_ret() as i64, 0];
+    let found = || SECOND.each_ref().map(|result| result.load(Ordering::Acquire));
+    check.that(cpu::wait_until(10, || found() == expected), "vCPU 1's calls return");
+    check.eq("VM_INFO, WAIT_EXIT and COUNTER by vCPU 1", found(), expected);
+    check.eq(
+        "and nothing was started by it",
+        host::vm_info(VM).map(|info| info.state),
+        Ok(Some(VmState::Built)),
+    );
     serve(check);
 }
 

@@ -2,7 +2,8 @@
 //! every other VM gets `NOT_SUPPORTED`. Arguments are in `x1` and up; `x0` returns 0, or a negated [`crate::errno::Errno`];
 //! a value is in `x1`.
 
-/// Waits for the next exit. Returns `EINTR` when the host has a pending interrupt.
+/// Waits for the next exit. Returns `EINTR` when the host has a pending interrupt. `EBUSY`: exits are vCPU 0's to wait for, and this is
+/// another.
 /// Results: `x1` the cookie, `x2` [`exit_info`], `x3` to `x6` the guest's `x0` to `x3`.
 pub const WAIT_EXIT: u32 = 0xC600_0001;
 /// Answers an exit. `x1` the cookie, `x2` a [`Verdict`], `x3` to `x6` the guest's `x0` to `x3` for [`Verdict::Values`].

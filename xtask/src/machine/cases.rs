@@ -401,6 +401,12 @@ pub(super) fn all() -> Vec<Case> {
         with_host("host-forges-a-cookie", four("psci", "test=answered"), "test=forged"),
         with_host("host-verdicts", four("psci", "test=verdicts"), "test=verdicts"),
         with_host("host-makes-bad-calls", four("contended", ""), "test=badcalls"),
+        with_host(
+            "host-of-two-vcpus",
+            Guest::new("psci", "test=version,races").vcpus(4),
+            "test=second",
+        )
+        .host_vcpus(2),
         with_host("contended-mode", four("contended", ""), "test=contended"),
         with_host("staleness", four("staleness", ""), "test=staleness"),
         with_host(

@@ -315,6 +315,7 @@ pub(crate) struct Case {
     guests: Vec<Guest>,
     tool: Option<tool::Tool>,
     host: Option<(&'static str, &'static str)>,
+    host_vcpus: u32,
     features: &'static [&'static str],
     cpu: &'static str,
     smp: Option<u32>,
@@ -341,6 +342,7 @@ impl Case {
             guests: vec![guest],
             tool: None,
             host: None,
+            host_vcpus: 1,
             features: &[],
             cpu: "cortex-a72",
             smp: None,
@@ -373,6 +375,11 @@ impl Case {
     /// Runs the program `bin` with `bootargs` in the host partition. Guests that forward get `host` without it.
     pub(crate) fn host(mut self, bin: &'static str, bootargs: &'static str) -> Self {
         self.host = Some((bin, bootargs));
+        self
+    }
+    /// Gives the host partition so many vCPUs.
+    pub(crate) fn host_vcpus(mut self, vcpus: u32) -> Self {
+        self.host_vcpus = vcpus;
         self
     }
     /// Runs Umbra built with these features.
@@ -682,6 +689,7 @@ impl Bench {
         if let Some((bin, bootargs)) = host {
             let mut vm = host_vm(&self.program(bin)?, folder)?;
             vm.bootargs = bootargs.to_owned();
+            vm.vcpus = case.host_vcpus;
             vms.push(vm);
         }
         let machine = Machine {
