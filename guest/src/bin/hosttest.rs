@@ -322,6 +322,23 @@ fn x0(function: u32, arguments: [u64; 4]) -> Option<Errno> {
     Errno::from_ret(host::raw(function, [a, b, c, d, 0, 0])[0]).err()
 }
 
+/// Which bits of `x7` to `x17` a call changes.
+fn changed_by(function: u32, [x1, x2, x3, x4]: [u64; 4]) -> u64 {
+    let mut kept: [u64; 11] = core::array::from_fn(|at| 0x1111_2222_3333_4444 * (at as u64 + 1));
+    let before = kept;
+    let [x7, x8, x9, x10, x11, x12, x13, x14, x15, x16, x17] = &mut kept;
+    // SAFETY: A call of the host's changes registers only, and every register that it may change is named here.
+    unsafe {
+        core::arch::asm!("hvc #0",
+            inout("x0") u64::from(function) => _, inout("x1") x1 => _, inout("x2") x2 => _, inout("x3") x3 => _,
+            inout("x4") x4 => _, inout("x5") 0_u64 => _, inout("x6") 0_u64 => _,
+            inout("x7") *x7, inout("x8") *x8, inout("x9") *x9, inout("x10") *x10, inout("x11") *x11, inout("x12") *x12,
+            inout("x13") *x13, inout("x14") *x14, inout("x15") *x15, inout("x16") *x16, inout("x17") *x17,
+            options(nostack));
+    }
+    kept.iter().zip(before).fold(0, |changed, (found, was)| changed | found ^ was)
+}
+
 /// Bad input at every call, while the VM runs.
 fn badcalls(check: &mut Check) {
     at_steps(check, 2, |check, exit| {
@@ -488,6 +505,21 @@ fn badcalls(check: &mut Check) {
             let found = x0(function, arguments);
             if found != expected {
                 check.fail(format_args!("{what}: found {found:?}, expected {expected:?}"));
+            }
+        }
+        for (function, arguments) in [
+            (call::COMPLETE_EXIT, [0; 4]),
+            (call::ATTR_GET, [VM, CPU_SYSREGS, ctlr, 0]),
+            (call::EXACT_READ, [VM, cpu_sysreg(affinity_of(1), attr::ICC_AP1R0), DEADLINE, 0]),
+            (call::VM_STOP, [VM, 0, 0, 0]),
+            (call::VM_RESUME, [VM, 0, 0, 0]),
+            (call::COUNTER, [VM, ALL_VCPUS, 0, 0]),
+            (call::VM_INFO, [VM, 0, 0, 0]),
+            (0xC600_0077, [0; 4]),
+        ] {
+            let changed = changed_by(function, arguments);
+            if changed != 0 {
+                check.fail(format_args!("call {function:#x} changes {changed:#x} of x7 to x17"));
             }
         }
         let [nothing, ..] = host::raw(0xC600_0077, [0; 6]);

@@ -40,7 +40,7 @@ guest::tests!(
     system_suspend_checks,
     system_suspend_wakes_at_its_entry,
     races ; only
-    unanswered, answered, verdicts, filtered, off_by_smc, off_by_off2
+    unanswered, answered, verdicts, denied, filtered, off_by_smc, off_by_off2
 );
 
 const PATIENCE: u64 = 10;
@@ -786,6 +786,14 @@ fn verdicts(check: &mut Check) {
         // x0 tells which conduit the host saw.
         check.eq("a forwarded call's x0 to x3", found, [conduit as u64, 0x11, 0x22, 0x33]);
     }
+}
+
+/// With a host that lets nobody start any more.
+fn denied(check: &mut Check) {
+    RUNS.store(0, Ordering::Relaxed);
+    check.eq("CPU_ON", cpu::start(2, visit, 0), DENIED);
+    check.eq("AFFINITY_INFO after it", guest::psci::affinity_info(affinity_of(2)), 1);
+    check.eq("the target never ran", RUNS.load(Ordering::Acquire), 0);
 }
 
 /// With the filter of the host test `filter`.

@@ -401,6 +401,20 @@ pub(super) fn all() -> Vec<Case> {
         with_host("host-forges-a-cookie", four("psci", "test=answered"), "test=forged"),
         with_host("host-verdicts", four("psci", "test=verdicts"), "test=verdicts"),
         with_host("host-makes-bad-calls", four("contended", ""), "test=badcalls"),
+        // It starts two vCPUs, in all, and no third one.
+        Case::new(
+            "host-of-the-documentation",
+            four("psci", "test=cpu_on_of_an_on_cpu,denied").forward(),
+        )
+        .host(super::DOCUMENTED, "")
+        .expect(|seen| {
+            seen.all_passed()?;
+            let said = "vCPU 1: ICC_CTLR_EL1 0x8c00, exact: true";
+            match seen.lines("host").iter().filter(|line| line.contains(said)).count() {
+                2 => Ok(()),
+                times => Err(format!("the host says {said:?} {times} times, not twice")),
+            }
+        }),
         with_host(
             "host-of-two-vcpus",
             Guest::new("psci", "test=version,races").vcpus(4),
