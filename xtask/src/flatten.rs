@@ -60,12 +60,24 @@ fn header(data: &[u8]) -> Result<&elf::FileHeader64<LittleEndian>> {
 pub(crate) fn flatten(data: &[u8]) -> Result<Flat> {
     let header = header(data)?;
     let mut parts = Vec::new();
-    for segment in header.program_headers(LittleEndian, data).context("broken program headers")? {
+    let segments = header.program_headers(LittleEndian, data).context("broken program headers")?;
+    let headers = u64::from(header.e_ehsize(LittleEndian)) + size_of_val(segments) as u64;
+    for segment in segments {
         if segment.p_type(LittleEndian) == elf::PT_LOAD && segment.p_memsz(LittleEndian) != 0 {
             let bytes = segment
                 .data(LittleEndian, data)
                 .ok()
                 .context("a segment lies beyond the end of the file")?;
+            if is_elf(bytes) {
+                // Linkers that are not told otherwise load the file's own headers, often in a segment by themselves.
+                if segment.p_memsz(LittleEndian) <= headers {
+                    continue;
+                }
+                bail!(
+                    "its first segment, at {:#x}, begins with the ELF's own headers: link it with a linker script that leaves them out",
+                    segment.p_paddr(LittleEndian)
+                );
+            }
             let memory = segment.p_memsz(LittleEndian).max(bytes.len() as u64);
             let start = segment.p_paddr(LittleEndian);
             let end = start.checked_add(memory).context("a segment wraps around the address space")?;
@@ -175,6 +187,20 @@ pub(crate) mod tests {
         assert_eq!(flat.entry, 0x4008_0004);
         assert_eq!(&flat.bytes, b"hello\0\0\0\0\0\0\0\0\0\0\0world");
         assert_eq!(flat.memory, 0x110);
+    }
+
+    #[test]
+    fn the_elfs_own_headers_are_not_part_of_the_image() {
+        // Linked with `-Ttext` alone, the headers are a segment of their own, wherever the linker likes.
+        let headers = elf_with(0, &[]);
+        let size = 64 + 56 * 2;
+        let elf = elf_with(0x4008_0000, &[(0x20_0000, &headers, size), (0x4008_0000, b"code", 4)]);
+        let flat = flatten(&elf).expect("flat");
+        assert_eq!((flat.base, flat.memory, &flat.bytes[..]), (0x4008_0000, 4, &b"code"[..]));
+        // In one with code, they are in its way.
+        let elf = elf_with(0x4008_0000, &[(0x4007_0000, &headers, 0x1_0004)]);
+        let message = flatten(&elf).expect_err("refused").to_string();
+        assert!(message.contains("0x40070000") && message.contains("own headers"), "{message}");
     }
 
     #[test]

@@ -185,6 +185,9 @@ pub(crate) fn request(args: &RunArgs, folder: &Path) -> Result<Request> {
         ui::warn(&warning);
     }
     if let Some(host) = &args.host {
+        if demo {
+            ui::warn("the demo's guest asks for what only the demo's own host knows: --vm or --guest gives this one another guest");
+        }
         vms.push(host_vm(host, folder)?);
     }
     let machine = Machine {
