@@ -1,12 +1,13 @@
 //! The host partition's side: one typed function for each of Umbra's calls, the shadow pages, and a loop that serves
 //! exits. `docs/host-abi.md` tells the story.
 
-use crate::smccc::{Conduit, call7};
+use crate::smccc::{Conduit, call7, hvc};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use hyp_abi::call::{self, Counter, ExitKind, Trigger, VmState, exit_parts};
 use hyp_abi::errno::Errno;
 use hyp_abi::layout::{MAX_VMS, SHADOW_BASE, SHADOW_STRIDE};
 use hyp_abi::shadow::ShadowPage;
+use hyp_abi::smccc::{UMBRA_UID, VENDOR_HYP_REVISION, VENDOR_HYP_UID};
 
 pub use hyp_abi::call::Verdict;
 
@@ -25,6 +26,14 @@ fn status(function: u32, arguments: [u64; 4]) -> Result<u64, Errno> {
 fn value(function: u32, [x1, x2, x3]: [u64; 3]) -> Result<u64, Errno> {
     let [x0, r1, ..] = raw(function, [x1, x2, x3, 0, 0, 0]);
     Errno::from_ret(x0).map(|_| r1)
+}
+
+/// The revision of the calls and of the shadow page below: major, minor. `None`: it is not Umbra.
+#[must_use]
+pub fn revision() -> Option<[u32; 2]> {
+    let ask = |function| hvc(function, 0, 0, 0).map(|word| word as u32);
+    let [major, minor, ..] = ask(VENDOR_HYP_REVISION);
+    (ask(VENDOR_HYP_UID) == UMBRA_UID).then_some([major, minor])
 }
 
 /// An exit that [`wait_exit`] delivered.

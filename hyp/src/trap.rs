@@ -108,6 +108,7 @@ pub(crate) struct Frame {
 const _: () = assert!(size_of::<Frame>() == 256, "trap.s uses this layout");
 const _: () = assert!(
     hyp_abi::smccc::VENDOR_HYP_UID & (1 << 25 | 1 << 15) == 1 << 25 | 1 << 15
+        && hyp_abi::smccc::VENDOR_HYP_UID ^ hyp_abi::smccc::VENDOR_HYP_REVISION == 2
         && (ids::VERSION | ids::AFFINITY_INFO_64 | hyp_abi::smccc::VERSION) & 1 << 25 == 0,
     "short_call tells them apart by these bits"
 );

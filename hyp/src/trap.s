@@ -426,7 +426,7 @@ short_call:
     ldr     x2, [x2, #{short_calls}]
     cbz     x2, not_short
     tbz     w0, #25, short_service  // of the services, Arm's and the standard secure ones are among those without this bit
-    tbnz    w0, #15, short_uid      // of the functions of the others, the UID is among those with this one
+    tbnz    w0, #15, short_uid      // of the functions of the others, the UID and the revision are among those with this one
 short_unknown:
     mov     x0, #-1                 // NOT_SUPPORTED
 short_done:
@@ -593,7 +593,8 @@ short_timer:
 short_uid:
     mov     w1, #({hyp_uid} & 0xFFFF)
     movk    w1, #({hyp_uid} >> 16), lsl #16
-    cmp     w0, w1
+    eor     w1, w1, w0
+    tst     w1, #~2                 // the revision differs from the UID in this bit
     b.ne    short_unknown
     b       not_short
 

@@ -111,7 +111,7 @@ impl Random {
     }
 
     fn function(&mut self) -> u32 {
-        const KNOWN: [u32; 9] = [
+        const KNOWN: [u32; 10] = [
             psci::VERSION,
             psci::AFFINITY_INFO_32,
             psci::AFFINITY_INFO_64,
@@ -120,6 +120,7 @@ impl Random {
             smccc::VERSION,
             smccc::ARCH_FEATURES,
             smccc::VENDOR_HYP_UID,
+            smccc::VENDOR_HYP_REVISION,
             0xC600_0000,
         ];
         match self.below(8) {
@@ -254,7 +255,7 @@ fn kind_of(function: u32) -> usize {
         _ if function >> 24 & 0x3F == 4 => 3,
         smccc::VERSION => 4,
         _ if function >> 24 & 0x3F == 0 => 5,
-        smccc::VENDOR_HYP_UID => 6,
+        smccc::VENDOR_HYP_UID | smccc::VENDOR_HYP_REVISION => 6,
         _ => 7,
     }
 }

@@ -522,6 +522,7 @@ fn badcalls(check: &mut Check) {
                 check.fail(format_args!("call {function:#x} changes {changed:#x} of x7 to x17"));
             }
         }
+        check.eq("the revision", host::revision(), Some(call::REVISION));
         let [nothing, ..] = host::raw(0xC600_0077, [0; 6]);
         check.eq("a call that does not exist", nothing, NOT_SUPPORTED);
         for register in [

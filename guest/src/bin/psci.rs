@@ -152,6 +152,8 @@ fn vendor_uid(check: &mut Check) {
     for &conduit in conduits() {
         let words = call(conduit, [u64::from(hyp_abi::smccc::VENDOR_HYP_UID), 0, 0, 0]).map(|word| word as u32);
         check.eq("the vendor UID", words, hyp_abi::smccc::UMBRA_UID);
+        let [major, minor, ..] = call(conduit, [u64::from(hyp_abi::smccc::VENDOR_HYP_REVISION), 0, 0, 0]);
+        check.eq("the service's revision", [major, minor], hyp_abi::call::REVISION.map(u64::from));
     }
 }
 

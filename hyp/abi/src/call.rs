@@ -2,6 +2,10 @@
 //! every other VM gets `NOT_SUPPORTED`. Arguments are in `x1` and up; `x0` returns 0, or a negated [`crate::errno::Errno`];
 //! a value is in `x1`.
 
+/// The revision of these calls and of the shadow page, as [`crate::smccc::VENDOR_HYP_REVISION`] tells it: major, minor. What is added
+/// (a call, a kind of exit, a counter, an attribute) raises the minor number; whatever else a host program could notice, the major.
+pub const REVISION: [u32; 2] = [1, 0];
+
 /// Waits for the next exit. Returns `EINTR` when the host has a pending interrupt. `EBUSY`: exits are vCPU 0's to wait for, and this is
 /// another.
 /// Results: `x1` the cookie, `x2` [`exit_info`], `x3` to `x6` the guest's `x0` to `x3`.

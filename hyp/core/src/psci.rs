@@ -8,6 +8,7 @@ pub mod power;
 mod steps;
 
 use crate::filter::{Action, Filter};
+use hyp_abi::call::REVISION;
 use hyp_abi::layout::MAX_VCPUS;
 use hyp_abi::psci::{self, PsciError};
 use hyp_abi::smccc as arch;
@@ -157,6 +158,7 @@ pub fn decode(fid: u32, args: [u64; 3], vm: &impl VmView, filter: &Filter) -> Ou
         arch::VERSION => Outcome::Return(arch::VERSION_1_1),
         arch::ARCH_FEATURES => Outcome::Return(arch_features(a1 as u32)),
         arch::VENDOR_HYP_UID => Outcome::Values(arch::UMBRA_UID.map(u64::from)),
+        arch::VENDOR_HYP_REVISION => Outcome::Values([REVISION[0].into(), REVISION[1].into(), 0, 0]),
         other if other & !(SMC64 | NUMBER) == psci::VERSION => NOT_SUPPORTED,
         _ => Outcome::NotMine,
     }

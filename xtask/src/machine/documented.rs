@@ -45,10 +45,12 @@ fn build_in(folder: &Path) -> Result<PathBuf> {
         .arg(&output)
         .output()
         .context("cannot start cargo")?;
+    let said = String::from_utf8_lossy(&built.stderr);
+    let errors: Vec<_> = said.lines().map(str::trim).filter(|line| line.contains("error")).collect();
     ensure!(
         built.status.success(),
-        "the program of docs/host-abi.md is not built:\n{}",
-        String::from_utf8_lossy(&built.stderr)
+        "the program of docs/host-abi.md is not built: {}",
+        errors.join("; ")
     );
     Ok(output.join(TARGET).join("release").join("myhost"))
 }

@@ -324,7 +324,7 @@ fn system_suspend_wants_an_entry_in_ram() {
 }
 
 #[test]
-fn smccc_discovery_is_version_1_1_and_the_vendor_uid() {
+fn smccc_discovery_is_version_1_1_the_vendor_uid_and_its_revision() {
     let vm = Vm::<1>::new();
     assert_eq!(vm.call(arch::VERSION, [0; 3]), Outcome::Return(0x1_0001));
     assert_eq!(vm.call(arch::ARCH_FEATURES, [u64::from(arch::VERSION), 0, 0]), Outcome::Return(0));
@@ -337,6 +337,8 @@ fn smccc_discovery_is_version_1_1_and_the_vendor_uid() {
         vm.call(arch::VENDOR_HYP_UID, [0; 3]),
         Outcome::Values(arch::UMBRA_UID.map(u64::from))
     );
+    let [major, minor] = hyp_abi::call::REVISION.map(u64::from);
+    assert_eq!(vm.call(arch::VENDOR_HYP_REVISION, [0; 3]), Outcome::Values([major, minor, 0, 0]));
     for fid in [0, 0x0400_0000, 0x8000_0002, 0x8400_0020, 0xC600_0001, 0x8600_FF00, u32::MAX] {
         assert_eq!(vm.call(fid, [0; 3]), Outcome::NotMine, "{fid:#x}");
     }
