@@ -68,6 +68,13 @@ impl Range {
     pub const fn end(self) -> u64 {
         self.start + self.size
     }
+    /// The range and what lies between its ends and the next multiples of `size`, a power of two; at the end of the address space less.
+    #[must_use]
+    pub const fn outward(self, size: u64) -> Self {
+        let start = self.start & !(size - 1);
+        let end = self.end().saturating_add(size - 1) & !(size - 1);
+        Self { start, size: end - start }
+    }
     /// Whether `address` lies inside.
     #[must_use]
     pub const fn contains(self, address: u64) -> bool {

@@ -39,12 +39,17 @@ fn read(tree: &Node) -> Vec<Vm> {
 
 /// The same, where images begin with `head`.
 fn read_with(tree: &Node, head: &'static [u8]) -> Vec<Vm> {
+    read_on(r(RAM_START, RAM_SIZE), tree, head)
+}
+
+/// The same, on a board with this RAM.
+fn read_on(ram: Range, tree: &Node, head: &'static [u8]) -> Vec<Vm> {
     let blob: &'static [u8] = tree.write().leak();
     let tree = Tree::new(blob).unwrap();
     let mut board = Board::new(chosen(&tree), console(&tree));
     let _ = board.read(&tree);
     (board.ram, board.reserved) = (RangeSet::new(1), RangeSet::new(1));
-    board.ram.insert(r(RAM_START, RAM_SIZE)).unwrap();
+    board.ram.insert(ram).unwrap();
     board.reserved.insert(r(RESERVED, 0x1000)).unwrap();
     let around = Surroundings {
         board: &board,
@@ -490,11 +495,11 @@ fn every_broken_property_is_named_with_the_reason() {
         (reg(&[u64::MAX, 0x1000]), "image: goes beyond the end of the address space"),
         (
             reg(&[0x3fff_f000, 0x2000]),
-            "image: 0x3ffff000..0x40001000 is not in the board's RAM",
+            "image: 0x3fe00000..0x40200000 is not in the board's RAM",
         ),
         (
             reg(&[0x7fff_f000, 0x2000]),
-            "image: 0x7ffff000..0x80001000 is not in the board's RAM",
+            "image: 0x7fe00000..0x80200000 is not in the board's RAM",
         ),
         (
             reg(&[HYP + 0x1f_f000, 0x2000]),
@@ -525,6 +530,32 @@ fn every_broken_property_is_named_with_the_reason() {
     for (vm, message) in cases {
         assert_eq!(refusal(vm.clone()), message, "{vm:?}");
         assert_documented(message);
+    }
+}
+
+#[test]
+fn only_ram_that_is_not_reserved_lies_in_the_blocks_of_a_module() {
+    let accepted = |ram, start| {
+        let vms = read_on(ram, &tree(vec![least("vm", start)]), &RAW);
+        vms[0].description.is_ok()
+    };
+    let all = r(RAM_START, RAM_SIZE);
+    // Up to the block of what is reserved, not in it, and again behind it.
+    assert!(accepted(all, RESERVED - 0x1000));
+    assert!(!accepted(all, RESERVED + 0x1000));
+    assert!(!accepted(all, RESERVED + 0x1f_f000));
+    assert!(accepted(all, RESERVED + 0x20_0000));
+    // RAM that begins and ends inside a block.
+    let most = r(RAM_START + 0x1000, RAM_SIZE - 0x2000);
+    let end = RAM_START + RAM_SIZE;
+    for (start, by_all) in [
+        (RAM_START + 0x1f_f000, false),
+        (RAM_START + 0x60_0000, true),
+        (end - 0x20_1000, true),
+        (end - 0x3000, false),
+    ] {
+        assert!(accepted(all, start), "{start:#x}");
+        assert_eq!(accepted(most, start), by_all, "{start:#x}");
     }
 }
 

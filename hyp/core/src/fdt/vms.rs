@@ -526,9 +526,12 @@ impl<'a> Reader<'_, '_, 'a> {
         if length == 0 {
             return self.refuse(text!("has no bytes"));
         }
+        // EL2 reads a module through whole blocks, and a processor may reach ahead of time for all that is mapped as memory: it must be RAM, and
+        // not reserved (Devicetree Specification, `no-map`).
+        let blocks = range.outward(BLOCK);
         let around = self.around;
-        if !around.board.ram.covers(range) {
-            let end = range.end();
+        if !around.board.ram.covers(blocks) {
+            let (start, end) = (blocks.start(), blocks.end());
             return self.refuse(text!("{:#x}..{:#x} is not in the board's RAM", start, end));
         }
         let given = |other: &VmDesc<'_>| other.image.overlaps(range) || other.initrd.is_some_and(|initrd| initrd.overlaps(range));
@@ -536,7 +539,7 @@ impl<'a> Reader<'_, '_, 'a> {
             "Umbra itself"
         } else if around.dtb.overlaps(range) {
             "the board's device tree"
-        } else if range.overlaps_any(around.board.reserved.as_slice()) {
+        } else if blocks.overlaps_any(around.board.reserved.as_slice()) {
             "reserved memory"
         } else if self.others.iter().any(given) {
             "another module"
