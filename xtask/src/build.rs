@@ -131,6 +131,11 @@ pub(crate) fn hyp(features: &[&str], profile: Profile, quiet: bool) -> Result<Hy
     if profile == Profile::Release {
         callgraph::check_leaves(&bytes)?;
         callgraph::check_sequences(&bytes)?;
+        let barriers = callgraph::check_barriers(&bytes)?;
+        ensure!(
+            !barriers.contains(&0),
+            "Umbra's image never returns to a guest, sends no SGI, or acknowledges no interrupt"
+        );
     }
     let flat = flatten::flatten(&bytes).context("Umbra's own ELF")?;
     ensure!(flat.base == 0, "Umbra's ELF is linked at {:#x}, not at 0", flat.base);

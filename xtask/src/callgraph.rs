@@ -4,7 +4,10 @@
 //! and System instructions"): so they are decoded here. A function is everything from its symbol to the next one. Where a
 //! branch to a register leads cannot be seen: text alone may make one, and is followed to everything that it may lead to.
 
+mod barriers;
 pub(crate) mod stacks;
+
+pub(crate) use barriers::check_barriers;
 
 use anyhow::{Context, Result, ensure};
 use object::{Object, ObjectSection, ObjectSymbol, SectionFlags, SymbolKind};
@@ -298,6 +301,16 @@ const fn translates(word: u32) -> bool {
     word & 0xFFF8_FE00 == 0xD508_7800
 }
 
+/// Whether a Cortex-A53 up to r0p4 may access a wrong address (its erratum 843419): an ADRP at `at`, which is one of the last two instructions of
+/// a page of 4 KiB, and one or two instructions behind the next, which is a load or store, another with the ADRP's register as its base and
+/// an unsigned offset. That the next is one is not looked at. DDI 0487 C4.1: PC-relative addressing, Loads and stores.
+const fn is_erratum_843419(at: u64, adrp: u32, second: u32, third: u32) -> bool {
+    const fn based_on(word: u32, register: u32) -> bool {
+        word & 0x3B00_0000 == 0x3900_0000 && word >> 5 & 31 == register
+    }
+    at & 0xFF8 == 0xFF8 && adrp & 0x9F00_0000 == 0x9000_0000 && (based_on(second, adrp & 31) || based_on(third, adrp & 31))
+}
+
 /// That no function of `elf`, an optimised image, has instructions which a processor is known to get wrong. Of [`is_erratum_835769`] the
 /// compiler keeps the two apart in what it compiles, but not in what comes compiled, nor in assembly.
 ///
@@ -307,7 +320,17 @@ pub(crate) fn check_sequences(elf: &[u8]) -> Result<()> {
     let image = Image::read(elf)?;
     for function in &image.functions {
         let mut before = None;
-        for (at, word) in image.words(function.start, function.end).filter(|(at, _)| image.is_code(*at)) {
+        let words: Vec<_> = image
+            .words(function.start, function.end)
+            .filter(|(at, _)| image.is_code(*at))
+            .collect();
+        for (index, &(at, word)) in words.iter().enumerate() {
+            let behind = |n: usize| words.get(index + n).map_or(0, |(_, word)| *word);
+            ensure!(
+                !is_erratum_843419(at, word, behind(2), behind(3)),
+                "{} takes a page's address at {at:#x}, the end of another: Cortex-A53 may use a wrong one (its erratum 843419)",
+                function.name
+            );
             ensure!(
                 !before.is_some_and(|before| is_erratum_835769(before, word)),
                 "{} multiplies and accumulates at {at:#x} right after it accesses memory: Cortex-A53 may compute that wrongly (its \
@@ -699,6 +722,28 @@ pub(super) mod tests {
         for second in [mul, madd_w, umulh] {
             assert!(check_sequences(&program(&[ldr, second, RET], &[])).is_ok(), "{second:#x}");
         }
+    }
+
+    #[test]
+    fn an_address_that_is_taken_at_the_end_of_a_page_is_found() {
+        // adrp x0, .; ldr x1, [x0, #8]; str w1, [x0]; ldrb w2, [x0, #1]; ldr x1, [x2]; add x0, x0, #8; ldr x1, [x0], #8
+        let (adrp, ldr, str, ldrb) = (0x9000_0000, 0xf940_0401, 0xb900_0001, 0x3940_0402);
+        let (other, add, written_back) = (0xf940_0041, 0x9100_2000, 0xf840_8401);
+        let with = |at: usize, code: [u32; 4]| {
+            let mut words = vec![0xd503_201f; at];
+            words.extend(code);
+            check_sequences(&elf(&words, &[("el2_vectors", 0)])).is_err()
+        };
+        for at in [0x3fe, 0x3ff] {
+            for bad in [[adrp, other, ldr, RET], [adrp, other, str, RET], [adrp, other, add, ldrb]] {
+                assert!(with(at, bad), "{at:#x} {bad:x?}");
+            }
+            for good in [[adrp, other, add, RET], [adrp, add, other, written_back], [RET, ldr, ldr, ldr]] {
+                assert!(!with(at, good), "{at:#x} {good:x?}");
+            }
+        }
+        assert!(!with(0x3fd, [adrp, other, ldr, RET]));
+        assert!(!with(0x10, [adrp, other, ldr, RET]));
     }
 
     #[test]
