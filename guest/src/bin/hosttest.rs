@@ -525,6 +525,7 @@ fn badcalls(check: &mut Check) {
         check.eq("the revision", host::revision(), Some(call::REVISION));
         let [nothing, ..] = host::raw(0xC600_0077, [0; 6]);
         check.eq("a call that does not exist", nothing, NOT_SUPPORTED);
+        check.eq("and its errno", Errno::from_ret(nothing), Err(Errno::NotPermitted));
         for register in [
             attr::ICC_PMR,
             attr::ICC_BPR0,

@@ -4,6 +4,8 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
 pub enum Errno {
+    /// There is no such call, or not for this VM (`EPERM`): the number is that of SMCCC's `NOT_SUPPORTED`.
+    NotPermitted = 1,
     /// No such VM (`ENOENT`).
     NoEntry = 2,
     /// The wait ended because the host has a pending interrupt (`EINTR`).
@@ -41,6 +43,7 @@ impl Errno {
             return Ok(x0);
         }
         Err(match value.wrapping_neg() {
+            1 => Self::NotPermitted,
             2 => Self::NoEntry,
             4 => Self::Interrupted,
             6 => Self::NoDevice,
@@ -60,7 +63,9 @@ mod tests {
 
     #[test]
     fn every_errno_round_trips_through_x0() {
+        assert_eq!(Errno::from_ret(crate::smccc::NOT_SUPPORTED), Err(Errno::NotPermitted));
         for errno in [
+            Errno::NotPermitted,
             Errno::NoEntry,
             Errno::Interrupted,
             Errno::NoDevice,
