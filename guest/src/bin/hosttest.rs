@@ -27,6 +27,7 @@ const DEADLINE: u64 = 2_000_000;
 /// |---|---|
 /// | `serve` | any; `reset` |
 /// | `slowly` | `waiting test=flood` and, as another VM, `waiting test=now_and_then` |
+/// | `gone` | `psci test=unanswered`, `forward_deadline_ms = 300` |
 /// | `never`, `late` | `psci test=unanswered`, `forward_deadline_ms = 300` |
 /// | `twice`, `forged` | `psci test=answered` |
 /// | `verdicts` | `psci test=verdicts` |
@@ -54,6 +55,7 @@ fn main() {
             by_default: true,
             run: serve,
         },
+        on_demand("gone", gone),
         on_demand("never", never),
         on_demand("late", late),
         on_demand("slowly", slowly),
@@ -166,6 +168,11 @@ fn second(check: &mut Check) {
         Ok(Some(VmState::Built)),
     );
     serve(check);
+}
+
+/// Ends at once, before it has started anyone.
+fn gone(check: &mut Check) {
+    check.eq("the guest", host::vm_info(VM).map(|info| info.state), Ok(Some(VmState::Built)));
 }
 
 /// Never answers: hyp's deadline does.

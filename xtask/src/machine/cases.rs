@@ -387,6 +387,7 @@ pub(super) fn all() -> Vec<Case> {
                 .filter(0xC400_000E, 1, Action::Forward),
         )
         .host("hosttest", "test=serve"),
+        with_host("host-is-gone", four("psci", "test=unanswered").forward_deadline(300), "test=gone"),
         with_host(
             "host-never-answers",
             four("psci", "test=unanswered").forward_deadline(300),
