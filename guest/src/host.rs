@@ -231,7 +231,7 @@ pub struct VmInfo {
     pub vcpus: usize,
     /// What it is doing; `None` for a state this runtime does not know.
     pub state: Option<VmState>,
-    /// How often it was started; part of every cookie.
+    /// How often it was started anew; part of every cookie.
     pub epoch: u64,
 }
 
