@@ -349,6 +349,39 @@ mod tests {
         }
     }
 
+    #[test]
+    fn calls_that_read_are_left_alone_unless_they_or_a_service_that_nobody_implements_is_filtered() {
+        let leaves = |ranges: &[(u32, u32, Action)]| {
+            let mut filter = Filter::new();
+            for &(base, count, action) in ranges {
+                assert_eq!(filter.insert(base, count, action as u64), Ok(()), "{base:#x}");
+            }
+            filter.leaves_reads_alone()
+        };
+        assert!(leaves(&[]));
+        for fid in [psci::VERSION, psci::AFFINITY_INFO_32, psci::AFFINITY_INFO_64] {
+            assert!(!leaves(&[(fid, 1, Action::Deny)]) && !leaves(&[(fid, 1, Action::Forward)]));
+        }
+        assert!(
+            leaves(&[(psci::CPU_ON_64, 1, Action::Forward)]),
+            "another call of the standard service"
+        );
+        // By who owns a service (bits 29:24), in each width; whatever nobody implements is answered alike when it is denied.
+        for top in 0..=0xFF_u32 {
+            // Those of the Arm Architecture that can be filtered.
+            let base = top << 24 | 0x1_0000;
+            let implemented = matches!(top & 0x3F, 0 | 4);
+            assert_eq!(leaves(&[(base, 1, Action::Forward)]), implemented, "{base:#x}");
+            assert!(leaves(&[(base, 1, Action::Deny)]), "{base:#x}");
+        }
+        // One identifier of another owner is enough: before, behind, and between.
+        assert!(!leaves(&[(0x83FF_FFFF, 2, Action::Forward)]));
+        assert!(!leaves(&[(0x84FF_FFFF, 2, Action::Forward)]));
+        assert!(!leaves(&[(0x0000_0000, 0x0400_0001, Action::Forward)]));
+        assert!(leaves(&[(0x8400_0100, 0xFF_FF00, Action::Forward)]), "up to the owner's last");
+        assert!(!leaves(&[(0xC200_0000, 1, Action::Deny), (0xC300_0000, 1, Action::Forward)]));
+    }
+
     /// Identifiers near the edges that matter, and ranges that often meet.
     fn fid() -> impl Strategy<Value = u32> {
         let base = prop_oneof![
