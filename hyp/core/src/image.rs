@@ -235,7 +235,9 @@ mod tests {
         for (first, error) in KNOWN {
             assert_eq!(Image::parse(first, 4096), Err(error));
         }
-        assert_eq!(Image::parse(&[], 0), Err(ImageError::Empty));
+        for (head, size) in [(&[][..], 0), (&[], 4096), (&[0x14], 0)] {
+            assert_eq!(Image::parse(head, size), Err(ImageError::Empty));
+        }
         assert!(ImageError::Compressed { with: "gzip" }.to_string().contains("compressed"));
         assert!(ImageError::Elf.to_string().contains("xtask"));
     }
