@@ -906,6 +906,91 @@ mod tests {
     }
 
     #[test]
+    fn a_class_is_named_by_its_number() {
+        // DDI 0487, ESR_ELx.EC.
+        let named = [
+            (0x00, "unknown reason"),
+            (0x01, "WFI or WFE"),
+            (0x03, "AArch32"),
+            (0x06, "AArch32"),
+            (0x07, "floating point"),
+            (0x08, "AArch32"),
+            (0x09, "pointer authentication"),
+            (0x0a, "LD64B"),
+            (0x0c, "AArch32"),
+            (0x0d, "branch target"),
+            (0x0e, "illegal execution state"),
+            (0x11, "AArch32"),
+            (0x13, "AArch32"),
+            (0x15, "SVC"),
+            (0x16, "HVC"),
+            (0x17, "SMC"),
+            (0x18, "system register"),
+            (0x19, "SVE"),
+            (0x1d, "SME"),
+            (0x20, "instruction abort from a lower EL"),
+            (0x21, "instruction abort from the same EL"),
+            (0x22, "PC alignment"),
+            (0x24, "data abort from a lower EL"),
+            (0x25, "data abort from the same EL"),
+            (0x26, "SP alignment"),
+            (0x2f, "SError"),
+            (0x30, "breakpoint"),
+            (0x35, "breakpoint"),
+            (0x3c, "BRK"),
+        ];
+        for (ec, name) in named {
+            assert!(ec_name(ec).starts_with(name), "{ec:#x}: {}", ec_name(ec));
+        }
+        for reserved in [0x02, 0x0b, 0x0f, 0x14, 0x23, 0x36, 0x3f] {
+            assert!(ec_name(reserved).starts_with("reserved"), "{reserved:#x}");
+        }
+    }
+
+    #[test]
+    fn a_fault_is_said_with_its_level() {
+        // DDI 0487, ESR_ELx.DFSC.
+        for (code, text) in [
+            (0x00, "address size fault, level 0"),
+            (0x07, "translation fault, level 3"),
+            (0x2b, "translation fault, level -1"),
+            (0x09, "access flag fault, level 1"),
+            (0x0e, "permission fault, level 2"),
+        ] {
+            assert_eq!(Fault::decode(code).to_string(), text, "{code:#x}");
+        }
+        for (code, text) in [(0x10, "external"), (0x21, "alignment"), (0x30, "TLB conflict"), (0x35, "exclusive")] {
+            assert!(Fault::decode(code).to_string().contains(text), "{code:#x}: {}", Fault::decode(code));
+        }
+        assert_eq!(Fault::decode(0x3f).to_string(), "fault status 0x3f");
+    }
+
+    #[test]
+    fn a_syndrome_says_what_its_class_has() {
+        let said = |ec, iss| {
+            let text = Esr::new(esr(ec, iss)).to_string();
+            text.split_once(", ").expect("a class, and more").1.to_owned()
+        };
+        for ec in [0x15, 0x16, 0x17, 0x3c] {
+            assert_eq!(said(ec, 0x1f_1234), "immediate 0x1234", "{ec:#x}");
+        }
+        assert_eq!(said(0x01, 0), Wfx::Wfi.name());
+        assert_eq!(said(0x01, 3), Wfx::Wfet.name());
+        assert_eq!(said(0x18, 0x38_3058), "write of S3_0_C12_C12_4, x2");
+        for ec in [0x20, 0x21] {
+            assert!(said(ec, 0x07).starts_with("translation fault, level 3"), "{ec:#x}");
+        }
+        for ec in [0x24, 0x25] {
+            assert_eq!(said(ec, 0x06), "translation fault, level 2, read, no instruction syndrome (ISV=0)");
+        }
+        // A store of x30, eight bytes; a cache operation; ldrsh w3.
+        assert!(said(0x24, 1 << 24 | 3 << 22 | 30 << 16 | 1 << 15 | 1 << 6 | 0x07).ends_with("write, 8 bytes, x30"));
+        assert!(said(0x24, 1 << 8 | 1 << 6 | 0x07).contains("write, cache maintenance"));
+        assert!(said(0x24, 1 << 24 | 1 << 22 | 1 << 21 | 3 << 16 | 0x07).ends_with("read, 2 bytes, w3, signed"));
+        assert_eq!(said(0x2f, 0x12), "ISS 0x12");
+    }
+
+    #[test]
     fn a_syndrome_reads_as_a_sentence() {
         let text = Esr::new(esr(0x24, 1 << 24 | 2 << 22 | 3 << 16 | 1 << 6 | 0x05)).to_string();
         assert_eq!(
