@@ -506,6 +506,21 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_empty_table_that_a_failed_map_left_is_used_and_not_replaced() {
+        let (mut m, s) = (Memory::new(2), empty().1);
+        // Pages over two tables, of which there is one.
+        let (at, size) = (BLOCK_1G + BLOCK_2M, 2 * BLOCK_2M);
+        let failed = s.map(&mut m, Ipa::new(at), Pa::new(at + PAGE), size, Attrs::Ram);
+        assert_eq!((failed, m.leaves(), m.allocated()), (Err(Stage2Error::NoMemory), 0, 2));
+        s.map(&mut m, Ipa::new(BLOCK_1G), Pa::new(BLOCK_1G), 4 * BLOCK_2M, Attrs::Ram)
+            .expect("no table is missing");
+        assert_eq!(m.leaves(), 3 + 512, "blocks before and behind, and pages in the table");
+        for ipa in (BLOCK_1G..BLOCK_1G + 4 * BLOCK_2M).step_by(PAGE as usize) {
+            assert_eq!(s.translate(&m, Ipa::new(ipa)).map(|t| t.pa), Some(Pa::new(ipa)));
+        }
+    }
+
     /// A range in units that make blocks of every level likely.
     fn range() -> impl Strategy<Value = (u64, u64, u64, Attrs)> {
         let unit = prop_oneof![Just(PAGE), Just(BLOCK_2M), Just(BLOCK_1G)];
