@@ -402,6 +402,35 @@ mod tests {
         }
     }
 
+    #[test]
+    fn no_register_shows_anything_of_the_spis_that_the_vcpu_holds() {
+        let id = Identity {
+            index: 0,
+            last: false,
+            affinity: 0,
+        };
+        let (fresh, mut holds) = (Redist::new(id, 0), Redist::new(id, 0));
+        for index in 32..64 {
+            let config = Config {
+                priority: 0xF8,
+                group1: true,
+                enabled: true,
+                line: true,
+            };
+            holds.set_config(index, config);
+            assert_eq!(holds.priority(index), 0xF8);
+        }
+        for size in [1, 4, 8] {
+            for offset in 0..0x2_0000 {
+                assert_eq!(
+                    holds.read_plain(offset, size),
+                    fresh.read_plain(offset, size),
+                    "{offset:#x} size {size}"
+                );
+            }
+        }
+    }
+
     /// What a register reads after all ones were written to it, and whether it can be written. `None`: no such register.
     fn expected(offset: u64) -> Option<(u32, bool)> {
         Some(match offset {

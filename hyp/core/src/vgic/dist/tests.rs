@@ -47,6 +47,25 @@ fn affinity_routing_and_ds_cannot_be_turned_off() {
 }
 
 #[test]
+fn an_effect_is_none_only_if_nobody_is_asked_anything() {
+    let none = Effect::default();
+    assert!(none.is_none());
+    for some in [
+        Effect { refresh_vm: true, ..none },
+        Effect { owners: 4, ..none },
+        Effect { kick: 4, ..none },
+        Effect {
+            refresh_vm: true,
+            owners: 1,
+            kick: 2,
+            ..none
+        },
+    ] {
+        assert!(!some.is_none(), "{some:?}");
+    }
+}
+
+#[test]
 fn a_group_is_forwarded_while_its_enable_is_set() {
     let dist = dist();
     for (ctlr, forwarded) in [(0, 0), (1, !0xf0), (2, 0xf0), (3, u64::MAX)] {

@@ -4,7 +4,7 @@ use super::super::fake::{Dir, FakeIch, Kind};
 use super::*;
 use crate::vgic::dist::CTLR;
 use crate::vgic::fake::Absent;
-use crate::vgic::redist::{ICACTIVER0, ICENABLER0, ICPENDR0, IGROUPR0, IPRIORITYR0, ISENABLER0, ISPENDR0};
+use crate::vgic::redist::{ICACTIVER0, ICENABLER0, ICPENDR0, IGROUPR0, IPRIORITYR0, ISACTIVER0, ISENABLER0, ISPENDR0};
 
 const TIMER: u32 = 27;
 const EOIMODE: u64 = 2;
@@ -89,6 +89,27 @@ fn nested_active_interrupts_beyond_the_list_registers_end_in_order() {
             h.eoi(intid);
             settle(&mut gic, &mut h, &dist);
             assert_eq!(gic.live(&h).active, (1 << intid) - 1, "{lrs} list registers");
+        }
+    }
+}
+
+#[test]
+fn several_spilled_interrupts_that_end_before_an_exit_are_all_over() {
+    for lrs in [1, 2, 4] {
+        for at_once in 1..=8 {
+            let (mut gic, mut h, dist) = loaded(lrs);
+            for intid in 0..8 {
+                set_priority(&mut gic, &mut h, &dist, intid, 0x80 - 8 * intid as u8);
+                gic.inject(&mut h, &dist, intid);
+                assert_eq!(h.ack(), Some(intid));
+                settle(&mut gic, &mut h, &dist);
+            }
+            for intid in (8 - at_once..8).rev() {
+                h.eoi(intid);
+            }
+            settle(&mut gic, &mut h, &dist);
+            let left = (1 << (8 - at_once)) - 1;
+            assert_eq!(gic.live(&h).active, left, "{at_once} at once, {lrs} list registers");
         }
     }
 }
@@ -292,6 +313,51 @@ fn the_line_of_a_ppi_may_change_while_its_vcpu_is_not_loaded() {
     assert!(!gic.wakes(&Absent(()), &dist, h.vmcr, 0xff));
     gic.load(&mut h, &dist);
     assert_eq!(h.signalled_intid(), None);
+}
+
+#[test]
+fn pending_and_active_state_are_told_apart_on_the_short_way_too() {
+    let (mut gic, mut h, dist) = loaded(4);
+    gic.write(&mut h, &dist, ICENABLER0, 4, 1 << 5);
+    gic.write(&mut h, &dist, ISPENDR0, 4, 1 << 5);
+    for (offset, value) in [(ISPENDR0, 1 << 5), (ICPENDR0, 1 << 5), (ISACTIVER0, 0), (ICACTIVER0, 0)] {
+        assert_eq!(gic.read_short(&h, offset, 4), Some(value), "{offset:#x}");
+        assert_eq!(gic.read(&h, offset, 4), value, "{offset:#x}");
+    }
+}
+
+#[test]
+fn an_active_timer_ends_without_an_exit_after_its_vcpu_was_away_too() {
+    let (mut gic, mut h, dist) = loaded(4);
+    fire_timer(&mut gic, &mut h, &dist);
+    assert_eq!(h.ack(), Some(TIMER));
+    gic.put(&mut h, &dist);
+    gic.load(&mut h, &dist);
+    h.line = false;
+    h.eoi(TIMER);
+    assert_eq!(h.misr(), 0, "nothing asks for an exit");
+    assert!(!h.active);
+}
+
+#[test]
+fn the_list_register_that_is_left_to_the_timer_is_taken_before_another_is_emptied() {
+    let (mut gic, mut h, dist) = loaded(4);
+    gic.inject(&mut h, &dist, 1);
+    fire_timer(&mut gic, &mut h, &dist);
+    set_priority(&mut gic, &mut h, &dist, 1, 0xf0);
+    assert_eq!(h.ack(), Some(TIMER));
+    h.line = false;
+    h.eoi(TIMER);
+    for intid in [2, 3, 4] {
+        gic.inject(&mut h, &dist, intid);
+    }
+    assert_eq!(gic.spill(), Spill::default());
+    let mut taken = 0;
+    while let Some(intid) = h.ack() {
+        taken |= 1 << intid;
+        h.eoi(intid);
+    }
+    assert_eq!((taken, h.misr()), (0b1_1110, 0), "each without an exit");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! SPIs on their way through vCPUs: claimed, ended, moved, given back.
 
 use super::*;
-use crate::vgic::dist::{CTLR, ICACTIVER, ICFGR, IGROUPR, IPRIORITYR, IROUTER, ISACTIVER, ISENABLER, ISPENDR, SPIS};
+use crate::vgic::dist::{CTLR, ICACTIVER, ICFGR, ICPENDR, IGROUPR, IPRIORITYR, IROUTER, ISACTIVER, ISENABLER, ISPENDR, SPIS};
 use crate::vgic::fake::Absent;
 use crate::vgic::fake::{Dir, FakeIch};
 use crate::vgic::redist::Identity;
@@ -88,6 +88,31 @@ fn a_level_interrupt_whose_line_falls_before_it_is_taken_is_withdrawn() {
     let _ = dist.set_line(UART, false);
     gic.receive_spis(&mut h, &dist);
     assert_eq!((h.signalled_intid(), gic.held.used), (None, 0));
+}
+
+#[test]
+fn what_is_cleared_of_one_spi_stays_of_its_neighbours() {
+    for active in [false, true] {
+        let dist = dist();
+        let (mut gic, mut h) = loaded(&dist, 0, 4);
+        // Each preempts the one before it.
+        let _ = dist.write(&(), IPRIORITYR + 32, 4, 0x6070_8080);
+        for intid in [33, 34, 35] {
+            assert_eq!(dist.set_line(intid, true), Some(0));
+            let _ = dist.set_line(intid, false);
+            gic.receive_spis(&mut h, &dist);
+            assert!(!active || h.ack() == Some(intid));
+        }
+        let state = |gic: &mut VcpuGic, h: &mut FakeIch| {
+            let ask = |register| dist.read(&(), register + 4, 4).1.ask;
+            (gic.spi(h, &dist, ask(ISPENDR)), gic.spi(h, &dist, ask(ISACTIVER)))
+        };
+        assert_eq!(state(&mut gic, &mut h), if active { (0, 0b1110) } else { (0b1110, 0) });
+        let effect = dist.write(&(), if active { ICACTIVER } else { ICPENDR } + 4, 4, 0b100);
+        assert_eq!(effect.owners, 1);
+        let _ = gic.spi(&mut h, &dist, effect.ask);
+        assert_eq!(state(&mut gic, &mut h), if active { (0, 0b1010) } else { (0b1010, 0) });
+    }
 }
 
 #[test]
