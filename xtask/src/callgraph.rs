@@ -318,32 +318,35 @@ const fn is_erratum_843419(at: u64, adrp: u32, second: u32, third: u32) -> bool 
 /// There are such, or it is no image of Umbra's.
 pub(crate) fn check_sequences(elf: &[u8]) -> Result<()> {
     let image = Image::read(elf)?;
-    for function in &image.functions {
-        let mut before = None;
-        let words: Vec<_> = image
-            .words(function.start, function.end)
-            .filter(|(at, _)| image.is_code(*at))
-            .collect();
-        for (index, &(at, word)) in words.iter().enumerate() {
-            let behind = |n: usize| words.get(index + n).map_or(0, |(_, word)| *word);
-            ensure!(
-                !is_erratum_843419(at, word, behind(2), behind(3)),
-                "{} takes a page's address at {at:#x}, the end of another: Cortex-A53 may use a wrong one (its erratum 843419)",
-                function.name
-            );
-            ensure!(
-                !before.is_some_and(|before| is_erratum_835769(before, word)),
-                "{} multiplies and accumulates at {at:#x} right after it accesses memory: Cortex-A53 may compute that wrongly (its \
-                 erratum 835769)",
-                function.name
-            );
-            ensure!(
-                !translates(word),
-                "{} translates an address at {at:#x}: some processors may do that with a mixture of two vCPUs' tables",
-                function.name
-            );
-            before = Some(word);
-        }
+    // Assembly runs on from one label into the next: what is behind an instruction may be another function's.
+    let words: Vec<_> = image
+        .functions
+        .iter()
+        .flat_map(|function| {
+            image
+                .words(function.start, function.end)
+                .map(|(at, word)| (&function.name, at, word))
+        })
+        .filter(|(_, at, _)| image.is_code(*at))
+        .collect();
+    for (index, &(name, at, word)) in words.iter().enumerate() {
+        let behind = |n: usize| match words.get(index + n) {
+            Some((_, next, word)) if *next == at + 4 * n as u64 => *word,
+            _ => 0,
+        };
+        ensure!(
+            !is_erratum_843419(at, word, behind(2), behind(3)),
+            "{name} takes a page's address at {at:#x}, the end of another: Cortex-A53 may use a wrong one (its erratum 843419)"
+        );
+        ensure!(
+            !is_erratum_835769(word, behind(1)),
+            "{name} accesses memory at {at:#x}, and what is right behind multiplies and accumulates: Cortex-A53 may compute that wrongly \
+             (its erratum 835769)"
+        );
+        ensure!(
+            !translates(word),
+            "{name} translates an address at {at:#x}: some processors may do that with a mixture of two vCPUs' tables"
+        );
     }
     Ok(())
 }
@@ -713,6 +716,15 @@ pub(super) mod tests {
                 assert!(check_sequences(&program(&[first, nop, second, RET], &[])).is_ok());
             }
             assert!(check_sequences(&program(&[mov, second, RET], &[])).is_ok());
+            // A label between the two is no instruction; data between them is no way from one to the other.
+            let words = [NOP, ldr, second, RET];
+            assert!(
+                check_sequences(&elf(&words, &[("first", 0), ("second", 8)])).is_err(),
+                "{second:#x}"
+            );
+            let words = [NOP, ldr, 0, second, RET];
+            let symbols = [("first", 0), ("$x", 0), ("$d", 8), ("second", 12), ("$x", 12)];
+            assert!(check_sequences(&elf(&words, &symbols)).is_ok(), "{second:#x}");
         }
         // at s1e1r, x0; at s12e1r, x2; at s1e1rp, x3; dc civac, x0
         for at in [0xd508_7800, 0xd50c_7882, 0xd508_7903] {

@@ -4,7 +4,7 @@
 //! table, by name: text to what shows itself and to where it goes, readers of the device tree to their callers' closures.
 
 use super::{Code, Flow, Image, SINKS, decode, is_sink, is_text, shows_itself};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use hyp_core::stacks;
 use object::{Object, ObjectSymbol};
 use std::collections::BTreeMap;
@@ -77,6 +77,16 @@ pub(crate) fn stacks(elf: &[u8]) -> Result<[Stack; 3]> {
     ])
 }
 
+/// Whether `word` takes from the stack what a register says: `SUB SP, SP, Xm`.
+const fn takes_any(word: u32) -> bool {
+    word & 0xFFE0_03FF == 0xCB20_03FF
+}
+
+/// Whether what `word` branches to returns behind it: BL.
+const fn calls_back(word: u32) -> bool {
+    word & 0xFC00_0000 == 0x9400_0000
+}
+
 /// What `word` takes from the stack.
 fn taken_by(word: u32) -> u64 {
     let signed = |at: u32, bits: u32| i64::from(word << (32 - at - bits)) << 32 >> (64 - bits);
@@ -147,10 +157,22 @@ impl Depths {
         self.known.insert((code.start, nested), None);
         let mut own = 0;
         let mut calls = Vec::new();
+        let mut last_take = None;
         let words: Vec<_> = self.image.words(code.start, code.end).collect();
         for (at, word) in words.into_iter().filter(|(at, _)| self.image.is_code(*at)) {
-            own += taken_by(word);
+            ensure!(!takes_any(word), "{} takes at {at:#x} what a register says", code.name);
+            if taken_by(word) != 0 {
+                last_take = Some(at);
+                own += taken_by(word);
+            }
             match decode(at, word) {
+                Flow::To(target) if calls_back(word) && (code.start..code.end).contains(&target) => {
+                    bail!("{} calls itself at {at:#x}: nothing bounds the stack", code.name)
+                }
+                // For more than a few pages the compiler takes and touches one after the other.
+                Flow::To(target) if (code.start..at).contains(&target) && last_take.is_some_and(|take| take >= target) => {
+                    bail!("{} takes in a loop, up to {at:#x}: how much is not known here", code.name)
+                }
                 Flow::To(target) if !(code.start..code.end).contains(&target) => {
                     let target = self.image.at(target).with_context(|| format!("no function at {target:#x}"))?;
                     calls.push((target.start, nested));
@@ -237,9 +259,29 @@ mod tests {
         let mut depths = Depths::new(Image::read(&elf(&words, &names)).expect("an image"));
         let deepest = depths.deepest_of("tests", 100, &["root"]).expect("a depth");
         assert_eq!(deepest, (100 + 32 + 32 + 48, "root -> deep".to_owned()));
-        let words = [STP, bl(4, 0xc), RET, STP, bl(0x10, 0), RET];
-        let mut depths = Depths::new(Image::read(&elf(&words, &[("root", 0), ("other", 0xc)])).expect("an image"));
-        let error = depths.deepest_of("tests", 0, &["root"]).expect_err("it calls itself");
-        assert!(error.to_string().contains("calls itself"), "{error}");
+        let by_another = [STP, bl(4, 0xc), RET, STP, bl(0x10, 0), RET];
+        let directly = [STP, bl(4, 0), RET, RET];
+        for words in [&by_another[..], &directly[..]] {
+            let mut depths = Depths::new(Image::read(&elf(words, &[("root", 0), ("other", 0xc)])).expect("an image"));
+            let error = depths.deepest_of("tests", 0, &["root"]).expect_err("it calls itself");
+            assert!(error.to_string().contains("calls itself"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_taken_in_a_loop_or_by_a_register_is_not_known() {
+        // sub x9, sp, #16, lsl #12; 1: sub sp, sp, #1, lsl #12; str xzr, [sp]; cmp sp, x9; b.ne 1b: a frame of 64 KiB, one page taken.
+        let pages = [0xd140_43e9, 0xd140_07ff, 0xf900_03ff, 0xeb29_63ff, 0x54ff_ffa1, RET];
+        // sub sp, sp, x9
+        let register = [0xcb29_63ff, RET];
+        for (words, why) in [(&pages[..], "in a loop"), (&register[..], "a register says")] {
+            let mut depths = Depths::new(Image::read(&elf(words, &[("root", 0)])).expect("an image"));
+            let error = depths.deepest_of("tests", 0, &["root"]).expect_err("nobody knows");
+            assert!(error.to_string().contains(why), "{error}");
+        }
+        // A loop behind the prologue takes nothing: stp; 1: subs x0, x0, #1; b.ne 1b.
+        let words = [STP, 0xf100_0400, 0x54ff_ffe1, RET];
+        let mut depths = Depths::new(Image::read(&elf(&words, &[("root", 0)])).expect("an image"));
+        assert_eq!(depths.deepest_of("tests", 0, &["root"]).expect("a depth").0, 32);
     }
 }
