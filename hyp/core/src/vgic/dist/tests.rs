@@ -66,6 +66,17 @@ fn an_effect_is_none_only_if_nobody_is_asked_anything() {
 }
 
 #[test]
+fn what_is_routed_to_another_is_left_for_that_one_who_is_told_once() {
+    let dist = with_33();
+    let _ = dist.write(&(), ISPENDR + 4, 4, 2);
+    assert_ne!(dist.drain(2), 0);
+    assert_eq!(dist.deliverable(0), 2);
+    assert_eq!(dist.sort(0, 2, 1), (0, 1 << 2));
+    assert_eq!(dist.sort(0, 2, 1), (0, 0), "it knows");
+    assert_eq!(dist.sort(0, 2, 2), (2, 0));
+}
+
+#[test]
 fn a_group_is_forwarded_while_its_enable_is_set() {
     let dist = dist();
     for (ctlr, forwarded) in [(0, 0), (1, !0xf0), (2, 0xf0), (3, u64::MAX)] {

@@ -115,6 +115,28 @@ fn several_spilled_interrupts_that_end_before_an_exit_are_all_over() {
 }
 
 #[test]
+fn spilled_interrupts_end_by_the_priorities_that_they_were_taken_with() {
+    for lrs in [1, 2, 4] {
+        let (mut gic, mut h, dist) = loaded(lrs);
+        for intid in 0..8 {
+            set_priority(&mut gic, &mut h, &dist, intid, 0x80 - 8 * intid as u8);
+            gic.inject(&mut h, &dist, intid);
+            assert_eq!(h.ack(), Some(intid));
+            settle(&mut gic, &mut h, &dist);
+        }
+        // What was taken last is the least urgent now.
+        for intid in 0..8 {
+            set_priority(&mut gic, &mut h, &dist, intid, 0x80 + 8 * intid as u8);
+        }
+        for intid in (0..8).rev() {
+            h.eoi(intid);
+            settle(&mut gic, &mut h, &dist);
+            assert_eq!(gic.live(&h).active, (1 << intid) - 1, "{lrs} list registers");
+        }
+    }
+}
+
+#[test]
 fn with_eoimode_1_pending_interrupts_arrive_while_every_active_one_waits_for_dir() {
     for kind in Kind::ALL {
         let (mut gic, mut h, dist) = loaded(4);
