@@ -371,12 +371,14 @@ pub struct MemAccess {
 impl MemAccess {
     /// What a load puts into the register when the device answers `raw`. `big_endian` is the guest's data endianness at the access.
     #[must_use]
+    #[inline(always)]
     pub const fn load(self, raw: u64, big_endian: bool) -> u64 {
         let raw = if big_endian { self.swap(raw) } else { raw };
         mmio_value(raw, self.size, self.sign_extend, self.sixty_four)
     }
     /// What a store of the register value `value` gives the device.
     #[must_use]
+    #[inline(always)]
     pub const fn store(self, value: u64, big_endian: bool) -> u64 {
         let value = value & mask(self.size);
         if big_endian { self.swap(value) } else { value }
