@@ -375,6 +375,10 @@ impl VcpuGic {
     fn state_loaded<H: Ich>(&self, h: &H) -> (u64, u64) {
         let mut pending = self.words.pending() & !(self.in_lr & self.words.shown & !self.words.line);
         let mut active = self.words.active & !self.in_lr;
+        if active != 0 {
+            // Without a list register: what the guest has ended of them waits for the maintenance interrupt.
+            active &= !self.ended(h);
+        }
         for_each(self.in_lr, |index| {
             let state = LrValue::new(h.lr(self.slot_of(index))).read(ICH_LR_EL2::State);
             pending |= (state & PENDING) << index;
@@ -563,26 +567,30 @@ impl VcpuGic {
         for_each(self.used.into(), |i| self.fold_slot(h, i as usize));
     }
 
-    /// Ends spilled active interrupts, the most urgent first, as many as EOIcount says. With EOImode 1 the count says nothing:
-    /// DIR traps, and what some implementations count besides is not a deactivation.
+    /// Ends spilled active interrupts that the guest has ended.
     fn count_ends<H: Ich>(&mut self, h: &mut H) {
-        let hcr = h.hcr();
-        let count = ICH_HCR_EL2::EOIcount.read(hcr);
-        if count == 0 {
+        if ICH_HCR_EL2::EOIcount.read(h.hcr()) == 0 {
             return;
         }
-        let vmcr = Vmcr::new(h.vmcr());
-        if !vmcr.splits_eoi() {
-            let mut candidates = self.spill.active & self.taken;
-            for _ in 0..count {
-                let Some(index) = self.innermost(candidates, vmcr) else { break };
-                candidates &= !(1 << index);
-                self.end(h, index);
-            }
-            self.spill.active &= self.words.active;
-        }
+        for_each(self.ended(h), |index| self.end(h, index));
+        self.spill.active &= self.words.active;
         // The next write of ICH_HCR_EL2 is due even if nothing but the count differs.
         self.hcr = 0;
+    }
+
+    /// Spilled active interrupts that the guest has ended: the most urgent, as many as EOIcount says. With EOImode 1 the count says
+    /// nothing: DIR traps, and what some implementations count besides is not a deactivation.
+    fn ended<H: Ich>(&self, h: &H) -> u64 {
+        let (vmcr, mut ended) = (Vmcr::new(h.vmcr()), 0);
+        if !vmcr.splits_eoi() {
+            for _ in 0..ICH_HCR_EL2::EOIcount.read(h.hcr()) {
+                let Some(index) = self.innermost(self.spill.active & self.taken & !ended, vmcr) else {
+                    break;
+                };
+                ended |= 1 << index;
+            }
+        }
+        ended
     }
 
     /// `index`, in no list register, is active no more.

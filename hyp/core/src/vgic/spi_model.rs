@@ -197,6 +197,8 @@ struct Machine {
     spis: Arc<FakeSpis>,
     model: Model,
     split: bool,
+    /// Maintenance interrupts have yet to come.
+    late: bool,
 }
 
 impl Machine {
@@ -247,6 +249,7 @@ impl Machine {
             spis,
             model,
             split,
+            late: false,
         }
     }
 
@@ -315,7 +318,9 @@ impl Machine {
             let Some(intid) = self.spis.acknowledge() else { return };
             let kicks = self.dist.fire(intid);
             self.kick(kicks);
-            self.settle();
+            if !self.late {
+                self.settle();
+            }
         }
     }
 
@@ -595,10 +600,13 @@ impl Machine {
         }
         let vmcr = vcpu.h.vmcr;
         let Some(intid) = vcpu.h.ack() else {
-            assert!(!self.model.must_take(cpu, vmcr), "vCPU {cpu} should have been signalled something");
+            assert!(
+                self.late || !self.model.must_take(cpu, vmcr),
+                "vCPU {cpu} should have been signalled something"
+            );
             return;
         };
-        assert!(self.model.may_take(cpu, intid, vmcr), "vCPU {cpu} took {intid}");
+        assert!(self.late || self.model.may_take(cpu, intid, vmcr), "vCPU {cpu} took {intid}");
         let irq = self.model.irq(cpu, intid);
         let group = if irq.group1 { Group::One } else { Group::Zero };
         let level = u64::from(irq.priority) & FakeIch::preempting(vmcr, group);
@@ -733,6 +741,8 @@ struct Case<'a> {
     /// Behind which SPIs a physical one stands, an edge or a level.
     behind: &'a [Option<bool>],
     later: usize,
+    /// After which operations maintenance interrupts come at once; if there are more, after those too.
+    prompt: &'a [bool],
 }
 
 impl Case<'_> {
@@ -748,11 +758,21 @@ impl Case<'_> {
             first.push(Op::Route(intid, self.routes[i]));
         }
         for ops in [ops, &ops[..self.later.min(ops.len())]] {
-            for op in first.iter().chain(ops) {
+            let prompt = first
+                .iter()
+                .map(|_| true)
+                .chain(self.prompt.iter().copied())
+                .chain(core::iter::repeat(true));
+            for (op, prompt) in first.iter().chain(ops).zip(prompt) {
                 machine.step(op);
-                machine.settle();
+                machine.late = !prompt;
+                if prompt {
+                    machine.settle();
+                }
                 machine.arrive();
-                machine.check();
+                if prompt {
+                    machine.check();
+                }
             }
             machine.compare();
             machine.reset();
@@ -775,8 +795,9 @@ proptest! {
         lines in proptest::sample::select(&[Lines::Shown, Lines::Probed, Lines::Unknown][..]),
         behind in proptest::collection::vec(proptest::option::of(prop::bool::weighted(0.3)), INTIDS.len() - 2),
         later in 0..60usize,
+        prompt in proptest::collection::vec(prop::bool::weighted(0.7), 0..200),
     ) {
-        let case = Case { lrs, split, kind, priorities: &priorities, groups, routes: &routes, lines, behind: &behind, later };
+        let case = Case { lrs, split, kind, priorities: &priorities, groups, routes: &routes, lines, behind: &behind, later, prompt: &prompt };
         case.run(&ops);
     }
 }
@@ -793,6 +814,7 @@ fn case<'a>(lrs: usize, split: bool, lines: Lines, routes: &'a [Option<usize>], 
         lines,
         behind,
         later: usize::MAX,
+        prompt: &[],
     }
 }
 

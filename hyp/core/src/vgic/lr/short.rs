@@ -99,25 +99,25 @@ impl VcpuGic {
         true
     }
 
-    /// [`read`](Self::read) of the loaded vCPU, unless it is of pending or active state and a list register holds some. No list register
-    /// was written since the exit.
+    /// [`read`](Self::read) of the loaded vCPU, unless it is of pending or active state and a list register holds some, or of active state and
+    /// an interrupt is active without one. No list register was written since the exit.
     #[inline(always)]
     #[must_use]
     pub fn read_short<H: Ich>(&self, h: &H, offset: u64, size: u64) -> Option<u64> {
         match self.read_plain(offset, size) {
-            None if h.all_empty_at_exit() => Some(self.state_apart(h, Redist::is_pending(offset)).into()),
+            None if h.all_empty_at_exit() => self.state_apart(h, Redist::is_pending(offset)).map(u64::from),
             value => value,
         }
     }
 
-    /// Pending or active as [`live`](Self::live) has it, while every list register is empty.
+    /// Pending or active as [`live`](Self::live) has it, while every list register is empty; `None` if that takes more.
     #[inline(always)]
-    fn state_apart<H: Ich>(&self, h: &H, pending: bool) -> u32 {
+    fn state_apart<H: Ich>(&self, h: &H, pending: bool) -> Option<u32> {
         if !pending {
-            return (self.words.active & !self.in_lr) as u32;
+            return (self.words.active & !self.in_lr == 0).then_some(0);
         }
         let timer = u64::from(h.timer_line()) << VTIMER_INTID;
-        (self.words.latch & !(self.in_lr & self.words.shown) | self.words.line | timer) as u32
+        Some((self.words.latch & !(self.in_lr & self.words.shown) | self.words.line | timer) as u32)
     }
 
     /// [`write`](Self::write) of a word that is neither pending nor active state, and that changes nothing of an interrupt which is one of

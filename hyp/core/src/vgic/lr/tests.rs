@@ -137,6 +137,26 @@ fn spilled_interrupts_end_by_the_priorities_that_they_were_taken_with() {
 }
 
 #[test]
+fn what_the_guest_has_ended_reads_inactive_before_the_maintenance_interrupt_has_come() {
+    for lrs in [1, 2, 4] {
+        let (mut gic, mut h, dist) = loaded(lrs);
+        for intid in 0..8 {
+            set_priority(&mut gic, &mut h, &dist, intid, 0x80 - 8 * intid as u8);
+            gic.inject(&mut h, &dist, intid);
+            assert_eq!(h.ack(), Some(intid));
+            settle(&mut gic, &mut h, &dist);
+        }
+        for intid in (0..8).rev() {
+            h.eoi(intid);
+            assert_eq!(gic.read(&h, ISACTIVER0, 4), (1 << intid) - 1, "{lrs} list registers");
+            assert!(gic.read_short(&h, ISACTIVER0, 4).is_none_or(|active| active == (1 << intid) - 1));
+        }
+        settle(&mut gic, &mut h, &dist);
+        assert_eq!((gic.live(&h).active, gic.spill()), (0, Spill::default()));
+    }
+}
+
+#[test]
 fn with_eoimode_1_pending_interrupts_arrive_while_every_active_one_waits_for_dir() {
     for kind in Kind::ALL {
         let (mut gic, mut h, dist) = loaded(4);
