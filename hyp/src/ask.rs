@@ -142,9 +142,6 @@ pub(crate) fn serve(vcpu: &Vcpu, vm: &Vm, state: &mut VcpuState, mut resident: O
         vcpu.count_inbox();
         state.gic.receive(interface, &vm.dist, word);
     }
-    if asked(&vcpu.refill) {
-        state.gic.refresh(interface, &vm.dist);
-    }
     state.gic.receive_spis(interface, &vm.dist);
     vm.kick_spis(state.gic.take_kicks());
     if asked(&vcpu.show) {

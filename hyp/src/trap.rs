@@ -1,7 +1,7 @@
 //! From a guest's exception to the guest's next instruction, in reading order. `trap.s` saves what a Rust function may
 //! clobber, and calls one of [`guest_call`], [`guest_forwarded_on`], [`guest_sync`] and [`guest_irq`], if none of [`short`] does it.
 
-use core::{arch::global_asm, sync::atomic::Ordering};
+use core::arch::global_asm;
 
 use hyp_abi::{
     call::{Counter, VmState},
@@ -754,23 +754,7 @@ fn distributed(exit: &mut Exit<'_>, effect: Effect) -> u64 {
         state.gic.receive_spis(interface, &vm.dist);
         vm.kick_spis(state.gic.take_kicks());
     }
-    if effect.refresh_vm {
-        refresh_all(exit);
-    }
     answer
-}
-
-/// `GICD_CTLR` changed: what every vCPU may be shown follows. The one register write that concerns all of them.
-fn refresh_all(exit: &mut Exit<'_>) {
-    for target in exit.vm.vcpus {
-        if target.index != exit.vcpu.index {
-            target.refill.store(true, Ordering::Release);
-            target.kick_for(Counter::KicksRequest);
-        }
-    }
-    let (_, vm, state, interface) = exit.parts();
-    state.gic.refresh(interface, &vm.dist);
-    vm.kick_spis(state.gic.take_kicks());
 }
 
 fn inst_abort(exit: &mut Exit<'_>, abort: Abort) -> Leave {

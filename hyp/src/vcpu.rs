@@ -71,8 +71,6 @@ pub(crate) struct Vcpu {
     pub(crate) request: Request,
     /// The last [`Vm::hold_word`] that its pCPU acted on.
     pub(crate) held: AtomicU32,
-    /// Its list registers are to be filled anew: the distributor changed.
-    pub(crate) refill: AtomicBool,
     /// Its pCPU is to print its list registers.
     pub(crate) show: AtomicBool,
     /// SGIs from other pCPUs.
@@ -160,7 +158,6 @@ impl Vcpu {
             kick: Kick::new(),
             request: Request::new(),
             held: AtomicU32::new(0),
-            refill: AtomicBool::new(false),
             show: AtomicBool::new(false),
             inbox: Inbox::new(),
             counters: [const { AtomicU64::new(0) }; Counter::ALL.len()],
@@ -181,7 +178,7 @@ impl Vcpu {
     /// Whether somebody asks something of it, besides to take its interrupts: loads, for its own pCPU.
     #[inline]
     pub(crate) fn asked(&self) -> bool {
-        self.kick.pending() || self.request.pending() || self.refill.load(Ordering::Relaxed) || self.show.load(Ordering::Relaxed)
+        self.kick.pending() || self.request.pending() || self.show.load(Ordering::Relaxed)
     }
 
     /// Its lock, waited for.

@@ -284,15 +284,6 @@ impl Machine {
                 vcpu.gic.spi(&mut Absent(self.spis.clone()), &self.dist, effect.ask)
             };
         });
-        if effect.refresh_vm {
-            for vcpu in &mut self.cpu {
-                if vcpu.loaded {
-                    vcpu.gic.refresh(&mut vcpu.h, &self.dist);
-                } else {
-                    vcpu.gic.refresh(&mut Absent(self.spis.clone()), &self.dist);
-                }
-            }
-        }
         self.kick(effect.kick);
         answer
     }

@@ -52,9 +52,6 @@ pub const IIDR_VALUE: u32 = 0x5500_043B;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[must_use]
 pub struct Effect {
-    /// Every vCPU of the VM must [`refresh`](crate::vgic::lr::VcpuGic::refresh): the writer itself, vCPUs that run elsewhere by
-    /// request and kick, the others when they are next loaded.
-    pub refresh_vm: bool,
     /// Whom to ask ([`VcpuGic::spi`](crate::vgic::lr::VcpuGic::spi)). The answers of a read are bits of its value.
     pub owners: Vcpus,
     /// What they are asked.
@@ -70,7 +67,8 @@ struct Change {
     op: Option<SpiOp>,
     /// Which word of SPIs.
     word: u8,
-    refresh_vm: bool,
+    /// Whatever they hold, all vCPUs that are on are asked. Those that are not look when they are next loaded.
+    everybody: bool,
     /// Which of them: those that nobody holds may have become deliverable, or somebody else's.
     mask: u32,
 }
@@ -82,7 +80,7 @@ impl Change {
         Self {
             op,
             word: word as u8,
-            refresh_vm: false,
+            everybody: false,
             mask,
         }
     }
@@ -93,7 +91,7 @@ impl Effect {
     #[must_use]
     #[inline]
     pub const fn is_none(&self) -> bool {
-        !self.refresh_vm && self.owners | self.kick == 0
+        self.owners | self.kick == 0
     }
 }
 
@@ -269,16 +267,13 @@ impl Dist {
             24 | 25 => self.set_triggers((offset >> 2) as usize & 0x3F, value),
             0 if offset == CTLR => {
                 let enables = value & ENABLES;
-                let refresh_vm = self.enables.swap(enables, ORDER) != enables;
-                if refresh_vm {
+                let everybody = self.enables.swap(enables, ORDER) != enables;
+                if everybody {
                     for inbox in &self.inbox {
                         inbox.fetch_or((1 << WORDS) - 1, ORDER);
                     }
                 }
-                Change {
-                    refresh_vm,
-                    ..Change::NONE
-                }
+                Change { everybody, ..Change::NONE }
             }
             _ => {
                 let shift = 8 * (offset & 4);
@@ -300,7 +295,7 @@ impl Dist {
             }
         }
         // First: a vCPU that comes on looks only where there may be something.
-        let refresh_vm = matches!(register, ISENABLER | ISACTIVER) && value != 0 && self.first_use(n);
+        let everybody = matches!(register, ISENABLER | ISACTIVER) && value != 0 && self.first_use(n);
         let (cell, op) = match register {
             IGROUPR => (&word.group1, Some(SpiOp::Refresh)),
             ISENABLER => (&word.enabled, None),
@@ -328,7 +323,7 @@ impl Dist {
         }
         let mask = if register < ISPENDR { before ^ after } else { value };
         Change {
-            refresh_vm,
+            everybody,
             ..Change::new(op, n, mask)
         }
     }
@@ -382,10 +377,7 @@ impl Dist {
     /// Who must hear of a change.
     fn tell(&self, change: Change) -> Effect {
         let (n, mask) = (change.word.into(), change.mask);
-        let mut effect = Effect {
-            refresh_vm: change.refresh_vm,
-            ..Effect::default()
-        };
+        let mut effect = Effect::default();
         match change.op {
             _ if mask == 0 => {}
             Some(op) => {
@@ -394,6 +386,9 @@ impl Dist {
                 effect.kick = self.offer(n, mask);
             }
             None => effect.kick = self.notify(n, mask),
+        }
+        if change.everybody {
+            effect.owners = self.online.load(ORDER) as Vcpus;
         }
         effect
     }

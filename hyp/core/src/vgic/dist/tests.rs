@@ -39,10 +39,11 @@ fn identity_is_a_gicv3_with_one_security_state_and_288_intids() {
 #[test]
 fn affinity_routing_and_ds_cannot_be_turned_off() {
     let dist = dist();
-    assert!(dist.write(&(), CTLR, 4, 0x8000_0083).refresh_vm);
+    let _ = dist.power_on(5);
+    assert_eq!(dist.write(&(), CTLR, 4, 0x8000_0083).owners, 1 << 5);
     assert_eq!(read(&dist, CTLR, 4), 0x53);
-    assert!(!dist.write(&(), CTLR, 4, 3).refresh_vm);
-    assert!(dist.write(&(), CTLR, 4, 0).refresh_vm);
+    assert!(dist.write(&(), CTLR, 4, 3).is_none());
+    assert_eq!(dist.write(&(), CTLR, 4, 0).owners, 1 << 5);
     assert_eq!(read(&dist, CTLR, 4), 0x50);
 }
 
@@ -51,11 +52,9 @@ fn an_effect_is_none_only_if_nobody_is_asked_anything() {
     let none = Effect::default();
     assert!(none.is_none());
     for some in [
-        Effect { refresh_vm: true, ..none },
         Effect { owners: 4, ..none },
         Effect { kick: 4, ..none },
         Effect {
-            refresh_vm: true,
             owners: 1,
             kick: 2,
             ..none

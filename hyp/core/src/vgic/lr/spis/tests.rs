@@ -1,10 +1,10 @@
 //! SPIs on their way through vCPUs: claimed, ended, moved, given back.
 
 use super::*;
-use crate::vgic::dist::{CTLR, ICACTIVER, ICFGR, ICPENDR, IGROUPR, IPRIORITYR, IROUTER, ISACTIVER, ISENABLER, ISPENDR, SPIS};
+use crate::vgic::dist::{CTLR, Effect, ICACTIVER, ICFGR, ICPENDR, IGROUPR, IPRIORITYR, IROUTER, ISACTIVER, ISENABLER, ISPENDR, SPIS};
 use crate::vgic::fake::Absent;
 use crate::vgic::fake::{Dir, FakeIch};
-use crate::vgic::redist::Identity;
+use crate::vgic::redist::{IGROUPR0, ISENABLER0, Identity};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
@@ -54,6 +54,12 @@ pub(super) fn settle(gic: &mut VcpuGic, h: &mut FakeIch, dist: &Dist) {
     assert_eq!(h.misr(), 0, "EL2 never gets back to the guest");
 }
 
+/// What is asked of the vCPU before a write is over, if anything is.
+fn ask(effect: Effect, gic: &mut VcpuGic, h: &mut FakeIch, dist: &Dist) {
+    assert_eq!(effect.owners, 1 << gic.id.index);
+    let _ = gic.spi(h, dist, effect.ask);
+}
+
 fn level(dist: &Dist, intid: u32) {
     let _ = dist.write(&(), ICFGR + u64::from(intid) / 16 * 4, 4, 0);
 }
@@ -75,6 +81,30 @@ fn a_level_line_is_sampled_again_when_its_interrupt_ends() {
     assert_eq!(h.ack(), None);
     gic.receive_spis(&mut h, &dist);
     assert_eq!((h.ack(), gic.held.used), (None, 0));
+}
+
+/// `GICD_CTLR.RWP` reads 0: who has turned a group off and reads that may count on it (IHI 0069).
+#[test]
+fn a_group_that_is_turned_off_is_signalled_to_nobody_when_the_write_is_over() {
+    let dist = dist();
+    let (mut gic, mut h) = loaded(&dist, 1, 4);
+    gic.write(&mut h, &dist, IGROUPR0, 4, u64::MAX);
+    gic.write(&mut h, &dist, ISENABLER0, 4, u64::MAX);
+    for intid in [3, 40] {
+        let _ = dist.write(&(), IROUTER + 8 * 40, 8, 1);
+        if intid == 40 {
+            let _ = dist.raise_edge(40);
+            gic.receive_spis(&mut h, &dist);
+        } else {
+            gic.inject(&mut h, &dist, 3);
+        }
+        assert_eq!(h.signalled_intid(), Some(intid));
+        ask(dist.write(&(), CTLR, 4, 1), &mut gic, &mut h, &dist);
+        assert_eq!(h.signalled_intid(), None);
+        ask(dist.write(&(), CTLR, 4, 3), &mut gic, &mut h, &dist);
+        assert_eq!(h.ack(), Some(intid));
+        h.eoi(intid);
+    }
 }
 
 #[test]
@@ -321,8 +351,7 @@ fn dir_traps_with_eoimode_1_once_an_spi_is_in_use() {
     h.vmcr = split;
     gic.vmcr_changed(&mut h, &dist, split);
     assert_eq!(h.hcr, 1);
-    assert!(dist.write(&(), ISENABLER + 4, 4, 1).refresh_vm);
-    gic.refresh(&mut h, &dist);
+    ask(dist.write(&(), ISENABLER + 4, 4, 1), &mut gic, &mut h, &dist);
     assert_eq!(h.hcr, 1 << 14 | 1);
     h.vmcr = h.view.apply_write(h.vmcr, 0);
     gic.vmcr_changed(&mut h, &dist, split);
