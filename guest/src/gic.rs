@@ -124,6 +124,27 @@ pub fn iar1() -> u32 {
     unsafe { asm!("dsb sy", options(nostack, preserves_flags)) };
     intid
 }
+/// Writes `ICC_SGI0R_EL1` as it is.
+pub fn sgi0r(value: u64) {
+    icc_write!("S3_0_C12_C11_7", value);
+}
+/// Writes `ICC_ASGI1R_EL1` as it is.
+pub fn asgi1r(value: u64) {
+    icc_write!("S3_0_C12_C11_6", value);
+}
+/// Acknowledges an interrupt of group 0: `ICC_IAR0_EL1`.
+#[must_use]
+pub fn iar0() -> u32 {
+    icc_read!("S3_0_C12_C8_0") as u32
+}
+/// [`eoir1`] of an interrupt of group 0: `ICC_EOIR0_EL1`.
+pub fn eoir0(intid: u32) {
+    icc_write!("S3_0_C12_C8_1", intid);
+}
+/// Sets which SGIs and PPIs are in group 1 here.
+pub fn set_groups(group1: u32) {
+    mmio::write32(redistributor() + IGROUPR0, group1);
+}
 /// Drops the priority, and deactivates with EOImode 0: `ICC_EOIR1_EL1`.
 pub fn eoir1(intid: u32) {
     icc_write!("S3_0_C12_C12_1", intid);
@@ -163,9 +184,13 @@ pub fn redistributor() -> u64 {
 
 /// Turns the distributor on: affinity routing, group 1. On one vCPU.
 pub fn init_distributor() {
-    mmio::write32(GICD_CTLR, GICD_CTLR_ARE);
-    wait_rwp();
-    mmio::write32(GICD_CTLR, GICD_CTLR_ARE | GICD_CTLR_GRP1);
+    forward_groups(0);
+    forward_groups(GICD_CTLR_GRP1);
+}
+
+/// Has the distributor forward group 0, by bit 0, and group 1, by bit 1, or not.
+pub fn forward_groups(groups: u32) {
+    mmio::write32(GICD_CTLR, GICD_CTLR_ARE | groups);
     wait_rwp();
 }
 

@@ -6,7 +6,7 @@ use hyp_abi::{call::Counter, layout};
 use hyp_core::{
     esr::{self, Abort},
     psci,
-    vgic::{Group, sgi},
+    vgic::sgi::{self, SgiRegister},
 };
 
 use crate::{
@@ -210,14 +210,14 @@ fn sgi1r(value: u64) -> Option<()> {
     let (vcpu, vm, state, interface) = here.parts();
     let (intid, targets) = sgi::decode_listed(value)?;
     if targets == vcpu.as_target {
-        let again = state.gic.again(interface, intid, Some(Group::One))?;
+        let again = state.gic.again(interface, intid)?;
         state.gic.show(interface, again);
     } else {
         if !targets.is_power_of_two() {
             return None;
         }
         let target = vm.vcpus.get(targets.trailing_zeros() as usize)?;
-        if target.inbox.post(sgi::word(intid, Group::One)) {
+        if target.inbox.post(sgi::word(intid, SgiRegister::Any)) {
             target.kick_plainly();
         }
     }
@@ -238,8 +238,8 @@ fn kicked() -> Option<()> {
         return None;
     }
     let (vcpu, _, state, interface) = here.parts();
-    let word = vcpu.inbox.only_sgi1()?;
-    let again = state.gic.again(interface, word.trailing_zeros(), Some(Group::One))?;
+    let word = vcpu.inbox.only_sgi()?;
+    let again = state.gic.again(interface, word.trailing_zeros())?;
     if !vcpu.inbox.take_only(word) {
         return None;
     }

@@ -546,9 +546,8 @@ fn icc(exit: &mut Exit<'_>, register: IccRegister, access: SysRegAccess) {
     let now = Vmcr::new(exit.interface.vmcr());
     let view = exit.state.cpuif.view;
     let (changed, read) = match register {
-        IccRegister::Sgi1r => return send_sgi(exit, SgiRegister::Sgi1r, value),
-        IccRegister::Sgi0r => return send_sgi(exit, SgiRegister::Sgi0r, value),
-        IccRegister::Asgi1r => return send_sgi(exit, SgiRegister::Asgi1r, value),
+        IccRegister::Sgi1r => return send_sgi(exit, SgiRegister::Any, value),
+        IccRegister::Sgi0r | IccRegister::Asgi1r => return send_sgi(exit, SgiRegister::Zero, value),
         IccRegister::Dir => {
             let (_, vm, state, interface) = exit.parts();
             let effect = state.gic.deactivate(interface, &vm.dist, value as u32 & 0xFF_FFFF);

@@ -20,6 +20,7 @@ guest::tests!(
     sgi_to_all_but_self,
     sgi_to_nobody,
     sgi_range_selector,
+    sgis_of_both_groups,
     sgi_wakes_wfi,
     ping_pong,
     disabled_and_masked_sgis_wait,
@@ -248,6 +249,40 @@ fn sgi_range_selector(check: &mut Check) {
         timer::delay(timer::micros(5000));
         check.eq("what anybody took", [got(1), got(2), got(3)], [0; 3]);
         check.eq("the sender", gic::iar1(), SPURIOUS);
+    });
+}
+
+/// `ICC_SGI1R_EL1` raises SGIs of either group, the other two those of group 0 (IHI 0069, `GICD_CTLR.DS` 1).
+fn sgis_of_both_groups(check: &mut Check) {
+    fresh();
+    gic::forward_groups(3);
+    gic::set_igrpen0(true);
+    gic::set_groups(!(1 << 5));
+    let sgi = |intid| gic::sgi_list(cpu::affinity(), 1 << (cpu::affinity() & 0xF), intid);
+    for write in [gic::sgi1r, gic::sgi0r, gic::asgi1r, gic::sgi1r] {
+        write(sgi(5));
+        check.eq("ICC_IAR1_EL1 of one of group 0", gic::iar1(), SPURIOUS);
+        check.eq("ICC_IAR0_EL1", gic::iar0(), 5);
+        gic::eoir0(5);
+    }
+    for (write, raised) in [(gic::sgi1r as fn(u64), 1 << 6), (gic::sgi0r, 0), (gic::asgi1r, 0)] {
+        write(sgi(6));
+        check.eq("one of group 1 is pending", gic::pending() & 1 << 6, raised);
+        gic::clear_pending(1 << 6);
+    }
+    gic::set_igrpen0(false);
+    gic::set_groups(u32::MAX);
+    fresh();
+    with_listeners(check, |check| {
+        gic::sgi0r(gic::sgi_others(4));
+        gic::asgi1r(gic::sgi_others(5));
+        gic::sgi1r(gic::sgi_others(6));
+        check.that(
+            cpu::wait_until(PATIENCE, || (1..4).all(|index| got(index) & 1 << 6 != 0)),
+            "ICC_SGI1R_EL1's arrives",
+        );
+        timer::delay(timer::micros(2000));
+        check.eq("and no other", [got(1), got(2), got(3)], [1 << 6; 3]);
     });
 }
 

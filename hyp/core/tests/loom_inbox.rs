@@ -38,7 +38,7 @@ impl Vcpu {
 
     /// The exit of a kick: the short way if it will do, else the long one.
     fn exit(&self, found: &mut Found) {
-        if let Some(word) = self.inbox.only_sgi1()
+        if let Some(word) = self.inbox.only_sgi()
             && self.inbox.take_only(word)
         {
             (found.sgi, found.short) = (true, true);

@@ -199,7 +199,7 @@ impl VcpuGic {
         if intid >= PRIVATE_INTIDS {
             return;
         }
-        if let Some(again) = self.again(h, intid, None) {
+        if let Some(again) = self.again(h, intid) {
             let (slot, image) = self.showing(again);
             return h.set_lr(slot, image);
         }

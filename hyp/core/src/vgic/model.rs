@@ -5,7 +5,7 @@ use super::dist::{self, Dist};
 use super::fake::{Dir, FakeIch, Kind};
 use super::lr::VcpuGic;
 use super::redist::{self, Identity};
-use super::sgi;
+use super::sgi::{self, SgiRegister};
 use super::vmcr::Vmcr;
 use super::{Group, Ich};
 use proptest::prelude::*;
@@ -291,15 +291,16 @@ impl Machine {
         }
     }
 
-    /// As a write of the SGI register by the vCPU itself goes, and a kick that brings an SGI: the short way first.
-    fn sgi(&mut self, intid: u32, one: bool) {
-        let group = if one { Group::One } else { Group::Zero };
-        match self.gic.again(&self.h, intid, Some(group)) {
-            Some(again) => self.gic.show(&mut self.h, again),
-            None => self.gic.receive(&mut self.h, &self.dist, sgi::word(intid, group)),
+    /// As a write of `ICC_SGI1R_EL1` by the vCPU itself goes, and a kick that brings an SGI: the short way first. Or, if it is not to be of
+    /// `any` group, of another SGI register.
+    fn sgi(&mut self, intid: u32, any: bool) {
+        let register = if any { SgiRegister::Any } else { SgiRegister::Zero };
+        match self.gic.again(&self.h, intid) {
+            Some(again) if any => self.gic.show(&mut self.h, again),
+            _ => self.gic.receive(&mut self.h, &self.dist, sgi::word(intid, register)),
         }
         let irq = &mut self.model.irq[intid as usize];
-        irq.latch |= irq.group1 == one;
+        irq.latch |= any || !irq.group1;
     }
 
     fn ack(&mut self) {

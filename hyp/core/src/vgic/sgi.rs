@@ -1,18 +1,15 @@
 //! Software-generated interrupts: who a write to an SGI register is for, and how it gets there.
 
-use super::Group;
 use crate::regs::gic::{ICC_SGI1R_EL1, SgirValue};
 use crate::sync::{AtomicU64, Ordering};
 
-/// Which SGI register the guest wrote.
+/// Which SGI register the guest wrote. With one security state (`GICD_CTLR.DS` is 1) there are two kinds, as under KVM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SgiRegister {
-    /// `ICC_SGI0R_EL1`: raises SGIs that the target holds in group 0.
-    Sgi0r,
-    /// `ICC_SGI1R_EL1`: raises SGIs that the target holds in group 1.
-    Sgi1r,
-    /// `ICC_ASGI1R_EL1`: the other security state's group 1. There is none.
-    Asgi1r,
+    /// `ICC_SGI1R_EL1`: raises an SGI in whichever group the target holds it.
+    Any,
+    /// `ICC_SGI0R_EL1`, and `ICC_ASGI1R_EL1`, for there is no other security state's group 1: raise one that the target holds in group 0.
+    Zero,
 }
 
 /// An SGI and its targets.
@@ -26,17 +23,12 @@ pub struct Request {
 
 /// Decodes a write of `value` by vCPU `from` of a VM that has `vcpus` of them.
 ///
-/// Targets that no vCPU answers to are dropped, as are all of `ICC_ASGI1R_EL1`'s. Affinities are those of
+/// Targets that no vCPU answers to are dropped. Affinities are those of
 /// [`hyp_abi::layout::affinity_of`]: 16 vCPUs to a value of Aff1, and nothing above.
 #[must_use]
 pub fn decode(register: SgiRegister, value: u64, from: usize, vcpus: usize) -> Request {
     let value = SgirValue::new(value);
-    let group = match register {
-        SgiRegister::Sgi0r => Group::Zero,
-        SgiRegister::Sgi1r => Group::One,
-        SgiRegister::Asgi1r => return Request { targets: 0, word: 0 },
-    };
-    let word = word(value.read(ICC_SGI1R_EL1::INTID) as u32, group);
+    let word = word(value.read(ICC_SGI1R_EL1::INTID) as u32, register);
     let present = if vcpus >= 16 { u16::MAX } else { (1 << vcpus) - 1 };
     let targets = if value.is_set(ICC_SGI1R_EL1::IRM) {
         !(1u16 << (from & 15))
@@ -68,20 +60,20 @@ pub const fn decode_listed(value: u64) -> Option<(u32, u16)> {
     Some((((value & INTID) >> 24) as u32, (value & TARGET_LIST) as u16))
 }
 
-/// SGI `intid` of `group`, as an inbox carries it: group 1 in bits 15:0, group 0 in bits 31:16.
+/// SGI `intid`, raised by `register`, as an inbox carries it: in bits 15:0, or, of group 0 only, in bits 31:16.
 #[must_use]
-pub const fn word(intid: u32, group: Group) -> u32 {
+pub const fn word(intid: u32, register: SgiRegister) -> u32 {
     let bit = 1 << (intid & 15);
-    match group {
-        Group::One => bit,
-        Group::Zero => bit << 16,
+    match register {
+        SgiRegister::Any => bit,
+        SgiRegister::Zero => bit << 16,
     }
 }
 
-/// The SGIs of `word` that a vCPU with `GICR_IGROUPR0` = `igroupr` takes: those that it holds in the group they were raised for.
+/// The SGIs of `word` that a vCPU with `GICR_IGROUPR0` = `igroupr` takes.
 #[must_use]
 pub const fn accepted(word: u32, igroupr: u32) -> u32 {
-    word & 0xFFFF & igroupr | word >> 16 & !igroupr
+    word & 0xFFFF | word >> 16 & !igroupr
 }
 
 /// Where other pCPUs leave a vCPU its SGIs, and word that there is something else to look at. Anyone posts; only
@@ -169,10 +161,10 @@ impl Inbox {
         self.0.fetch_and(LOOK, Ordering::AcqRel) as u32
     }
 
-    /// What is in it, if that is one SGI of group 1 and nothing else.
+    /// What is in it, if that is one SGI of any group and nothing else.
     #[must_use]
     #[inline(always)]
-    pub fn only_sgi1(&self) -> Option<u32> {
+    pub fn only_sgi(&self) -> Option<u32> {
         let word = self.0.load(Ordering::Relaxed);
         if word <= u64::from(u16::MAX) && word.is_power_of_two() {
             Some(word as u32)
@@ -181,7 +173,7 @@ impl Inbox {
         }
     }
 
-    /// Takes `word`, which [`only_sgi1`](Self::only_sgi1) has given. False: something was added since, and nothing is taken.
+    /// Takes `word`, which [`only_sgi`](Self::only_sgi) has given. False: something was added since, and nothing is taken.
     #[must_use]
     #[inline(always)]
     pub fn take_only(&self, word: u32) -> bool {
@@ -212,8 +204,8 @@ mod tests {
         #[test]
         fn what_is_listed_is_decoded_the_same(value in prop_oneof![any::<u64>(), any::<u64>().prop_map(|value| value & 0x0F00_FFFF)]) {
             if let Some((intid, targets)) = decode_listed(value) {
-                let request = decode(SgiRegister::Sgi1r, value, 0, 16);
-                prop_assert_eq!((request.word, request.targets), (word(intid, Group::One), targets));
+                let request = decode(SgiRegister::Any, value, 0, 16);
+                prop_assert_eq!((request.word, request.targets), (word(intid, SgiRegister::Any), targets));
             }
         }
     }
@@ -225,52 +217,40 @@ mod tests {
     }
 
     #[test]
-    fn asgi1r_has_no_effect() {
-        assert_eq!(decode(SgiRegister::Asgi1r, 1 << 40 | 0xffff, 0, 16).targets, 0);
-    }
-
-    #[test]
     fn a_range_selector_beyond_the_vcpus_reaches_nobody() {
-        assert_eq!(decode(SgiRegister::Sgi1r, 1 << 44 | 1, 0, 16).targets, 0);
+        assert_eq!(decode(SgiRegister::Any, 1 << 44 | 1, 0, 16).targets, 0);
     }
 
+    /// IHI 0069, forwarding an SGI to a target PE, where `GICD_CTLR.DS` is 1.
     #[test]
-    fn an_sgi_reaches_only_vcpus_that_hold_it_in_the_registers_group() {
-        for (register, group) in [(SgiRegister::Sgi1r, Group::One), (SgiRegister::Sgi0r, Group::Zero)] {
+    fn sgi1r_raises_sgis_of_either_group_and_the_others_of_group_0_only() {
+        for (register, in_group_1) in [(SgiRegister::Any, 1), (SgiRegister::Zero, 0)] {
             let request = decode(register, 5 << 24 | 1, 0, 1);
-            assert_eq!(
-                request,
-                Request {
-                    targets: 1,
-                    word: word(5, group)
-                }
-            );
+            assert_eq!(request.targets, 1);
+            assert_eq!(accepted(request.word, 1 << 5), in_group_1 << 5);
+            assert_eq!(accepted(request.word, !(1 << 5)), 1 << 5);
         }
-        assert_eq!(accepted(word(5, Group::One), 1 << 5), 1 << 5);
-        assert_eq!(accepted(word(5, Group::One), 0), 0);
-        assert_eq!(accepted(word(5, Group::Zero), 0), 1 << 5);
-        assert_eq!(accepted(word(5, Group::Zero), 1 << 5), 0);
     }
 
     #[test]
     fn the_word_to_look_is_no_sgi_and_stays_until_the_owner_looks() {
         let inbox = Inbox::new();
-        assert_eq!(inbox.only_sgi1(), None);
+        assert_eq!(inbox.only_sgi(), None);
         assert!(inbox.post(4));
-        assert_eq!(inbox.only_sgi1(), Some(4));
+        assert_eq!(inbox.only_sgi(), Some(4));
         assert!(!inbox.is_untouched() && !inbox.is_to_look());
         inbox.look();
         assert!(!inbox.is_untouched() && inbox.is_to_look());
-        assert_eq!((inbox.only_sgi1(), inbox.take_only(4)), (None, false));
+        assert_eq!((inbox.only_sgi(), inbox.take_only(4)), (None, false));
         assert_eq!((inbox.drain_sgis(), inbox.is_empty()), (4, true));
         assert!(inbox.post(8), "whoever posts the first SGI kicks, whatever else is there");
-        assert_eq!(inbox.only_sgi1(), None);
+        assert_eq!(inbox.only_sgi(), None);
         assert_eq!(inbox.drain(), Some(8));
         assert!(inbox.is_untouched() && !inbox.is_to_look());
-        assert!(inbox.post(word(0, Group::Zero)));
-        assert_eq!(inbox.only_sgi1(), None, "of group 0");
+        assert!(inbox.post(word(0, SgiRegister::Zero)));
+        assert_eq!(inbox.only_sgi(), None, "of group 0 only");
         assert_eq!(inbox.drain(), Some(1 << 16));
-        assert!(inbox.post(2) && inbox.only_sgi1() == Some(2) && inbox.take_only(2) && inbox.is_empty());
+        assert!(inbox.post(2) && inbox.only_sgi() == Some(2) && inbox.take_only(2) && inbox.is_empty());
     }
 
     #[test]
@@ -300,7 +280,7 @@ mod tests {
         ) {
             let value = u64::from(list) | aff1 << 16 | intid << 24 | aff2 << 32 | irm << 40 | rs << 44 | aff3 << 48;
             let from = from % vcpus;
-            let request = decode(SgiRegister::Sgi1r, value, from, vcpus);
+            let request = decode(SgiRegister::Any, value, from, vcpus);
             for vcpu in 0..16 {
                 let expected = vcpu < vcpus && is_target(value, from, vcpu);
                 prop_assert_eq!(request.targets >> vcpu & 1 == 1, expected, "vcpu {}", vcpu);

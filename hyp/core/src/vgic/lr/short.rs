@@ -5,7 +5,7 @@
 //! empty list register for the end of what was in it come first in an exit, before anything is written; [`VcpuGic::show_again`] may
 //! come at any time, because to write the same image twice is to write it once.
 
-use super::{Dist, Group, Ich, Redist, VcpuGic};
+use super::{Dist, Ich, Redist, VcpuGic};
 use crate::regs::gic::ICH_LR_EL2;
 use crate::vgic::redist::IPRIORITYR0;
 use hyp_abi::layout::VTIMER_INTID;
@@ -23,7 +23,7 @@ impl VcpuGic {
     /// cannot. For the virtual timer the vectors do just this.
     #[inline(always)]
     pub fn show_again<H: Ich>(&mut self, h: &mut H, intid: u32) -> bool {
-        let Some(again) = self.again(h, intid, None) else {
+        let Some(again) = self.again(h, intid) else {
             return false;
         };
         self.show(h, again);
@@ -31,18 +31,13 @@ impl VcpuGic {
     }
 
     /// How SGI or PPI `intid` is shown, when the list register in which it was last shown is empty and nothing about it has changed
-    /// since: its image is all there is to write. Not if it is to be of `group` and is not.
+    /// since: its image is all there is to write.
     #[inline(always)]
     #[must_use]
-    pub fn again<H: Ich>(&self, h: &H, intid: u32, group: Option<Group>) -> Option<Again> {
+    pub fn again<H: Ich>(&self, h: &H, intid: u32) -> Option<Again> {
         let (slot, image) = (self.slot_of(intid & 31), self.image_of(intid & 31));
-        // What changes its group forgets its image, so the image says which it is.
-        let fits = match group {
-            None => image != 0,
-            Some(Group::One) => image & ICH_LR_EL2::Group::SET.value != 0,
-            Some(Group::Zero) => image != 0 && image & ICH_LR_EL2::Group::SET.value == 0,
-        };
-        (fits && h.elrsr_at_exit() >> slot & 1 != 0).then_some(Again { intid, slot, image })
+        let shown = image & ICH_LR_EL2::State::Pending.value != 0;
+        (shown && h.elrsr_at_exit() >> slot & 1 != 0).then_some(Again { intid, slot, image })
     }
 
     /// Makes it pending, as [`again`](Self::again) has just said.
