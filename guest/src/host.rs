@@ -274,13 +274,14 @@ pub fn shadow(vm: u64) -> &'static ShadowPage {
 
 /// One VM is not over, as far as its exits tell.
 static SOME_LEFT: AtomicBool = AtomicBool::new(false);
-/// Whose end was told: a bit each.
+/// Who was seen before its end, and whose end was told: a bit each.
+static SEEN: AtomicU64 = AtomicU64::new(0);
 static TOLD: AtomicU64 = AtomicU64::new(0);
 
-/// The next exit; `None` when every VM has ended and each end was told.
+/// The next exit; `None` when every VM has ended, and the end of each that had not when this was first called was told.
 #[must_use]
 pub fn next_exit() -> Option<Exit> {
-    while SOME_LEFT.load(Ordering::Relaxed) || !vms().all(is_over) {
+    while SOME_LEFT.load(Ordering::Relaxed) || vms().filter(|&vm| !is_over(vm)).count() != 0 {
         SOME_LEFT.store(true, Ordering::Relaxed);
         if let Ok(exit) = wait_exit() {
             return Some(noted(exit));
@@ -289,10 +290,14 @@ pub fn next_exit() -> Option<Exit> {
     None
 }
 
-/// Whether `vm` has ended and its end was told. Of one that never ran none is.
+/// Whether `vm` has ended and no end of it is to be told. That of one that was never seen may have been told to this program before it
+/// was started anew, or to nobody: one that could not be started has none.
 fn is_over(vm: u64) -> bool {
-    let told = TOLD.load(Ordering::Relaxed) >> vm & 1 != 0;
-    has_ended(vm) && (told || counter(vm, call::ALL_VCPUS, Counter::Starts) == Ok(0))
+    if !has_ended(vm) {
+        SEEN.fetch_or(1 << vm, Ordering::Relaxed);
+        return false;
+    }
+    (SEEN.load(Ordering::Relaxed) & !TOLD.load(Ordering::Relaxed)) >> vm & 1 == 0
 }
 
 /// Notes an end: whether it was the last is looked at before the next wait.

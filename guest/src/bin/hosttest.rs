@@ -27,6 +27,7 @@ const DEADLINE: u64 = 2_000_000;
 /// |---|---|
 /// | `serve` | any; `reset` |
 /// | `slowly` | `waiting test=flood` and, as another VM, `waiting test=now_and_then` |
+/// | `anew` | any that ends soon, and another VM that ends later |
 /// | `gone` | `psci test=unanswered`, `forward_deadline_ms = 300` |
 /// | `never`, `late` | `psci test=unanswered`, `forward_deadline_ms = 300` |
 /// | `twice`, `forged` | `psci test=answered` |
@@ -55,6 +56,7 @@ fn main() {
             by_default: true,
             run: serve,
         },
+        on_demand("anew", anew),
         on_demand("gone", gone),
         on_demand("never", never),
         on_demand("late", late),
@@ -168,6 +170,21 @@ fn second(check: &mut Check) {
         Ok(Some(VmState::Built)),
     );
     serve(check);
+}
+
+/// Starts itself anew once the first VM's end was told, and waits for the others' then.
+fn anew(check: &mut Check) {
+    let first = !host::has_ended(VM);
+    host::serve(|exit| {
+        if first && exit.kind == ExitKind::Ended && u64::from(exit.vm) == VM {
+            guest::psci::system_reset();
+        }
+        exit.wants_answer().then_some(Answer::ALLOW)
+    });
+    check.that(
+        !first && host::vms().all(host::has_ended),
+        "every VM has ended, the first one before",
+    );
 }
 
 /// Ends at once, before it has started anyone.

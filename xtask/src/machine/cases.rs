@@ -387,6 +387,13 @@ pub(super) fn all() -> Vec<Case> {
                 .filter(0xC400_000E, 1, Action::Forward),
         )
         .host("hosttest", "test=serve"),
+        Case::new("host-started-anew", Guest::new("hello", ""))
+            .and(Guest::new("psci", "test=off_and_on_again,races").vcpus(4).forward())
+            .host("hosttest", "test=anew")
+            .expect(|seen| {
+                seen.all_passed()?;
+                seen.vm_says("host", "ok anew")
+            }),
         with_host("host-is-gone", four("psci", "test=unanswered").forward_deadline(300), "test=gone"),
         with_host(
             "host-never-answers",
