@@ -52,7 +52,7 @@ const EMERGENCY_STACK: u64 = if cfg!(debug_assertions) { 4 << 10 } else { stacks
 const TOO_MANY: &str = "the device tree reserves more pieces of memory than Umbra can remember";
 const AREA: u64 = GUARD + STACK + EMERGENCY_STACK;
 /// How long a secondary may take to come up.
-const SECONDARY_MS: u64 = 2000;
+pub(crate) const SECONDARY_MS: u64 = 2000;
 
 unsafe extern "C" {
     static __image_start: u8;
@@ -83,7 +83,7 @@ const _: () = assert!(
     "trap.s reads it in this order"
 );
 
-/// Which pCPUs are up, a bit each.
+/// Which pCPUs are up, a bit each; and all of them, once it is decided which VMs go on without theirs: who finds its bit there is too late.
 static ONLINE: AtomicU64 = AtomicU64::new(0);
 /// `ICH_VTR_EL2` of the boot CPU: the others must be like it.
 static BOOT_VTR: AtomicU64 = AtomicU64::new(0);
@@ -192,7 +192,8 @@ extern "C" fn primary(dtb: usize, _base: usize, el: u64) -> ! {
     vm::build(board, plan, memory);
     ONLINE.store(1 << (boot_index & 63), Ordering::Release);
     bring_up(board, boot_index, areas, &registers);
-    vm::refuse_without_pcpus(online);
+    let up = ONLINE.swap(u64::MAX, Ordering::AcqRel);
+    vm::refuse_without_pcpus(|pcpu| up >> (pcpu & 63) & 1 != 0);
     let [(used, size), (vms_used, vms)] = heap::usage();
     let sizes = sizes();
     found!(
@@ -220,7 +221,12 @@ extern "C" fn primary(dtb: usize, _base: usize, el: u64) -> ! {
 pub(crate) extern "C" fn secondary(cpu: &'static PerCpu) -> ! {
     let Some(board) = vm::board() else { park() };
     join(board, cpu, board.gic.maintenance.unwrap_or(25));
-    ONLINE.fetch_or(1 << (cpu.index & 63), Ordering::Release);
+    #[cfg(feature = "test-triggers")]
+    crate::trigger::come_late(cpu.index);
+    let bit = 1 << (cpu.index & 63);
+    if ONLINE.fetch_or(bit, Ordering::AcqRel) & bit != 0 {
+        park();
+    }
     run::begin(cpu.stacks.top)
 }
 

@@ -10,7 +10,7 @@ use hyp_abi::{call::Trigger, errno::Errno};
 
 use crate::{
     arch::{barrier, timer},
-    percpu, vm,
+    boot, percpu, vm,
 };
 
 /// What the pCPU in the low half is to do, plus one in the high half; 0 for nothing.
@@ -63,6 +63,18 @@ pub(crate) fn linger() {
         return;
     }
     let end = timer::now() + timer::ticks(1000);
+    while timer::now() < end {
+        barrier::relax();
+    }
+}
+
+/// A pCPU comes up, later than it may if a vCPU of a VM with this name is to run there.
+pub(crate) fn come_late(pcpu: usize) {
+    let mut late = vm::all().iter().filter(|vm| vm.name == "late").flat_map(|vm| vm.vcpus);
+    if !late.any(|vcpu| vcpu.pcpu == pcpu) {
+        return;
+    }
+    let end = timer::now() + timer::ticks(boot::SECONDARY_MS + 300);
     while timer::now() < end {
         barrier::relax();
     }

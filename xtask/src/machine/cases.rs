@@ -39,6 +39,20 @@ fn crashed(seen: &Seen<'_>) -> Result<(), String> {
     seen.umbra_says(&["ESR", "FAR", "PC"])
 }
 
+/// A VM whose pCPU came up too late was refused, and the other one ran to its end.
+fn goes_on_without_the_late(seen: &Seen<'_>) -> Result<(), String> {
+    seen.umbra_says(&["pCPU 1: did not come up", "VM late is refused: umbra,pcpus: pCPU 1 did not come up"])?;
+    seen.verdict_is(1, "refused")?;
+    seen.failures()?;
+    let done = seen.transcript().records.iter().filter(|r| r.kind == "done").count();
+    let ends: Vec<_> = seen.umbra().iter().filter(|line| line.contains(" ended on ")).collect();
+    if (done, ends.len()) == (1, 1) {
+        Ok(())
+    } else {
+        Err(format!("{done} programs are done; {ends:?}"))
+    }
+}
+
 /// Whenever EL2 made an interrupt active in one of the physical GIC's frames, it read the same register next.
 fn made_active_and_read_back(seen: &Seen<'_>) -> Result<(), String> {
     seen.all_passed()?;
@@ -559,6 +573,10 @@ pub(super) fn all() -> Vec<Case> {
         )
         .and(Guest::new("share", "test=nothing_of_anothers_errors key=7").named("b").pcpus(&[0]))
         .cpu("max"),
+        Case::new("pcpu-that-comes-up-too-late", Guest::new("hello", "").named("late").pcpus(&[1]))
+            .and(Guest::new("share", "").pcpus(&[0]))
+            .features(&["test-triggers"])
+            .expect(goes_on_without_the_late),
         Case::new("started-by-host-and-monitor-at-once", obeying("a", "name=a").pcpus(&[0]))
             .and(obeying("b", "name=b").pcpus(&[1]))
             .host("hosttest", "test=slow_setup")
