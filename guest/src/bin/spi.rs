@@ -23,6 +23,7 @@ guest::tests!(
     pending_goes_back_when_its_target_goes_off,
     waits_for_a_target_that_is_off,
     many_at_once,
+    a_group_is_turned_off_for_all,
     one_of_n_finds_who_was_never_looked_at
 );
 
@@ -480,6 +481,43 @@ fn eoimode_1_across_vcpus(check: &mut Check) {
     gic::dir(74);
     check.that(!get(ISACTIVER, 74), "DIR here too");
     gic::set_ctlr(0);
+}
+
+/// Turns group 1 off and on while others do, each of which waits for the others to see it.
+fn turn(_: u64) {
+    cpu::mask();
+    gic::init_cpu();
+    UP.fetch_add(1, Ordering::AcqRel);
+    let _in_time = cpu::wait_until(PATIENCE, || UP.load(Ordering::Acquire) == 3);
+    for _ in 0..100 {
+        gic::forward_groups(0);
+        gic::forward_groups(2);
+    }
+}
+
+fn a_group_is_turned_off_for_all(check: &mut Check) {
+    UP.store(0, Ordering::Release);
+    for index in 1..3 {
+        check.eq("CPU_ON", cpu::start(index, turn, 0), psci::SUCCESS);
+    }
+    turn(0);
+    for index in 1..3 {
+        check.that(cpu::wait_off(index, PATIENCE), "all that turn it come to an end");
+    }
+    with_listeners(check, |check| {
+        gic::forward_groups(0);
+        for index in 1..4 {
+            ready(63 + index, index as usize);
+            set(ISPENDR, 63 + index);
+        }
+        timer::delay(timer::micros(2000));
+        check.eq("what is taken while the group is off", [took(1), took(2), took(3)], [0; 3]);
+        gic::forward_groups(2);
+        check.that(
+            cpu::wait_until(PATIENCE, || [took(1), took(2), took(3)] == [1, 2, 4]),
+            "what is taken when it is on again",
+        );
+    });
 }
 
 /// Has an SPI pending at its interface and goes off without taking it.
