@@ -201,6 +201,16 @@ fn scramble(node: &mut Node, random: &mut Random) {
     };
 }
 
+/// With `more` in QEMU's tree, it is read, and soon.
+fn is_read_in_moments(more: impl FnOnce(&mut Node)) {
+    let mut tree = Node::read(&whole());
+    more(&mut tree);
+    let blob = tree.write();
+    let start = std::time::Instant::now();
+    assert_eq!(read_all(&blob), (true, 2));
+    assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
+}
+
 #[test]
 fn a_hostile_tree_of_a_megabyte_takes_no_more_than_moments() {
     let levels = hyp_core::fdt::MAX_DEPTH - 4;
@@ -211,8 +221,19 @@ fn a_hostile_tree_of_a_megabyte_takes_no_more_than_moments() {
         .map(|index| node(&format!("l{index:x}")).set("compatible", strings(&["x"])).set("reg", []))
         .collect();
     let deep = (0..levels).fold(inner, |inner, _| node("n").with(inner));
-    let blob = Node::read(&whole()).with(deep).write();
-    let start = std::time::Instant::now();
-    assert_eq!(read_all(&blob), (true, 2));
-    assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
+    is_read_in_moments(|tree| tree.children.push(deep));
+}
+
+#[test]
+fn many_nodes_of_memory_or_of_reserved_memory_take_no_more_than_moments() {
+    let many = |name| (0..30_000).map(move |_| node(name).set("reg", quads(&[0x4400_0000, 0x1000])));
+    is_read_in_moments(|tree| tree.children.extend(many("memory")));
+    is_read_in_moments(|tree| {
+        let mut reserved = node("reserved-memory")
+            .set("#address-cells", cells(&[2]))
+            .set("#size-cells", cells(&[2]))
+            .set("ranges", []);
+        reserved.children.extend(many("r"));
+        tree.children.push(reserved);
+    });
 }

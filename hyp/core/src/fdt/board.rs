@@ -88,9 +88,10 @@ impl Gic {
         if regions > most {
             return Err(BoardError::TooMany { what, most });
         }
-        let mut frames = node.reg();
+        let bus = node.parent().ok_or(BoardError::BadGic)?;
+        let mut frames = node.reg(&bus);
         for nth in 0..=regions {
-            let frame = frames.next().and_then(|frame| node.physical(frame)).ok_or(BoardError::BadGic)?;
+            let frame = frames.next().and_then(|frame| bus.physical(frame)).ok_or(BoardError::BadGic)?;
             if nth == 0 {
                 self.gicd = frame;
             } else {
@@ -277,8 +278,9 @@ pub fn ram(tree: &Tree<'_>) -> Result<RangeSet, BoardError> {
 
 #[inline(never)]
 fn add_ram(tree: &Tree<'_>, ram: &mut RangeSet) -> Result<(), BoardError> {
+    let root = tree.root();
     for node in tree.memory().filter(Node::available) {
-        for range in node.reg() {
+        for range in node.reg(&root) {
             let (what, most) = ("RAM regions", MAX_REGIONS);
             ram.insert(range).map_err(|Full| BoardError::TooMany { what, most })?;
         }
@@ -308,9 +310,9 @@ fn add_reserved(tree: &Tree<'_>, reserved: &mut RangeSet) -> Result<(), BoardErr
         return Ok(());
     };
     for node in parent.children().filter(Node::available) {
-        for range in node.reg() {
+        for range in node.reg(&parent) {
             // Without `ranges` the addresses are meant as they stand: reserving too much does no harm.
-            add(node.physical(range).unwrap_or(range))?;
+            add(parent.physical(range).unwrap_or(range))?;
         }
     }
     Ok(())
@@ -433,9 +435,10 @@ pub fn console(tree: &Tree<'_>) -> Option<Console> {
     let mut path = chosen.text("stdout-path").or_else(|| chosen.text("linux,stdout-path"))?;
     // What comes after a colon are options.
     let node = tree.at(cut(&mut path, b':'))?;
+    let bus = node.parent()?;
     Some(Console {
         kind: uart_kind(&node)?,
-        base: Pa::new(node.reg().find_map(|range| node.physical(range))?.start()),
+        base: Pa::new(node.reg(&bus).find_map(|range| bus.physical(range))?.start()),
         interrupt: interrupt(&node, 0, SPIS).map(|spi| 32 + spi),
     })
 }

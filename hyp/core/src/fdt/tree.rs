@@ -313,9 +313,9 @@ impl<'t, 'a> Node<'t, 'a> {
         self.tree.blocks.called(self.at, name)
     }
 
-    /// The node above this one.
+    /// The node above this one. To find it is to walk over those before this one: who goes through the children of a node knows it.
     #[inline(never)]
-    fn parent(&self) -> Option<Self> {
+    pub(crate) fn parent(&self) -> Option<Self> {
         if self.is_root() {
             return None;
         }
@@ -445,10 +445,10 @@ impl<'t, 'a> Node<'t, 'a> {
         (self.cell("#address-cells").unwrap_or(2), self.cell("#size-cells").unwrap_or(1))
     }
 
-    /// The entries of `reg` as addresses on the parent's bus.
+    /// The entries of `reg` as addresses on `bus`, which is its parent.
     #[inline(never)]
-    pub(crate) fn reg(&self) -> Reg<'a> {
-        let (address, size) = self.parent().map_or((2, 1), |bus| bus.cell_counts());
+    pub(crate) fn reg(&self, bus: &Self) -> Reg<'a> {
+        let (address, size) = bus.cell_counts();
         // An entry of no cells would never use the value up.
         let value = self.property("reg").filter(|_| address != 0);
         Reg {
@@ -458,11 +458,10 @@ impl<'t, 'a> Node<'t, 'a> {
         }
     }
 
-    /// `range` on this node's parent's bus as the CPUs see it, through the `ranges` of every bus on the way.
+    /// `range` on this bus as the CPUs see it, through the `ranges` of this and every bus above.
     #[inline(never)]
     pub(crate) fn physical(&self, range: Range) -> Option<Range> {
-        let mut range = range;
-        let mut bus = self.parent()?;
+        let (mut range, mut bus) = (range, *self);
         while let Some(above) = bus.parent() {
             range = bus.map_up(&above, range)?;
             bus = above;

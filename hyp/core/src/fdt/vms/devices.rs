@@ -80,8 +80,9 @@ impl<'a> Device<'a> {
             clocks: if named == 0 { usize::from(node.has(&["clocks"])) } else { named },
         };
         let mut fits = device.clocks <= MOST_CLOCKS && compatible.len() <= MOST_TEXT && clock_names.len() <= MOST_TEXT;
-        for range in node.reg() {
-            let registers = node.physical(range).ok_or(NO_REGISTERS)?;
+        let bus = node.parent().ok_or(NO_REGISTERS)?;
+        for range in node.reg(&bus) {
+            let registers = bus.physical(range).ok_or(NO_REGISTERS)?;
             whole_pages(registers).ok_or(NO_REGISTERS)?;
             fits &= device.registers.try_push(registers).is_ok();
         }
