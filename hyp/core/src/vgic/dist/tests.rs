@@ -76,6 +76,31 @@ fn what_is_routed_to_another_is_left_for_that_one_who_is_told_once() {
 }
 
 #[test]
+fn a_route_is_read_and_written_as_a_whole_where_it_begins_alone() {
+    let dist = with_33();
+    assert_eq!(read(&dist, IROUTER + 8 * 33, 8), 2);
+    for by in 1..8 {
+        let _ = dist.write(&(), IROUTER + 8 * 33 + by, 8, 1);
+        assert_eq!(read(&dist, IROUTER + 8 * 33 + by, 8), 0, "{by}");
+        assert_eq!(read(&dist, IROUTER + 8 * 33, 8), 2, "{by}");
+    }
+}
+
+#[test]
+fn all_look_again_when_the_first_of_them_takes_a_group() {
+    let dist = with_33();
+    for vcpu in 0..2 {
+        let _ = dist.power_on(vcpu);
+    }
+    assert_eq!(dist.set_taking(0, 2), 0b111, "group 1's first");
+    assert_eq!(dist.set_taking(1, 2), 0, "its second");
+    assert_eq!(dist.set_taking(1, 3), 0b111, "group 0's first");
+    assert_eq!(dist.set_taking(0, 3), 0);
+    assert_eq!(dist.set_taking(0, 0) | dist.set_taking(1, 0), 0);
+    assert_eq!(dist.set_taking(2, 2), 0b111, "nobody took it any more");
+}
+
+#[test]
 fn a_group_is_forwarded_while_its_enable_is_set() {
     let dist = dist();
     for (ctlr, forwarded) in [(0, 0), (1, !0xf0), (2, 0xf0), (3, u64::MAX)] {
@@ -130,6 +155,26 @@ fn every_offset_at_every_size_has_a_defined_result() {
             assert_eq!(read(&dist, offset, size), written, "{offset:#x} size {size}");
             dist.reset();
         }
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "minutes under the interpreter")]
+fn a_write_where_no_register_is_changes_none() {
+    let dist = dist();
+    for size in [1, 2, 4, 8] {
+        for offset in 0..0x1_0008 {
+            let byte = size == 1 && (0x420..0x520).contains(&offset);
+            let word = size == 4 && offset % 4 == 0 && expected(offset).is_some();
+            let route = size == 8 && offset % 8 == 0 && (0x6100..0x6900).contains(&offset);
+            if !(byte || word || route) {
+                let _ = dist.write(&(), offset, size, u64::MAX);
+            }
+        }
+    }
+    for offset in (0..0x1_0000).step_by(4) {
+        let fresh = expected(offset).map_or(0, |(_, fresh)| fresh);
+        assert_eq!(read(&dist, offset, 4), fresh.into(), "{offset:#x}");
     }
 }
 

@@ -241,6 +241,29 @@ fn a_taken_timer_needs_no_attention_after_one_look() {
 }
 
 #[test]
+fn a_timer_that_was_taken_and_is_over_takes_no_other_interrupt_with_it() {
+    let (mut gic, mut h, dist) = loaded(4);
+    gic.write(&mut h, &dist, ICENABLER0, 4, 1 << 5);
+    gic.inject(&mut h, &dist, 5);
+    gic.inject(&mut h, &dist, 6);
+    fire_timer(&mut gic, &mut h, &dist);
+    set_priority(&mut gic, &mut h, &dist, TIMER, 0x40);
+    assert_eq!(h.ack(), Some(TIMER));
+    h.line = false;
+    h.eoi(TIMER);
+    assert!(gic.may_need_attention() && gic.attend_ended(&h) && !gic.may_need_attention());
+    assert_eq!(gic.live(&h).pending, 1 << 5 | 1 << 6);
+    gic.write(&mut h, &dist, ISENABLER0, 4, 1 << 5);
+    let mut taken = 0;
+    while let Some(intid) = h.ack() {
+        taken |= 1 << intid;
+        h.eoi(intid);
+    }
+    assert_eq!(taken, 1 << 5 | 1 << 6, "each once");
+    assert_eq!(gic.live(&h).pending, 0);
+}
+
+#[test]
 fn a_write_to_the_timers_pending_state_reaches_the_physical_interrupt() {
     let (mut gic, mut h, dist) = loaded(4);
     gic.write(&mut h, &dist, ISPENDR0, 4, 1 << TIMER);
@@ -473,4 +496,15 @@ fn intids_that_no_vcpu_has_are_ignored() {
         let _ = gic.deactivate(&mut h, &dist, intid);
     }
     assert_eq!(gic, before);
+    // Nor is one of them taken for one that there is.
+    for intid in 0..8 {
+        gic.inject(&mut h, &dist, intid);
+        assert_eq!(h.ack(), Some(intid));
+        h.eoi(intid);
+        settle(&mut gic, &mut h, &dist);
+    }
+    for intid in 288..2048 {
+        let _ = gic.deactivate(&mut h, &dist, intid);
+    }
+    assert_eq!(gic.live(&h).active, 0xff);
 }

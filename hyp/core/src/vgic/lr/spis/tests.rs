@@ -240,6 +240,30 @@ fn with_eoimode_1_all_256_may_be_active_and_end_on_another_vcpu() {
 }
 
 #[test]
+fn one_that_is_routed_away_while_it_is_active_goes_there_next_whatever_else_ends() {
+    let dist = dist();
+    let (mut gic, mut h) = loaded(&dist, 0, 4);
+    let (mut other, mut other_h) = loaded(&dist, 1, 4);
+    let _ = dist.write(&(), IPRIORITYR + 41, 1, 0x40);
+    for intid in [40, 41] {
+        let _ = dist.raise_edge(intid);
+        gic.receive_spis(&mut h, &dist);
+        assert_eq!(h.ack(), Some(intid));
+    }
+    let effect = dist.write(&(), IROUTER + 8 * 40, 8, 1);
+    let _ = gic.spi(&mut h, &dist, effect.ask);
+    let _ = dist.raise_edge(40);
+    gic.receive_spis(&mut h, &dist);
+    h.eoi(41);
+    gic.refresh(&mut h, &dist);
+    h.eoi(40);
+    settle(&mut gic, &mut h, &dist);
+    assert_eq!((h.ack(), gic.take_kicks() & 1 << 1), (None, 1 << 1));
+    other.receive_spis(&mut other_h, &dist);
+    assert_eq!(other_h.ack(), Some(40));
+}
+
+#[test]
 fn cpu_off_returns_pending_spis_and_they_are_routed_again() {
     let dist = dist();
     let _ = dist.write(&(), IROUTER + 8 * 40, 8, 1 << 31);
