@@ -421,7 +421,7 @@ mod tests {
             assert_eq!(holds.priority(index), 0xF8);
         }
         for size in [1, 4, 8] {
-            for offset in 0..0x2_0000 {
+            for offset in (0..0x2_0000).step_by(if cfg!(miri) { 211 } else { 1 }) {
                 assert_eq!(
                     holds.read_plain(offset, size),
                     fresh.read_plain(offset, size),
