@@ -115,6 +115,27 @@ fn several_spilled_interrupts_that_end_before_an_exit_are_all_over() {
 }
 
 #[test]
+fn an_end_that_was_counted_is_not_lost_when_other_registers_are_to_trap() {
+    let (mut gic, mut h, dist) = loaded(1);
+    for intid in 0..4 {
+        set_priority(&mut gic, &mut h, &dist, intid, 0x80 - 8 * intid as u8);
+        gic.inject(&mut h, &dist, intid);
+        assert_eq!(h.ack(), Some(intid));
+        settle(&mut gic, &mut h, &dist);
+    }
+    // The second is in no list register.
+    h.eoi(3);
+    h.eoi(2);
+    let strict = Trapping {
+        strict: true,
+        ..Trapping::default()
+    };
+    gic.set_trapping(&mut h, strict);
+    settle(&mut gic, &mut h, &dist);
+    assert_eq!(gic.live(&h).active, 0b11);
+}
+
+#[test]
 fn spilled_interrupts_end_by_the_priorities_that_they_were_taken_with() {
     for lrs in [1, 2, 4] {
         let (mut gic, mut h, dist) = loaded(lrs);
@@ -446,6 +467,29 @@ fn cpu_off_keeps_pending_sgis_and_drops_the_timer() {
         settle(&mut gic, &mut h, &dist);
     }
     assert_eq!(taken, 0x3f);
+}
+
+#[test]
+fn a_timer_that_was_written_pending_before_cpu_off_follows_its_line_afterwards() {
+    let (mut gic, mut h, dist) = loaded(4);
+    gic.write(&mut h, &dist, ISPENDR0, 4, 1 << TIMER);
+    gic.park(&mut h, &dist);
+    gic.load(&mut h, &dist);
+    fire_timer(&mut gic, &mut h, &dist);
+    h.line = false;
+    gic.attend(&mut h, &dist);
+    assert_eq!((h.ack(), h.active), (None, false));
+}
+
+#[test]
+fn what_is_masked_or_less_urgent_than_what_runs_wakes_nobody() {
+    let (mut gic, mut h, dist) = loaded(4);
+    assert!(!gic.wakes(&h, &dist, h.vmcr, 0xff));
+    gic.inject(&mut h, &dist, 3);
+    assert!(gic.wakes(&h, &dist, h.vmcr, 0xff));
+    assert!(!gic.wakes(&h, &dist, h.vmcr.with_igrpen1(0), 0xff), "its group is off");
+    assert!(!gic.wakes(&h, &dist, h.vmcr.with_pmr(&h.view, 0x80), 0xff), "it is masked");
+    assert!(!gic.wakes(&h, &dist, h.vmcr, 0x80), "something as urgent runs");
 }
 
 #[test]
