@@ -171,12 +171,6 @@ impl<'b> PhysMem<'b> {
             }
         }
     }
-
-    /// What is taken: reservations and allocations, merged where they touch.
-    #[must_use]
-    pub fn taken(&self) -> &[Range] {
-        self.taken.as_slice()
-    }
 }
 
 #[cfg(test)]
