@@ -9,7 +9,7 @@
 //! |---|---|---|
 //! | TX | each byte written: the FIFO falls through its trigger level as it empties | `UARTICR` |
 //! | RX | each byte received, whatever `UARTIFLS` says: guests of `virt` may enable RX alone and wait for the first byte; one that finds the FIFO full tells of those that wait | `UARTICR`, reading the last byte |
-//! | RT, receive timeout | as RX | as RX |
+//! | RT, receive timeout | as RX, and each byte read that leaves others: nobody reads for 32 bit times | as RX |
 //! | OE, BE, modem status | in loopback only: overrun, break, a change of a modem output | `UARTICR` |
 //!
 //! The guest's baud rate, word length and enable bits are kept for it to read and change nothing: software for `virt` may
@@ -250,9 +250,13 @@ impl Pl011 {
         self.rsr = self.rsr & RSR_OVERRUN | (entry >> 8) as u8;
         if self.fifo.len() == 0 {
             self.ris &= !(INT_RX | INT_RT);
-        } else if self.fifo.len() >= self.depth() {
-            // One that waited has arrived.
-            self.ris |= INT_RX | INT_RT;
+        } else {
+            // Nothing more is received: a guest that clears first and reads one byte each time has the others.
+            self.ris |= INT_RT;
+            if self.fifo.len() >= self.depth() {
+                // One that waited has arrived.
+                self.ris |= INT_RX;
+            }
         }
         entry
     }

@@ -110,6 +110,9 @@ impl Model {
                     self.raised.remove(&RT);
                 }
                 self.take_from_the_wire();
+                if !self.queue.is_empty() {
+                    self.raised.insert(RT);
+                }
                 if self.full() {
                     self.raised.extend([RX, RT]);
                 }

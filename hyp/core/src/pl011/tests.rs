@@ -136,6 +136,24 @@ fn a_byte_offered_to_a_full_fifo_interrupts_again() {
     }
 }
 
+/// DDI 0183, receive timeout interrupt: the FIFO is not empty and no more data is received. So a handler that clears the interrupt and
+/// reads one byte is called for each.
+#[test]
+fn the_timeout_comes_again_for_each_byte_that_a_read_leaves() {
+    let mut uart = with_fifo();
+    let _ = uart.write(IMSC, 2, u64::from(INT_RT));
+    for byte in 0..5 {
+        assert!(uart.receive(byte));
+    }
+    for byte in 0..5 {
+        assert!(uart.line(), "{byte} is not read");
+        let _ = uart.write(ICR, 2, RX_AND_RT);
+        assert!(!uart.line());
+        assert_eq!(uart.read(DR, 1), byte);
+    }
+    assert!(!uart.line() && uart.read(RIS, 2) == 0);
+}
+
 #[test]
 fn cleared_receive_interrupts_come_back_with_the_next_byte() {
     let mut uart = with_fifo();
