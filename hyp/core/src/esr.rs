@@ -53,6 +53,8 @@ pub mod ec {
     pub const BRANCH_TARGET: u8 = 0x0d;
     /// Illegal execution state.
     pub const ILLEGAL_STATE: u8 = 0x0e;
+    /// MSRR, MRRS or a 128-bit system instruction.
+    pub const SYSREG_128: u8 = 0x14;
     /// SVC.
     pub const SVC: u8 = 0x15;
     /// HVC.
@@ -77,6 +79,8 @@ pub mod ec {
     pub const DATA_ABORT_SAME: u8 = 0x25;
     /// SP alignment.
     pub const SP_ALIGN: u8 = 0x26;
+    /// A store to a guarded control stack, or another instruction of FEAT_GCS.
+    pub const GCS: u8 = 0x2d;
     /// SError.
     pub const SERROR: u8 = 0x2f;
     /// BRK.
@@ -112,7 +116,7 @@ pub enum Trap {
         imm: u16,
     },
     /// What the guest may not use, so that it is undefined for it: floating point when trapped, pointer authentication, SVE, SME,
-    /// LD64B, and every access from AArch32 state.
+    /// LD64B, 128-bit system registers, guarded control stacks, and every access from AArch32 state.
     Hidden {
         /// The exception class.
         ec: u8,
@@ -146,7 +150,18 @@ impl Trap {
             ec::SERROR => Self::SError,
             ec::SVC => Self::Svc { imm: iss as u16 },
             // 0x03 to 0x06, 0x08, 0x0c, 0x11 to 0x13: coprocessor, LDC, VMRS, SVC, HVC and SMC of AArch32.
-            ec @ (ec::FP | ec::PAUTH | ec::LS64 | ec::SVE | ec::SME | 0x03..=0x06 | 0x08 | 0x0c | 0x11..=0x13) => Self::Hidden { ec },
+            // SYSREG_128 and GCS: HCRX_EL2.D128En and EnIDCP128, and HFGITR_EL2.nGCSSTR_EL1, are 0.
+            ec @ (ec::FP
+            | ec::PAUTH
+            | ec::LS64
+            | ec::SVE
+            | ec::SME
+            | ec::SYSREG_128
+            | ec::GCS
+            | 0x03..=0x06
+            | 0x08
+            | 0x0c
+            | 0x11..=0x13) => Self::Hidden { ec },
             ec::ILLEGAL_STATE => Self::IllegalState,
             ec::PC_ALIGN => Self::PcAlign,
             ec::SP_ALIGN => Self::SpAlign,
@@ -774,7 +789,7 @@ mod tests {
     fn every_class_decodes_and_aarch32_and_hidden_features_are_undefined() {
         for ec in 0..64 {
             let trap = Trap::decode(esr(ec, 0));
-            let hidden = matches!(ec, 0x03..=0x0a | 0x0c | 0x11..=0x13 | 0x19 | 0x1d);
+            let hidden = matches!(ec, 0x03..=0x0a | 0x0c | 0x11..=0x14 | 0x19 | 0x1d | 0x2d);
             assert_eq!(matches!(trap, Trap::Hidden { .. }), hidden, "{ec:#x}: {trap:?}");
         }
         assert_eq!(Trap::decode(esr(0x2f, 0)), Trap::SError);
