@@ -33,6 +33,8 @@ pub struct Fault {
     pub elr: u64,
     /// `SPSR_EL1`.
     pub spsr: u64,
+    /// The vector's number, 0 to 15.
+    pub vector: u64,
 }
 
 impl Fault {
@@ -60,25 +62,28 @@ pub mod class {
     pub const DATA_ABORT: u64 = 0x25;
 }
 
+/// `SPSR_EL1` of EL1 with `SP_EL1` and everything masked.
+const EL1H_MASKED: u64 = 0x3C5;
+
 /// `DFSC` and `IFSC` of a synchronous external abort, not on a table walk.
 pub const EXTERNAL_ABORT: u64 = 0x10;
 
 struct Slot {
     armed: AtomicBool,
     taken: AtomicBool,
-    value: [AtomicU64; 4],
+    value: [AtomicU64; 5],
 }
 
 static SLOTS: [Slot; MAX_VCPUS] = [const {
     Slot {
         armed: AtomicBool::new(false),
         taken: AtomicBool::new(false),
-        value: [const { AtomicU64::new(0) }; 4],
+        value: [const { AtomicU64::new(0) }; 5],
     }
 }; MAX_VCPUS];
 
 /// Runs `body`, which may take one synchronous fault, and returns it. A faulting instruction is skipped; a faulting
-/// fetch returns to the caller (to `x30`).
+/// fetch returns to the caller (to `x30`), and so does whatever ends a stretch at EL0.
 pub fn catch(body: impl FnOnce()) -> Option<Fault> {
     let slot = &SLOTS[cpu::index()];
     slot.taken.store(false, Ordering::Relaxed);
@@ -88,8 +93,14 @@ pub fn catch(body: impl FnOnce()) -> Option<Fault> {
     compiler_fence(Ordering::SeqCst);
     slot.armed.store(false, Ordering::Relaxed);
     slot.taken.load(Ordering::Relaxed).then(|| {
-        let [esr, far, elr, spsr] = core::array::from_fn(|i| slot.value[i].load(Ordering::Relaxed));
-        Fault { esr, far, elr, spsr }
+        let [esr, far, elr, spsr, vector] = core::array::from_fn(|i| slot.value[i].load(Ordering::Relaxed));
+        Fault {
+            esr,
+            far,
+            elr,
+            spsr,
+            vector,
+        }
     })
 }
 
@@ -103,7 +114,7 @@ pub fn none(body: impl FnOnce()) -> bool {
 #[unsafe(no_mangle)]
 extern "C" fn guest_trap(vector: u64, frame: &mut Frame) {
     match vector & 3 {
-        0 if expected(frame) => {}
+        0 if expected(vector, frame) => {}
         1 => gic::dispatch(),
         _ => {
             let Frame { elr, spsr, esr, far, .. } = *frame;
@@ -116,16 +127,19 @@ extern "C" fn guest_trap(vector: u64, frame: &mut Frame) {
     }
 }
 
-fn expected(frame: &mut Frame) -> bool {
+fn expected(vector: u64, frame: &mut Frame) -> bool {
     let slot = &SLOTS[cpu::index()];
     if !slot.armed.swap(false, Ordering::Relaxed) {
         return false;
     }
-    for (cell, value) in slot.value.iter().zip([frame.esr, frame.far, frame.elr, frame.spsr]) {
+    for (cell, value) in slot.value.iter().zip([frame.esr, frame.far, frame.elr, frame.spsr, vector]) {
         cell.store(value, Ordering::Relaxed);
     }
     slot.taken.store(true, Ordering::Relaxed);
-    frame.elr = if frame.esr >> 26 & 0x3F == class::INSTRUCTION_ABORT {
+    if vector >= 8 {
+        frame.spsr = EL1H_MASKED;
+    }
+    frame.elr = if vector >= 8 || frame.esr >> 26 & 0x3F == class::INSTRUCTION_ABORT {
         frame.x[30]
     } else {
         frame.elr + 4

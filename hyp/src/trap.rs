@@ -501,13 +501,10 @@ pub(crate) fn end(exit: &Exit<'_>, how: VmState) -> Leave {
 /// A trapped system register.
 fn sysreg(exit: &mut Exit<'_>, access: SysRegAccess) -> Leave {
     exit.vcpu.count(Counter::Sysregs);
-    match idreg::classify(access.register, access.read) {
-        SysRegAction::Id => {
-            let value = exit.machine.ids.get(access.register).unwrap_or(0);
-            exit.set_x(access.rt, value);
-        }
-        SysRegAction::Value(value) => exit.set_x(access.rt, value),
-        SysRegAction::Ignore => {}
+    let value = match idreg::classify(access.register, access.read) {
+        SysRegAction::Id => exit.machine.ids.get(access.register),
+        SysRegAction::Value(value) => Some(value),
+        SysRegAction::Ignore => None,
         SysRegAction::Icc(register) => icc(exit, register, access),
         SysRegAction::PhysicalTimer(register) => physical_timer(exit, register, access),
         SysRegAction::SetWay(_) => {
@@ -519,41 +516,57 @@ fn sysreg(exit: &mut Exit<'_>, access: SysRegAccess) -> Leave {
             if more.is_some() {
                 return Leave::Stay;
             }
+            None
         }
         // Made again, it does not trap; one that does is not there.
         SysRegAction::Debug if exit.state.context.use_debug() => return Leave::Stay,
         SysRegAction::Debug | SysRegAction::Undef => return undefined(exit, cpu::elr()),
+    };
+    if let Some(value) = value {
+        exit.set_x(access.rt, value);
     }
     step_over();
     Leave::Stay
 }
 
-/// A register of the physical timer. EL2's own timer rings when it is due.
-fn physical_timer(exit: &mut Exit<'_>, register: Register, access: SysRegAccess) {
+/// A register of the physical timer. EL2's own timer rings when it is due. In AArch32 nobody sees the upper half of a general-purpose
+/// register, and what it holds is UNKNOWN. Gives what a read does.
+fn physical_timer(exit: &mut Exit<'_>, register: Register, access: SysRegAccess) -> Option<u64> {
     let now = timer::now();
     if access.read {
         let value = exit.state.timer.read(register, now);
-        return exit.set_x(access.rt, value);
+        exit.set_x(access.high, value >> 32);
+        return Some(value);
     }
-    let value = exit.x(access.rt);
+    let mut value = exit.x(access.rt);
+    if access.high != 31 {
+        value = value & 0xFFFF_FFFF | exit.x(access.high) << 32;
+    }
     exit.state.timer.write(register, value, now);
     exit.sample_timer();
+    None
 }
 
-/// A register of the GIC CPU interface that traps: SGIs always, the rest while the vCPU comes up or in strict mode.
-fn icc(exit: &mut Exit<'_>, register: IccRegister, access: SysRegAccess) {
+/// A register of the GIC CPU interface that traps: SGIs always, the rest while the vCPU comes up or in strict mode. Gives what a read does.
+fn icc(exit: &mut Exit<'_>, register: IccRegister, access: SysRegAccess) -> Option<u64> {
     let value = exit.x(access.rt);
     let now = Vmcr::new(exit.interface.vmcr());
     let view = exit.state.cpuif.view;
     let (changed, read) = match register {
-        IccRegister::Sgi1r => return send_sgi(exit, SgiRegister::Any, value),
-        IccRegister::Sgi0r | IccRegister::Asgi1r => return send_sgi(exit, SgiRegister::Zero, value),
+        IccRegister::Sgi1r => {
+            send_sgi(exit, SgiRegister::Any, value);
+            return None;
+        }
+        IccRegister::Sgi0r | IccRegister::Asgi1r => {
+            send_sgi(exit, SgiRegister::Zero, value);
+            return None;
+        }
         IccRegister::Dir => {
             let (_, vm, state, interface) = exit.parts();
             let effect = state.gic.deactivate(interface, &vm.dist, value as u32 & 0xFF_FFFF);
             vm.kick_spis(state.gic.take_kicks());
             let _ = distributed(exit, effect);
-            return;
+            return None;
         }
         IccRegister::Ctlr => (view.apply_write(now, value), view.ctlr(now)),
         IccRegister::Pmr => (now.with_pmr(&view, value), now.pmr()),
@@ -563,12 +576,14 @@ fn icc(exit: &mut Exit<'_>, register: IccRegister, access: SysRegAccess) {
         }
     };
     if access.read {
-        exit.set_x(access.rt, read);
-    } else if changed.get() != now.get() {
+        return Some(read);
+    }
+    if changed.get() != now.get() {
         gic::set_vmcr(changed.get());
         let (vcpu, vm, state, interface) = exit.parts();
         state.changed(vcpu, vm, interface, changed);
     }
+    None
 }
 
 fn send_sgi(exit: &mut Exit<'_>, register: SgiRegister, value: u64) {
@@ -806,8 +821,9 @@ fn take_exception(exception: &Injected) {
 /// The vCPU cannot go on: a page that says why, and its VM ends.
 fn crash(exit: &mut Exit<'_>, reason: CrashReason) -> Leave {
     let (far, x) = (cpu::far(), exit.frame.x);
-    let ipa = match Trap::decode(cpu::esr()) {
-        Trap::DataAbort(abort) | Trap::InstAbort(abort) => abort.ipa(cpu::hpfar(), far),
+    let syndrome = Esr::new(cpu::esr());
+    let ipa = match syndrome.ec() {
+        ec::DATA_ABORT_LOWER | ec::INST_ABORT_LOWER => Abort::new(syndrome.iss()).ipa(cpu::hpfar(), far),
         _ => None,
     };
     let page = GuestCrash {
@@ -816,7 +832,7 @@ fn crash(exit: &mut Exit<'_>, reason: CrashReason) -> Leave {
         vcpu: exit.vcpu.index as u32,
         pcpu: exit.vcpu.pcpu as u32,
         reason,
-        esr: cpu::esr(),
+        esr: syndrome.get(),
         pc: cpu::elr(),
         pstate: cpu::spsr(),
         far,

@@ -43,6 +43,10 @@ pub mod ec {
     pub const UNKNOWN: u8 = 0x00;
     /// WFI, WFE, WFIT or WFET.
     pub const WFX: u8 = 0x01;
+    /// MCR or MRC of coprocessor 15, in AArch32.
+    pub const CP15_32: u8 = 0x03;
+    /// MCRR or MRRC of coprocessor 15, in AArch32.
+    pub const CP15_64: u8 = 0x04;
     /// Advanced SIMD or floating point.
     pub const FP: u8 = 0x07;
     /// A pointer-authentication instruction or key.
@@ -100,7 +104,7 @@ pub enum Trap {
         /// The instruction's immediate.
         imm: u16,
     },
-    /// MSR, MRS or a system instruction.
+    /// MSR, MRS or a system instruction; from AArch32, an access to the physical timer.
     SysReg(SysRegAccess),
     /// A data access that faulted.
     DataAbort(Abort),
@@ -116,7 +120,7 @@ pub enum Trap {
         imm: u16,
     },
     /// What the guest may not use, so that it is undefined for it: floating point when trapped, pointer authentication, SVE, SME,
-    /// LD64B, 128-bit system registers, guarded control stacks, and every access from AArch32 state.
+    /// LD64B, 128-bit system registers, guarded control stacks, and every other access from AArch32 state.
     Hidden {
         /// The exception class.
         ec: u8,
@@ -149,7 +153,14 @@ impl Trap {
             ec::WFX => Self::Wfx(Wfx::decode(iss)),
             ec::SERROR => Self::SError,
             ec::SVC => Self::Svc { imm: iss as u16 },
-            // 0x03 to 0x06, 0x08, 0x0c, 0x11 to 0x13: coprocessor, LDC, VMRS, SVC, HVC and SMC of AArch32.
+            // The fields lie as in EC 0x18, but for op0; and op1, which is 3 for everything that EL0 can reach and EL2 traps.
+            ec::CP15_32 => Self::SysReg(SysRegAccess::decode(iss | 3 << 20 | 3 << 14)),
+            // CNTP_CVAL: p15, 2, c14. op1 is in bits 19:16, Rt2 in 14:10, CRm in 4:1.
+            ec::CP15_64 if iss & 0xf_001e == 0x2_001c => Self::SysReg(SysRegAccess {
+                high: (iss >> 10 & 31) as u8,
+                ..SysRegAccess::decode(SysReg::CNTP_CVAL_EL0.to_iss() | iss & 0x3e1)
+            }),
+            // 0x04 to 0x06, 0x08, 0x0c, 0x11 to 0x13: coprocessor, LDC, VMRS, SVC, HVC and SMC of AArch32.
             // SYSREG_128 and GCS: HCRX_EL2.D128En and EnIDCP128, and HFGITR_EL2.nGCSSTR_EL1, are 0.
             ec @ (ec::FP
             | ec::PAUTH
@@ -158,7 +169,7 @@ impl Trap {
             | ec::SME
             | ec::SYSREG_128
             | ec::GCS
-            | 0x03..=0x06
+            | ec::CP15_64..=0x06
             | 0x08
             | 0x0c
             | 0x11..=0x13) => Self::Hidden { ec },
@@ -210,6 +221,8 @@ pub struct SysRegAccess {
     pub register: SysReg,
     /// The general-purpose register; 31 is XZR.
     pub rt: u8,
+    /// That of the upper half, of a 64-bit register in AArch32; else 31.
+    pub high: u8,
     /// MRS rather than MSR.
     pub read: bool,
 }
@@ -227,6 +240,7 @@ impl SysRegAccess {
         Self {
             register: SysReg::from_iss(iss),
             rt: (iss >> 5 & 31) as u8,
+            high: 31,
             read: iss & 1 != 0,
         }
     }
@@ -677,6 +691,7 @@ fn data_abort(abort: Abort, f: &mut dyn Sink) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::idreg::{self, SysRegAction};
 
     const fn esr(ec: u8, iss: u32) -> u64 {
         (ec as u64) << 26 | 1 << 25 | iss as u64
@@ -767,11 +782,13 @@ mod tests {
         let read = SysRegAccess {
             register: SysReg::ICC_CTLR_EL1,
             rt: 1,
+            high: 31,
             read: true,
         };
         let write = SysRegAccess {
             register: SysReg::ICC_CTLR_EL1,
             rt: 2,
+            high: 31,
             read: false,
         };
         assert_eq!(Trap::decode(0x6238_3039), Trap::SysReg(read));
@@ -789,7 +806,7 @@ mod tests {
     fn every_class_decodes_and_aarch32_and_hidden_features_are_undefined() {
         for ec in 0..64 {
             let trap = Trap::decode(esr(ec, 0));
-            let hidden = matches!(ec, 0x03..=0x0a | 0x0c | 0x11..=0x14 | 0x19 | 0x1d | 0x2d);
+            let hidden = matches!(ec, 0x04..=0x0a | 0x0c | 0x11..=0x14 | 0x19 | 0x1d | 0x2d);
             assert_eq!(matches!(trap, Trap::Hidden { .. }), hidden, "{ec:#x}: {trap:?}");
         }
         assert_eq!(Trap::decode(esr(0x2f, 0)), Trap::SError);
@@ -798,6 +815,51 @@ mod tests {
         assert_eq!(Trap::decode(esr(0x26, 0)), Trap::SpAlign);
         assert_eq!(Trap::decode(esr(0x15, 7)), Trap::Svc { imm: 7 });
         assert_eq!(Trap::decode(esr(0x3d, 0)), Trap::Other { ec: 0x3d });
+    }
+
+    #[test]
+    fn the_physical_timer_is_there_in_aarch32_and_no_other_register_that_traps() {
+        // DDI 0487 ESR_EL2, EC 0x03: CV, COND, opc2 19:17, opc1 16:14, CRn 13:10, Rt 9:5, CRm 4:1, direction.
+        let cp15 = |opc1: u32, crn: u32, crm: u32, opc2: u32| 0x1e << 20 | opc2 << 17 | opc1 << 14 | crn << 10 | 12 << 5 | crm << 1;
+        for (opc2, register) in [(0, SysReg::CNTP_TVAL_EL0), (1, SysReg::CNTP_CTL_EL0)] {
+            for read in [false, true] {
+                let access = SysRegAccess {
+                    register,
+                    rt: 12,
+                    high: 31,
+                    read,
+                };
+                assert_eq!(
+                    Trap::decode(esr(0x03, cp15(0, 14, 2, opc2) | u32::from(read))),
+                    Trap::SysReg(access)
+                );
+            }
+        }
+        // c14, c2, 2 is CNTP_CVAL in A64 and no register here: undefined without a trap.
+        for n in (0..1 << 11).filter(|n| *n != 14 | 2 << 4 | 2 << 8) {
+            let (crn, crm, opc2) = (n & 15, n >> 4 & 15, n >> 8);
+            let Trap::SysReg(access) = Trap::decode(esr(0x03, cp15(0, crn, crm, opc2))) else {
+                panic!("{n:#x}");
+            };
+            assert_eq!(
+                idreg::classify(access.register, access.read) != SysRegAction::Undef,
+                (crn, crm, opc2 & 6) == (14, 2, 0),
+                "{n:#x}"
+            );
+        }
+        // EC 0x04: CV, COND, opc1 19:16, Rt2 14:10, Rt 9:5, CRm 4:1, direction.
+        for n in 0..1 << 8 {
+            let (opc1, crm) = (n & 15, n >> 4);
+            let trap = Trap::decode(esr(0x04, 0x1e << 20 | opc1 << 16 | 9 << 10 | 5 << 5 | crm << 1 | 1));
+            let cval = Trap::SysReg(SysRegAccess {
+                register: SysReg::CNTP_CVAL_EL0,
+                rt: 5,
+                high: 9,
+                read: true,
+            });
+            let expected = if (opc1, crm) == (2, 14) { cval } else { Trap::Hidden { ec: 0x04 } };
+            assert_eq!(trap, expected, "{n:#x}");
+        }
     }
 
     #[test]
