@@ -89,13 +89,16 @@ fn compile(package: &str, features: &[&str], profile: Profile, extra: &[&str], q
     Ok(programs)
 }
 
-/// Panic messages name the source file of a dependency the same way wherever cargo keeps it, so that an image says nothing of the
-/// machine that built it. Debug information, for gdb, has the true paths.
-fn nameless(sources: &Path) -> [String; 2] {
-    [
-        format!("--remap-path-prefix={}=registry", sources.display()),
-        "--remap-path-scope=macro".to_owned(),
-    ]
+/// Panic messages name the source file of a dependency the same way wherever cargo got and keeps it (below `sources` it has a folder for
+/// each registry), so that an image says nothing of the machine that built it. Debug information, for gdb, has the true paths.
+fn nameless(sources: &Path) -> Vec<String> {
+    let registries = std::fs::read_dir(sources).into_iter().flatten().flatten();
+    let mut flags: Vec<_> = registries
+        .map(|registry| format!("--remap-path-prefix={}=registry", registry.path().display()))
+        .collect();
+    flags.sort();
+    flags.push("--remap-path-scope=macro".to_owned());
+    flags
 }
 
 /// Writes `bytes` unless the file has them already, so that its time tells when it changed.
@@ -263,6 +266,22 @@ pub(crate) fn clean(all: bool) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_image_does_not_say_where_its_sources_came_from() {
+        let sources = tempfile::tempdir().expect("a folder");
+        for registry in ["b.example-0123", "a.example-4567"] {
+            std::fs::create_dir(sources.path().join(registry)).expect("made");
+        }
+        let path = sources.path().display();
+        let remap = |registry| format!("--remap-path-prefix={path}/{registry}=registry");
+        let scope = "--remap-path-scope=macro".to_owned();
+        assert_eq!(
+            nameless(sources.path()),
+            [remap("a.example-4567"), remap("b.example-0123"), scope.clone()]
+        );
+        assert_eq!(nameless(Path::new("/nowhere/at/all")), [scope]);
+    }
 
     /// The lines that are typed to U-Boot.
     fn typed<'a>(text: &'a str, begins: &str) -> Vec<&'a str> {
