@@ -2,6 +2,7 @@
 //! other one ends the VM with a report.
 
 use crate::{check, cpu, gic, println};
+use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering, compiler_fence};
 use hyp_abi::layout::MAX_VCPUS;
 
@@ -35,6 +36,52 @@ pub struct Fault {
     pub spsr: u64,
     /// The vector's number, 0 to 15.
     pub vector: u64,
+    /// What of PSTATE the handler found as it was at the vector, of [`LOOK_AT`].
+    pub pstate: u64,
+}
+
+/// Bits of PSTATE that have a register of their own, as in `SPSR_EL1`; each only where the processor has it.
+pub mod pstate {
+    /// Speculative store bypass is safe.
+    pub const SSBS: u64 = 1 << 12;
+    /// Privileged access never.
+    pub const PAN: u64 = 1 << 22;
+    /// User access override.
+    pub const UAO: u64 = 1 << 23;
+    /// Data-independent timing.
+    pub const DIT: u64 = 1 << 24;
+    /// Tag checks are overridden.
+    pub const TCO: u64 = 1 << 25;
+    /// Interrupt masks.
+    pub const DAIF: u64 = 0xF << 6;
+}
+
+/// Which bits of PSTATE a handler looks at, of those that [`now`] reads.
+pub static LOOK_AT: AtomicU64 = AtomicU64::new(0);
+
+/// The bits `which` of PSTATE as they are now.
+#[must_use]
+pub fn now(which: u64) -> u64 {
+    let mut found = 0;
+    macro_rules! look {
+        ($($bit:expr => $register:literal),* $(,)?) => {
+            $(if which & $bit != 0 {
+                let value: u64;
+                // SAFETY: Reads PSTATE.
+                unsafe { asm!(concat!("mrs {}, ", $register), out(reg) value, options(nomem, nostack)) };
+                found |= value & $bit;
+            })*
+        };
+    }
+    look! {
+        pstate::SSBS => "S3_3_C4_C2_6",
+        pstate::PAN => "S3_0_C4_C2_3",
+        pstate::UAO => "S3_0_C4_C2_4",
+        pstate::DIT => "S3_3_C4_C2_5",
+        pstate::TCO => "S3_3_C4_C2_7",
+        pstate::DAIF => "DAIF",
+    }
+    found
 }
 
 impl Fault {
@@ -71,14 +118,14 @@ pub const EXTERNAL_ABORT: u64 = 0x10;
 struct Slot {
     armed: AtomicBool,
     taken: AtomicBool,
-    value: [AtomicU64; 5],
+    value: [AtomicU64; 6],
 }
 
 static SLOTS: [Slot; MAX_VCPUS] = [const {
     Slot {
         armed: AtomicBool::new(false),
         taken: AtomicBool::new(false),
-        value: [const { AtomicU64::new(0) }; 5],
+        value: [const { AtomicU64::new(0) }; 6],
     }
 }; MAX_VCPUS];
 
@@ -93,13 +140,14 @@ pub fn catch(body: impl FnOnce()) -> Option<Fault> {
     compiler_fence(Ordering::SeqCst);
     slot.armed.store(false, Ordering::Relaxed);
     slot.taken.load(Ordering::Relaxed).then(|| {
-        let [esr, far, elr, spsr, vector] = core::array::from_fn(|i| slot.value[i].load(Ordering::Relaxed));
+        let [esr, far, elr, spsr, vector, pstate] = core::array::from_fn(|i| slot.value[i].load(Ordering::Relaxed));
         Fault {
             esr,
             far,
             elr,
             spsr,
             vector,
+            pstate,
         }
     })
 }
@@ -132,7 +180,14 @@ fn expected(vector: u64, frame: &mut Frame) -> bool {
     if !slot.armed.swap(false, Ordering::Relaxed) {
         return false;
     }
-    for (cell, value) in slot.value.iter().zip([frame.esr, frame.far, frame.elr, frame.spsr, vector]) {
+    for (cell, value) in slot.value.iter().zip([
+        frame.esr,
+        frame.far,
+        frame.elr,
+        frame.spsr,
+        vector,
+        now(LOOK_AT.load(Ordering::Relaxed)),
+    ]) {
         cell.store(value, Ordering::Relaxed);
     }
     slot.taken.store(true, Ordering::Relaxed);

@@ -1,15 +1,18 @@
-//! What EL0 finds, in A64 and in A32: the faults that it is given, devices that EL1 lets it have, and the physical timer.
+//! What EL0 finds, in A64 and in A32: the faults that it is given, devices that EL1 lets it have, and the physical timer. And what PSTATE
+//! is at the vector of an exception that Umbra gives.
 #![no_std]
 #![no_main]
 
-use aarch64_cpu::registers::{CNTKCTL_EL1, CNTP_CTL_EL0, CNTP_CVAL_EL0, CNTPCT_EL0, Readable, TTBR0_EL1, Writeable};
+use aarch64_cpu::registers::{CNTKCTL_EL1, CNTP_CTL_EL0, CNTP_CVAL_EL0, CNTPCT_EL0, Readable, SCTLR_EL1, TTBR0_EL1, Writeable};
 use core::arch::asm;
+use core::sync::atomic::Ordering;
 use guest::check::Check;
-use guest::fault::{EXTERNAL_ABORT, Fault, catch, class};
+use guest::fault::{self, EXTERNAL_ABORT, Fault, catch, class, pstate};
 use hyp_abi::layout::UART_BASE;
 
 guest::tests!(
     faults_are_those_of_el0,
+    pstate_at_the_vector_is_hardwares,
     a_device_answers,
     the_timer_is_els_to_give,
     the_timer_in_a32
@@ -87,12 +90,12 @@ fn open() {
     }
 }
 
-/// Runs at EL0 from `entry`, with `x0` to `x3`, until an exception: that, and what `x0` to `x3` are then.
+/// Runs from `entry`, with `x0` to `x3`, until an exception: that, and what `x0` to `x3` are then. At EL1 it goes on behind it.
 fn run(state: State, entry: u64, mut x: [u64; 4]) -> (Option<Fault>, [u64; 4]) {
     open();
     let [x0, x1, x2, x3] = &mut x;
     let fault = catch(|| {
-        // SAFETY: `catch` returns from EL0 to x30, which no code here changes. A32 may lose the upper half of any register but SP.
+        // SAFETY: `catch` returns from EL0 to x30, which no code here changes, and what runs at EL1 does so itself. A32 may lose the upper half of any register but SP.
         unsafe {
             asm!(
                 "stp x19, x29, [sp, #-16]!",
@@ -136,6 +139,64 @@ fn faults_are_those_of_el0(check: &mut Check) {
             }
         }
     }
+}
+
+/// Each exception of Umbra's finds PSTATE as one that the processor takes itself from the same state.
+fn pstate_at_the_vector_is_hardwares(check: &mut Check) {
+    const SPAN: u64 = 1 << 23;
+    const DSSBS: u64 = 1 << 44;
+    const EL1H: u64 = 5;
+    const A32_SSBS: u64 = 1 << 23;
+    const EACH: [u64; 5] = [pstate::SSBS, pstate::PAN, pstate::UAO, pstate::DIT, pstate::TCO];
+    let mut has = pstate::DAIF;
+    for bit in EACH {
+        if catch(|| _ = fault::now(bit)).is_none() {
+            has |= bit;
+        }
+    }
+    fault::LOOK_AT.store(has, Ordering::Relaxed);
+    // brk #0, svc #0; hvc #1, which is undefined, and a load from where nothing is. At EL1 there is more: ret.
+    let (brk, hvc, hole) = (
+        code![0xD420_0000, 0xD65F_03C0] - RAM,
+        code![0xD400_0022, 0xD65F_03C0] - RAM,
+        code![0xB940_0020, 0xD65F_03C0] - RAM,
+    );
+    let before = SCTLR_EL1.get();
+    let mut seen = 0;
+    for sctlr in [0, SPAN, SPAN | DSSBS] {
+        SCTLR_EL1.set(before & !SPAN | sctlr);
+        for old in [0].into_iter().chain(EACH).chain([u64::MAX]) {
+            let at_el1 = old & (has | 0xF << 28) | EL1H;
+            // In A32 PAN and DIT are where they are in A64.
+            let in_a32 = (old & has & pstate::DIT) | if old & has & pstate::SSBS != 0 { A32_SSBS } else { 0 };
+            let starts = [
+                (at_el1, brk, [hvc, hole], HOLE - DEVICES),
+                (at_el1 & !EL1H & !pstate::UAO, code![0xD400_0001], [load(STATES[0]); 2], HOLE),
+                (A32.pstate | in_a32, code![0xEF00_0000], [load(A32); 2], HOLE),
+            ];
+            for (spsr, own, given, hole) in starts {
+                let at = |entry| {
+                    run(State { pstate: spsr, ..A32 }, entry, [0, hole, 0, 0])
+                        .0
+                        .map(|f| (f.pstate, f.spsr, f.vector))
+                };
+                let expected = at(own);
+                for entry in given {
+                    // DIT stays as it was (DDI 0487, AArch64.TakeException does not name it); QEMU clears it.
+                    let found = at(entry).map(|(found, spsr, vector)| (found ^ spsr & has & pstate::DIT, spsr, vector));
+                    if found.is_none() || found != expected.map(|(found, spsr, vector)| (found & !pstate::DIT, spsr, vector)) {
+                        check.fail(format_args!(
+                            "from {spsr:#x}, SCTLR_EL1 {sctlr:#x}: (PSTATE, SPSR, vector) {found:x?}, as hardware {expected:x?}"
+                        ));
+                    }
+                }
+                seen |= expected.map_or(0, |(found, ..)| found);
+            }
+        }
+    }
+    SCTLR_EL1.set(before);
+    fault::LOOK_AT.store(0, Ordering::Relaxed);
+    check.eq("what was ever set", seen & !pstate::DIT, has & !pstate::UAO & !pstate::DIT);
 }
 
 fn a_device_answers(check: &mut Check) {

@@ -370,6 +370,7 @@ pub(super) fn all() -> Vec<Case> {
         Case::new("vgic-icount", four("vgic", "")).icount().seconds(120),
         Case::new("faults", four("faults", "")).seconds(120),
         Case::new("el0", Guest::new("el0", "")),
+        Case::new("el0-of-a-newer-processor", Guest::new("el0", "")).cpu("max"),
         Case::new("crash-when-the-vector-is-gone", four("faults", "test=crash_vector"))
             .seconds(30)
             .expect(crashed),
