@@ -396,6 +396,11 @@ fn wait_for_interrupt(exit: &mut Exit<'_>) -> Leave {
     Leave::Go
 }
 
+/// Whether the instruction that trapped passes its condition, if it has one.
+fn was_executed() -> bool {
+    esr::passes(Esr::new(cpu::esr()), cpu::spsr())
+}
+
 /// Past the instruction that trapped.
 fn step_over() {
     let pstate = cpu::spsr();
@@ -532,6 +537,9 @@ fn sysreg(exit: &mut Exit<'_>, access: SysRegAccess) -> Leave {
 /// A register of the physical timer. EL2's own timer rings when it is due. In AArch32 nobody sees the upper half of a general-purpose
 /// register, and what it holds is UNKNOWN. Gives what a read does.
 fn physical_timer(exit: &mut Exit<'_>, register: Register, access: SysRegAccess) -> Option<u64> {
+    if !was_executed() {
+        return None;
+    }
     let now = timer::now();
     if access.read {
         let value = exit.state.timer.read(register, now);
@@ -807,6 +815,10 @@ fn give(exit: &mut Exit<'_>, exception: Injected) -> Leave {
 
 /// The instruction at `pc` does not exist for this guest.
 fn undefined(exit: &Exit<'_>, pc: u64) -> Leave {
+    if !was_executed() {
+        step_over();
+        return Leave::Stay;
+    }
     let from = Interrupted { pc, pstate: cpu::spsr() };
     take_exception(&inject::undef(from, exit.target()));
     Leave::Stay

@@ -449,6 +449,49 @@ const fn stepped_over_32(esr: Esr, pc: u64, pstate: u64) -> (u64, u64) {
     (pc.wrapping_add(length) & 0xFFFF_FFFF, pstate)
 }
 
+/// Whether the instruction that trapped with `esr` was to be executed: in AArch32 it may have trapped though its condition fails (DDI 0487
+/// ESR_EL2, COND), and is then to be stepped over. With an exception class below 0x10, whose ISS has the condition.
+#[must_use]
+#[inline(never)]
+pub const fn passes(esr: Esr, pstate: u64) -> bool {
+    const VALID: u32 = 1 << 24;
+    if pstate & SPSR_EL2::NRW::SET.value == 0 {
+        return true;
+    }
+    let condition = match esr.iss() {
+        iss if iss & VALID != 0 => iss >> 20 & 0xF,
+        // IT[7:4] is the condition in an IT block, which always has something in IT[3:0]. Those are bits 11:10 and 26:25.
+        _ if pstate & (3 << 10 | 3 << 25) != 0 => (pstate >> 12 & 0xF) as u32,
+        _ => 0xE,
+    };
+    CONDITIONS[condition as usize] >> (pstate >> 28 & 0xF) & 1 != 0
+}
+
+/// For each condition, with which values of NZCV it holds. DDI 0487, ConditionHolds.
+static CONDITIONS: [u16; 16] = {
+    let mut conditions = [0; 16];
+    let mut i = 0;
+    while i < 256 {
+        let (condition, flags) = (i >> 4, i & 0xF);
+        let (n, z, c, v) = (flags & 8 != 0, flags & 4 != 0, flags & 2 != 0, flags & 1 != 0);
+        let holds = match condition >> 1 {
+            0 => z,
+            1 => c,
+            2 => n,
+            3 => v,
+            4 => c && !z,
+            5 => n == v,
+            6 => n == v && !z,
+            _ => true,
+        };
+        if holds != (condition & 1 != 0 && condition != 0xF) {
+            conditions[condition] |= 1 << flags;
+        }
+        i += 1;
+    }
+    conditions
+};
+
 /// Whether the guest's data accesses are big-endian: `SPSR_EL2` and `SCTLR_EL1` say so, and AArch32 at EL0 by its own PSTATE.E.
 #[must_use]
 #[inline]
@@ -746,6 +789,45 @@ mod tests {
         // T32 outside of an IT block, and with a short instruction.
         assert_eq!(stepped_over(long, 0x2002, 0x30), (0x2006, 0x30));
         assert_eq!(stepped_over(short, 0x2002, 0x30), (0x2004, 0x30));
+    }
+
+    #[test]
+    fn an_instruction_whose_condition_fails_was_not_to_be_executed() {
+        let (a32, t32) = (0x10, 0x30);
+        let with = |cond: u32| Esr::new(esr(0x03, 1 << 24 | cond << 20));
+        let flags = |n: u64, z: u64, c: u64, v: u64| n << 31 | z << 30 | c << 29 | v << 28;
+        // (condition, flags with which it holds, flags with which it does not)
+        let cases = [
+            (0x0, flags(0, 1, 0, 0), flags(1, 0, 1, 1)),
+            (0x1, flags(1, 0, 1, 1), flags(0, 1, 0, 0)),
+            (0x2, flags(0, 0, 1, 0), flags(1, 1, 0, 1)),
+            (0x3, flags(1, 1, 0, 1), flags(0, 0, 1, 0)),
+            (0x4, flags(1, 0, 0, 0), flags(0, 1, 1, 1)),
+            (0x5, flags(0, 1, 1, 1), flags(1, 0, 0, 0)),
+            (0x6, flags(0, 0, 0, 1), flags(1, 1, 1, 0)),
+            (0x7, flags(1, 1, 1, 0), flags(0, 0, 0, 1)),
+            (0x8, flags(0, 0, 1, 0), flags(0, 1, 1, 0)),
+            (0x9, flags(0, 1, 1, 0), flags(0, 0, 1, 0)),
+            (0xa, flags(1, 0, 0, 1), flags(1, 0, 0, 0)),
+            (0xb, flags(0, 0, 0, 1), flags(1, 0, 0, 1)),
+            (0xc, flags(1, 0, 0, 1), flags(1, 1, 0, 1)),
+            (0xd, flags(1, 1, 0, 1), flags(0, 0, 0, 0)),
+        ];
+        for (condition, holds, fails) in cases {
+            assert!(passes(with(condition), holds | a32), "{condition:#x}");
+            assert!(!passes(with(condition), fails | a32), "{condition:#x}");
+            assert!(passes(with(condition), fails), "A64 has no condition");
+            // T32 without a valid COND: by PSTATE.IT, in the block's last place and before it.
+            for it in [u64::from(condition) << 4 | 8, u64::from(condition) << 4 | 1] {
+                let it = (it & 3) << 25 | (it >> 2) << 10;
+                assert!(passes(Esr::new(esr(0x03, 0)), holds | it | t32), "{condition:#x}");
+                assert!(!passes(Esr::new(esr(0x03, 0)), fails | it | t32), "{condition:#x}");
+            }
+        }
+        for nzcv in 0..16 {
+            assert!(passes(with(0xe), nzcv << 28 | a32) && passes(with(0xf), nzcv << 28 | a32));
+            assert!(passes(Esr::new(esr(0x03, 0)), nzcv << 28 | t32), "no IT block");
+        }
     }
 
     #[test]
