@@ -32,7 +32,7 @@ use crate::{
     ask, console, host, input, passed, percpu, system,
     trap::Frame,
     vcpu::{GIVEN, Vcpu, VcpuState},
-    vm::{self, Vm},
+    vm::{self, Piece, Vm},
     wait,
 };
 
@@ -74,6 +74,8 @@ pub(crate) enum Phase {
     Departed {
         /// As of when it left.
         generation: u32,
+        /// It restarts its VM, in its turns: what is next. Nobody else does, and nobody has to ask who.
+        rebuild: Option<Piece>,
     },
 }
 
@@ -611,15 +613,16 @@ impl Place {
         #[cfg(feature = "test-triggers")]
         crate::trigger::check();
         self.serve();
-        if let Phase::Departed { generation } = self.phase {
-            if vm.generation() != generation {
+        if let Phase::Departed { generation, rebuild } = &mut self.phase {
+            if vm.generation() != *generation {
                 self.phase = Phase::Off;
                 return Step::Again;
             }
-            if vcpu.index == 0 {
-                vm.revive_if_asked(vcpu);
+            if rebuild.is_none() && vcpu.index == 0 {
+                *rebuild = vm.revive_if_asked();
             }
-            if vm.state() == VmState::Resetting && vm.rebuild(vcpu).is_some() {
+            if let Some(at) = *rebuild {
+                *rebuild = vm.rebuild(at);
                 return Step::Busy;
             }
             return Step::Wait(system::finish_if_over());
@@ -735,10 +738,10 @@ impl Place {
         }
         self.guard = None;
         vcpu.held.store(vm.hold_word(), Ordering::Release);
-        self.phase = Phase::Departed {
-            generation: vm.generation(),
-        };
-        vm.depart(vcpu);
+        // Before it counts as gone: the restart may be over when that is done.
+        let generation = vm.generation();
+        let rebuild = vm.depart(vcpu);
+        self.phase = Phase::Departed { generation, rebuild };
         Step::Again
     }
 

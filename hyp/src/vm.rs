@@ -90,8 +90,6 @@ pub(crate) struct Vm {
     /// It is to be started anew after it has ended.
     revive: AtomicBool,
     cntvoff: AtomicU64,
-    /// While it is restarted: the vCPU whose pCPU does it, in that vCPU's turn, and what is next.
-    rebuild: Mutex<Option<(usize, Piece)>>,
     /// Its vGIC is initialised.
     pub(crate) ready: Ready,
     filter: Setup<Filter>,
@@ -386,7 +384,6 @@ fn make(
         over: AtomicBool::new(false),
         revive: AtomicBool::new(false),
         cntvoff: AtomicU64::new(0),
-        rebuild: Mutex::new(None),
         ready: Ready::new(),
         filter: Setup(UnsafeCell::new(desc.smccc_filter())),
         setup: Mutex::new(()),
@@ -590,43 +587,40 @@ impl Vm {
         self.state() != VmState::Running
     }
 
-    /// One of its vCPUs has left its pCPU because the VM is ending. The last one finishes it.
-    pub(crate) fn depart(&self, vcpu: &Vcpu) {
+    /// One of its vCPUs has left its pCPU because the VM is ending. The last one finishes it. `Some`: it is to be restarted in this vCPU's
+    /// turns, beginning with this piece.
+    pub(crate) fn depart(&self, vcpu: &Vcpu) -> Option<Piece> {
         if self.departed.fetch_add(1, Ordering::AcqRel) + 1 < self.vcpus.len() as u32 {
-            return;
+            return None;
         }
         self.passed.close();
         let state = self.state();
         if state == VmState::Resetting {
-            self.begin_restart(vcpu);
-        } else {
-            let reason = if state == VmState::Crashed { "crashed" } else { "off" };
-            info!("VM {} ({}) ended on pCPU {}: {}", self.id, self.name, vcpu.pcpu, reason);
-            record!("end vm={} name={} reason={}", self.id, self.name, reason);
-            self.exits.ended(state == VmState::Crashed);
-            system::ended(self.id, state == VmState::Crashed);
-            self.over.store(true, Ordering::Release);
+            return Some(self.begin_restart());
         }
+        let reason = if state == VmState::Crashed { "crashed" } else { "off" };
+        info!("VM {} ({}) ended on pCPU {}: {}", self.id, self.name, vcpu.pcpu, reason);
+        record!("end vm={} name={} reason={}", self.id, self.name, reason);
+        self.exits.ended(state == VmState::Crashed);
+        system::ended(self.id, state == VmState::Crashed);
+        self.over.store(true, Ordering::Release);
+        None
     }
 
-    /// Every vCPU has left its pCPU: this one's begins to make everything as it was at the first start, a piece at a time.
-    fn begin_restart(&self, vcpu: &Vcpu) {
+    /// Every vCPU has left its pCPU: everything is to be as it was at the first start, a piece at a time.
+    fn begin_restart(&self) -> Piece {
         self.ready.reset();
-        *self.rebuild.lock() = Some((vcpu.index, Piece { segment: 0, done: 0 }));
+        Piece { segment: 0, done: 0 }
     }
 
-    /// In the turn of the vCPU that restarts it: does one piece, however many vCPUs share that pCPU. `None`: this one has
-    /// nothing to do for it.
-    pub(crate) fn rebuild(&self, vcpu: &Vcpu) -> Option<()> {
-        // Only while a restart is under way does anyone come here, and then only one pCPU holds the lock for long.
-        let mut rebuild = self.rebuild.try_lock()?;
-        let (_, at) = rebuild.filter(|(own, _)| *own == vcpu.index)?;
-        *rebuild = self.write_piece(at).map(|next| (vcpu.index, next));
-        if rebuild.is_none() {
-            drop(rebuild);
+    /// In a turn of the vCPU that restarts it: does one piece, however many vCPUs share that pCPU. Gives the next one; after the last, it
+    /// runs.
+    pub(crate) fn rebuild(&self, at: Piece) -> Option<Piece> {
+        let next = self.write_piece(at);
+        if next.is_none() {
             self.finish_restart();
         }
-        Some(())
+        next
     }
 
     /// Its RAM is as at the first start: so is the rest, and it starts.
@@ -790,11 +784,9 @@ impl Vm {
         revived.is_some()
     }
 
-    /// For the boot vCPU's pCPU: does what [`Vm::revive`] asked for.
-    pub(crate) fn revive_if_asked(&self, vcpu: &Vcpu) {
-        if self.revive.swap(false, Ordering::AcqRel) {
-            self.begin_restart(vcpu);
-        }
+    /// For the boot vCPU's pCPU: what [`Vm::revive`] asked for, as [`Vm::depart`] gives it.
+    pub(crate) fn revive_if_asked(&self) -> Option<Piece> {
+        self.revive.swap(false, Ordering::AcqRel).then(|| self.begin_restart())
     }
 
     /// vCPU `index` has been turned on: its pCPU is to look.
@@ -842,7 +834,7 @@ impl Vm {
 
 /// How far the writing of a VM's RAM has got.
 #[derive(Clone, Copy)]
-struct Piece {
+pub(crate) struct Piece {
     segment: usize,
     done: u64,
 }

@@ -6,10 +6,10 @@
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 use guest::check::Check;
-use guest::{cpu, gic, oem, psci, timer};
+use guest::{bootargs, cpu, gic, oem, psci, timer};
 use hyp_abi::layout::affinity_of;
 
-guest::tests!(three_boots ; only outstanding);
+guest::tests!(three_boots ; only outstanding, hundreds);
 
 /// Far enough above the image, in every VM of 16 MiB or more.
 const SCRATCH: u64 = 0x4090_0000;
@@ -168,4 +168,21 @@ fn outstanding(check: &mut Check) {
         ),
         other => check.fail(format_args!("boot number {other}: is the host test `epoch` there?")),
     }
+}
+
+/// Again and again, from each vCPU in turn: all of them, on as they are or off, leave at nearly the same time, and each restart is
+/// finished whichever comes last.
+fn hundreds(check: &mut Check) {
+    let boot = oem::ask(oem::BOOTCOUNT, 0, 0);
+    if boot >= bootargs::number("boots", 300) as i64 {
+        return;
+    }
+    let from = boot as usize % cpu::count();
+    if from > 0 {
+        check.eq("CPU_ON", cpu::start(from, reset_from_here, 0), psci::SUCCESS);
+        timer::delay(10 * timer::frequency());
+        check.fail(format_args!("vCPU {from}'s SYSTEM_RESET did not come"));
+        return;
+    }
+    psci::system_reset()
 }

@@ -1,6 +1,6 @@
 //! vCPUs that share pCPUs: every register is each vCPU's own, all of them get on, and what is to wake one does. For a VM of
 //! any number of vCPUs. `key=N` makes the patterns of several VMs differ; `neighbours` needs the host test of that name.
-//! `greedy` and `standing_by` are for a neighbour that measures what they leave it, for `ms=`.
+//! `greedy`, `restless` and `standing_by` are for a neighbour that measures what they leave it, for `ms=`.
 #![no_std]
 #![no_main]
 
@@ -21,6 +21,7 @@ guest::tests!(
     ticks_come_while_all_spin ; only
     neighbours,
     greedy,
+    restless,
     standing_by,
     nothing_of_anothers_errors
 );
@@ -617,6 +618,17 @@ fn greedy(_: &mut Check) {
     while timer::now() < end {
         let _early = nap(timer::micros(20));
         timer::delay(timer::micros(3900));
+    }
+}
+
+/// Sleeps all the time, and never for long.
+fn restless(_: &mut Check) {
+    gic::init_distributor();
+    gic::init_cpu();
+    gic::enable(VTIMER_INTID);
+    let end = end();
+    while timer::now() < end {
+        let _early = nap(timer::micros(1));
     }
 }
 

@@ -484,6 +484,21 @@ pub(super) fn all() -> Vec<Case> {
         Case::new("filter-set-by-the-host", four("psci", "test=filtered")).host("hosttest", "test=filter"),
         with_host("ready-and-reset-template", four("vgic", "test=template,narrowed"), "test=ready"),
         with_host("reset-finds-pristine-copies", four("reset", ""), "test=serve"),
+        with_host(
+            "hundreds-of-restarts",
+            Guest::new("reset", "test=hundreds boots=300").vcpus(8).ram(0x4000_0000, 4 << 20),
+            "test=serve",
+        ),
+        // Who has left looks again at each turn of its neighbour, also while another pCPU restarts the VM.
+        with_host(
+            "restarts-beside-a-neighbour-of-one-that-left",
+            Guest::new("reset", "test=hundreds boots=200")
+                .vcpus(2)
+                .pcpus(&[0, 1])
+                .ram(0x4000_0000, 32 << 20),
+            "test=serve",
+        )
+        .and(Guest::new("share", "test=restless").pcpus(&[1])),
         with_host("answers-from-before-a-reset", four("reset", "test=outstanding"), "test=epoch"),
         shared("shared-four-on-four", "", &[0, 1, 2, 3]),
         shared("shared-four-on-two", "", &[0, 1, 0, 1]),
