@@ -524,10 +524,13 @@ impl Vm {
             Action::Handle | Action::Deny => 0,
         };
         self.starts.store(starts, Ordering::Relaxed);
+        self.start_boot_vcpu();
+        // Now, and not before, it can be ended, and started anew by another pCPU than this: nothing is left to do for this start.
         self.state.store(VmState::Running as u8, Ordering::Release);
         drop(unstarted);
-        self.start_boot_vcpu();
-        // The others take their locks and wait for their starts.
+        #[cfg(feature = "test-triggers")]
+        crate::trigger::linger();
+        // Those that are off take their locks and wait for their starts.
         self.wake();
         Ok(())
     }
@@ -543,6 +546,7 @@ impl Vm {
         Interface::absent(self.passed.distributor)
     }
 
+    /// Its boot vCPU is on, and its devices' interrupts can come. Whoever calls this has all its pCPUs look next.
     fn start_boot_vcpu(&self) {
         if self.id != 0 {
             self.cntvoff.store(timer::now(), Ordering::Relaxed);
@@ -556,7 +560,6 @@ impl Vm {
         if let (Some(power), Some(vcpu)) = (self.power.first(), self.vcpus.first()) {
             let _ = power.turn_on(start);
             vcpu.count_remote(Counter::Starts);
-            vcpu.wake();
         }
     }
 
@@ -637,11 +640,11 @@ impl Vm {
             vcpu.publish_template();
         }
         self.ready.publish();
+        self.start_boot_vcpu();
         self.state.store(VmState::Running as u8, Ordering::Release);
         // Now, and not before, those who departed take part again: none of them can miss the next reset.
         self.generation.fetch_add(1, Ordering::Release);
         info!("VM {} ({}) was reset", self.id, self.name);
-        self.start_boot_vcpu();
         self.wake();
         system::wake_host();
     }

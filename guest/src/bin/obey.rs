@@ -48,15 +48,20 @@ fn main() {
     }
     let name = bootargs::get("name").unwrap_or("obey");
     mmio::write32(CR, bootargs::number("cr", u64::from(ON)) as u32);
-    let (mut counted, mut deaf) = (0_u64, false);
+    let (mut counted, mut deaf, mut last) = (0_u64, false, timer::now());
     loop {
         counted += 1;
         println!("{name} counts {counted}");
         let mut key = None;
         let until = timer::now() + timer::micros(50_000);
-        while key.is_none() && timer::now() < until {
+        while key.is_none() && last < until {
             key = if deaf { None } else { typed() };
             cpu::relax();
+            let now = timer::now();
+            if now < last {
+                check.fail(format_args!("the counter goes back from {last} to {now}"));
+            }
+            last = now;
         }
         match key {
             Some(b'c') => {

@@ -604,6 +604,17 @@ pub(super) fn all() -> Vec<Case> {
                 seen.all_passed()?;
                 seen.umbra_says(&["monitor: VM 2 (b) is started"])
             }),
+        // VM b is reset while EL2 is about to have started it.
+        Case::new("reset-before-its-start-is-over", obeying("a", "name=a").pcpus(&[0]))
+            .and(obeying("b", "name=b").pcpus(&[0]))
+            .host("hosttest", "test=slow_setup")
+            .features(&["test-triggers"])
+            .types(&[("a counts 30", "\x1d2\x1dr"), ("b counts 40", "q"), ("a counts", "\x1d1q")])
+            .seconds(30)
+            .expect(|seen| {
+                seen.all_passed()?;
+                seen.umbra_says(&["VM 2 (b) was reset"])
+            }),
         deaf("monitor-opens-though-the-guest-reads-nothing", "name=a", 2),
         deaf("monitor-opens-though-more-was-typed-than-can-wait", "name=a", 1000),
         deaf("monitor-opens-though-the-guest-hears-itself-alone", "name=a cr=897", 2),
