@@ -68,9 +68,9 @@ pub(crate) fn linger() {
     }
 }
 
-/// A pCPU comes up, later than it may if a vCPU of a VM with this name is to run there.
+/// A pCPU comes up, later than it may if a vCPU of a VM with these `bootargs` is to run there.
 pub(crate) fn come_late(pcpu: usize) {
-    let mut late = vm::all().iter().filter(|vm| vm.name == "late").flat_map(|vm| vm.vcpus);
+    let mut late = vm::all().iter().filter(|vm| vm.desc.bootargs == b"late").flat_map(|vm| vm.vcpus);
     if !late.any(|vcpu| vcpu.pcpu == pcpu) {
         return;
     }

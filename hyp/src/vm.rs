@@ -399,11 +399,9 @@ fn make(
 
 /// Starts what starts by itself: the host partition, or, without one, every VM.
 pub(crate) fn start_all() {
-    match find(0) {
-        Some(host) => {
-            let _ = host.start();
-        }
-        None => start_guests(),
+    // A host partition that was refused, because its pCPU did not come up, starts nobody.
+    if find(0).is_none_or(|host| host.start().is_err()) {
+        start_guests();
     }
 }
 

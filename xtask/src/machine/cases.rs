@@ -590,10 +590,19 @@ pub(super) fn all() -> Vec<Case> {
         )
         .and(Guest::new("share", "test=nothing_of_anothers_errors key=7").named("b").pcpus(&[0]))
         .cpu("max"),
-        Case::new("pcpu-that-comes-up-too-late", Guest::new("hello", "").named("late").pcpus(&[1]))
+        Case::new("pcpu-that-comes-up-too-late", Guest::new("hello", "late").named("late").pcpus(&[1]))
             .and(Guest::new("share", "").pcpus(&[0]))
             .features(&["test-triggers"])
             .expect(goes_on_without_the_late),
+        Case::new("host-whose-pcpu-comes-up-too-late", Guest::new("hello", "").pcpus(&[0]))
+            .host("hosttest", "late")
+            .features(&["test-triggers"])
+            .seconds(30)
+            .expect(|seen| {
+                seen.verdict_is(1, "1 refused")?;
+                seen.umbra_says(&["VM host is refused: umbra,pcpus: pCPU 1 did not come up"])?;
+                seen.vm_says("hello", "hello from EL1")
+            }),
         Case::new("started-by-host-and-monitor-at-once", obeying("a", "name=a").pcpus(&[0]))
             .and(obeying("b", "name=b").pcpus(&[1]))
             .host("hosttest", "test=slow_setup")
