@@ -630,8 +630,9 @@ impl Vm {
             power.reset();
             vcpu.reset();
         }
+        // Its line falls with it.
+        let _ = self.uart(Pl011::reset);
         self.dist.reset();
-        self.uart.lock().reset();
         self.departed.store(0, Ordering::Relaxed);
         self.exits.reset();
         for vcpu in self.vcpus {

@@ -6,8 +6,8 @@
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 use guest::check::Check;
-use guest::{bootargs, cpu, gic, oem, psci, timer};
-use hyp_abi::layout::affinity_of;
+use guest::{bootargs, cpu, gic, mmio, oem, println, psci, timer};
+use hyp_abi::layout::{GICD_BASE, UART_BASE, UART_SPI, affinity_of};
 
 guest::tests!(three_boots ; only outstanding, hundreds);
 
@@ -61,7 +61,16 @@ fn reset_from_here(_: u64) {
     psci::system_reset()
 }
 
+/// `GICD_ISPENDR1`, and the bit of the UART's interrupt in it.
+const ISPENDR1: u64 = GICD_BASE + 0x204;
+const UART_BIT: u32 = 1 << UART_SPI;
+/// `UARTIMSC`, and the bit in it of the interrupt that each byte sent raises.
+const IMSC: u64 = UART_BASE + 0x38;
+const TX: u32 = 1 << 5;
+
 fn three_boots(check: &mut Check) {
+    // Before anything is printed: each access has the line follow the UART.
+    let pending = mmio::read32(ISPENDR1) & UART_BIT;
     let boot = oem::ask(oem::BOOTCOUNT, 0, 0);
     let sum = text_sum();
     // A failure ends the test here: after another reset nobody would count it.
@@ -75,6 +84,7 @@ fn three_boots(check: &mut Check) {
         (0, 0, 0),
     );
     check.that(!timer::fired(), "the timer is off");
+    check.eq("the UART's interrupt", pending, 0);
     match boot {
         1 => {
             let _old = oem::ask(oem::KEEP, 0, sum);
@@ -112,6 +122,8 @@ fn dirty() {
     gic::enable(hyp_abi::layout::VTIMER_INTID);
     gic::send_sgi(cpu::affinity(), 3);
     timer::arm(1);
+    println!("the UART's interrupt is pending");
+    mmio::write32(IMSC, TX);
     DATA.store(PATTERN, Ordering::Relaxed);
     ZERO.store(PATTERN, Ordering::Relaxed);
     poke(SCRATCH, PATTERN);
