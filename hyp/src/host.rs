@@ -77,7 +77,10 @@ fn about_vm(exit: &mut Exit<'_>, function: u32, vm: &'static Vm, args: [u64; 3])
         call::VM_START => guest(vm)?.start()?,
         call::VM_STOP => return stop(exit, guest(vm)?),
         call::VM_RESUME => {
-            running(guest(vm)?)?.hold(false);
+            // Also one that is being reset, or has ended: it is not to be stopped when it is started anew.
+            let running = running(guest(vm)?);
+            vm.hold(false);
+            running?;
         }
         call::COUNTER => return counter(vm, x2, x3),
         call::EXACT_READ => return exact_read(exit, vm, x2, x3),
@@ -312,20 +315,21 @@ fn contended_read(vm: &'static Vm, attribute: u64) -> Result1 {
     value
 }
 
-/// Holds every vCPU and waits until each lock is free.
+/// Holds every vCPU and waits until each lock is free. One that ends meanwhile is not stopped when it is started anew.
 fn stop(exit: &mut Exit<'_>, vm: &'static Vm) -> Result1 {
     running(vm)?;
     let before = vm.sum(Counter::Stops);
     let word = vm.hold(true);
     exit.neighbours.hold(vm);
     let deadline = ask::patience();
-    for vcpu in vm.vcpus {
-        if let Err(errno) = ask::wait(exit, deadline, || {
+    let stopped = vm.vcpus.iter().try_for_each(|vcpu| {
+        ask::wait(exit, deadline, || {
             vm.ending() || (vcpu.held.load(Ordering::Acquire) == word && !vcpu.state.is_locked())
-        }) {
-            vm.hold(false);
-            return Err(errno);
-        }
+        })
+    });
+    if let Err(errno) = stopped.and_then(|()| running(vm).map(drop)) {
+        vm.hold(false);
+        return Err(errno);
     }
     Ok(vm.sum(Counter::Stops).wrapping_sub(before))
 }

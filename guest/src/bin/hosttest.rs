@@ -42,6 +42,8 @@ const DEADLINE: u64 = 2_000_000;
 /// | `ready` | `vgic test=template,narrowed` |
 /// | `epoch` | `reset test=outstanding` |
 /// | `slow_setup` | any |
+/// | `stops` | `reset test=hundreds` |
+/// | `resumes` | any that is stopped and then reset from the monitor |
 /// | `trigger_panic`, `trigger_stack`, `trigger_access` | any; `pcpu=N` says where |
 fn main() {
     check::is_host();
@@ -75,6 +77,8 @@ fn main() {
         on_demand("ready", ready),
         on_demand("epoch", epoch),
         on_demand("slow_setup", slow_setup),
+        on_demand("stops", stops),
+        on_demand("resumes", resumes),
         on_demand("trigger_panic", |check| trigger(check, Trigger::Panic)),
         on_demand("trigger_stack", |check| trigger(check, Trigger::StackOverflow)),
         on_demand("trigger_access", |check| trigger(check, Trigger::BadAccess)),
@@ -135,6 +139,42 @@ fn serve(check: &mut Check) {
     host::serve(|exit| kept.decide(exit));
     check.that(host::vms().all(host::has_ended), "every VM has ended");
     check.eq("ends that were told", kept.ends, host::vms().count());
+}
+
+fn state(vm: u64) -> Option<VmState> {
+    host::vm_info(vm).ok().and_then(|info| info.state)
+}
+
+/// Stops a VM that resets itself at any moment, and lets it go on: it is stopped then or was not to be had, and goes on.
+fn stops(check: &mut Check) {
+    let (mut kept, mut stopped) = (Kept::default(), 0);
+    while let Some(exit) = host::next_exit() {
+        if let Some(answer) = kept.decide(&exit) {
+            check.eq("the answer", host::complete_exit(exit.cookie, answer), Ok(()));
+        }
+        for _ in 0..8 {
+            match host::vm_stop(VM) {
+                Ok(_) => {
+                    stopped += 1;
+                    check.eq("a VM that was stopped", state(VM), Some(VmState::Stopped));
+                    check.eq("to let it go on", host::vm_resume(VM), Ok(()));
+                }
+                Err(errno) => check.eq("why it was not stopped", errno, Errno::Invalid),
+            }
+        }
+    }
+    check.that(stopped > 0, "it was stopped");
+}
+
+/// Lets a VM go on that was stopped and is being reset.
+fn resumes(check: &mut Check) {
+    check.eq("VM_START", host::vm_start(VM), Ok(()));
+    let is_reset = || host::vm_info(VM).is_ok_and(|info| info.state == Some(VmState::Resetting) || info.epoch > 0);
+    check.that(cpu::wait_until(20, is_reset), "it is being reset");
+    // In time or too late.
+    let resumed = host::vm_resume(VM);
+    check.that(matches!(resumed, Ok(()) | Err(Errno::Invalid)), "VM_RESUME");
+    serve(check);
 }
 
 /// The first wait starts the guests, which takes long.

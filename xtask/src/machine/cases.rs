@@ -499,6 +499,18 @@ pub(super) fn all() -> Vec<Case> {
             "test=serve",
         )
         .and(Guest::new("share", "test=restless").pcpus(&[1])),
+        with_host(
+            "stopped-while-it-resets-itself",
+            Guest::new("reset", "test=hundreds boots=300").vcpus(2).ram(0x4000_0000, 4 << 20),
+            "test=stops",
+        ),
+        Case::new(
+            "resumed-while-it-is-being-reset",
+            obeying("a", "name=a").ram(0x4000_0000, 256 << 20),
+        )
+        .host("hosttest", "test=resumes")
+        .types(&[("a counts 2", "\x1ds\x1dr"), ("a counts 1", "q")])
+        .seconds(30),
         with_host("answers-from-before-a-reset", four("reset", "test=outstanding"), "test=epoch"),
         shared("shared-four-on-four", "", &[0, 1, 2, 3]),
         shared("shared-four-on-two", "", &[0, 1, 0, 1]),
