@@ -26,7 +26,7 @@ static HAS_HOST: AtomicBool = AtomicBool::new(false);
 static HOST_KICK: AtomicU64 = AtomicU64::new(0);
 static HOST_ENDED: AtomicBool = AtomicBool::new(false);
 static FINISHING: AtomicBool = AtomicBool::new(false);
-/// When the grace ends; 0 while guests run.
+/// When the grace ends, once no guest is left.
 static GRACE: AtomicU64 = AtomicU64::new(0);
 
 /// A VM description was refused.
@@ -40,26 +40,31 @@ pub(crate) fn never_built(vm: usize) {
     if vm == 0 {
         HAS_HOST.store(false, Ordering::Relaxed);
     } else {
-        GUESTS.fetch_sub(1, Ordering::AcqRel);
+        one_guest_less();
     }
-    note_grace();
 }
 
-/// Starts the host's grace when no guest is left.
-fn note_grace() {
-    if guests_ended() {
-        GRACE.store(timer::now() + timer::ticks(HOST_GRACE_MS), Ordering::Release);
-    }
+/// The host's grace begins anew with each guest's end, before that counts: who finds that none is left finds the last one's, also when
+/// some had been started anew meanwhile.
+fn one_guest_less() {
+    begin_grace();
+    GUESTS.fetch_sub(1, Ordering::AcqRel);
+}
+
+fn begin_grace() {
+    GRACE.store(timer::now() + timer::ticks(HOST_GRACE_MS), Ordering::Relaxed);
 }
 
 /// So many guests were built, and this host partition.
 pub(crate) fn built(guests: usize, host: Option<&Vm>) {
+    if guests == 0 {
+        begin_grace();
+    }
     GUESTS.store(guests as u32, Ordering::Relaxed);
     HAS_HOST.store(host.is_some(), Ordering::Relaxed);
     if let Some(vcpu) = host.and_then(|host| host.vcpus.first()) {
         HOST_KICK.store(vcpu.kick_sgi(), Ordering::Relaxed);
     }
-    note_grace();
 }
 
 /// A VM has ended: no vCPU of it runs.
@@ -71,14 +76,11 @@ pub(crate) fn ended(vm: usize, crashed: bool) {
         }
         // Nobody is left to start them, and their calls have deadlines.
         vm::start_guests();
-    } else if crashed {
-        CRASHED.fetch_add(1, Ordering::AcqRel);
-        GUESTS.fetch_sub(1, Ordering::AcqRel);
     } else {
-        OFF.fetch_add(1, Ordering::AcqRel);
-        GUESTS.fetch_sub(1, Ordering::AcqRel);
+        let ends = if crashed { &CRASHED } else { &OFF };
+        ends.fetch_add(1, Ordering::AcqRel);
+        one_guest_less();
     }
-    note_grace();
     wake_host();
 }
 
@@ -116,11 +118,7 @@ pub(crate) fn finish_if_over() -> Option<u64> {
         return None;
     }
     let host_done = !HAS_HOST.load(Ordering::Relaxed) || HOST_ENDED.load(Ordering::Acquire);
-    let grace = match GRACE.load(Ordering::Acquire) {
-        // The last guest's end is being counted.
-        0 => timer::now() + timer::ticks(1),
-        grace => grace,
-    };
+    let grace = GRACE.load(Ordering::Relaxed);
     if !host_done && timer::now() < grace {
         return Some(grace);
     }
