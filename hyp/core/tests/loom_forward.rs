@@ -260,6 +260,14 @@ mod exit_races {
     }
 
     #[test]
+    fn an_end_that_comes_after_a_reset_is_told_after_it() {
+        const ENDED: u8 = hyp_abi::call::ExitKind::Ended as u8;
+        const RESET: u8 = hyp_abi::call::ExitKind::Reset as u8;
+        let expected = [vec![ENDED, RESET, ENDED], vec![RESET, ENDED]];
+        assert_eq!(end_after_reset(), BTreeSet::from(expected));
+    }
+
+    #[test]
     fn a_posted_call_is_told_once() {
         assert_eq!(delivery(), BTreeSet::from([Told::Early, Told::Later]));
     }

@@ -374,12 +374,13 @@ impl Exits {
         None
     }
 
+    /// The VM may have been reset since `waiting` was read, and have ended again: then the host is told of the reset first, for which it is woken.
     fn next_end(&self, waiting: u64) -> Option<Exit> {
         let ended = waiting & (OFF | CRASHED);
         if ended == 0 {
             return None;
         }
-        let taken = steps::lower(&self.waiting, ended);
+        let taken = steps::lower_behind(&self.waiting, ended, RESET);
         (taken != 0).then_some(Exit::Ended {
             crashed: taken & CRASHED != 0,
         })

@@ -40,3 +40,11 @@ pub(crate) fn raise(waiting: &AtomicU64, bits: u64) {
 pub(crate) fn lower(waiting: &AtomicU64, bits: u64) -> u64 {
     waiting.fetch_and(!bits, Ordering::Acquire) & bits
 }
+
+/// [`lower`], unless one of `before`, which come first, is there at the same moment.
+pub(crate) fn lower_behind(waiting: &AtomicU64, bits: u64, before: u64) -> u64 {
+    let lowered = waiting.fetch_update(Ordering::Acquire, Ordering::Relaxed, |word| {
+        (word & before == 0 && word & bits != 0).then_some(word & !bits)
+    });
+    lowered.map_or(0, |word| word & bits)
+}

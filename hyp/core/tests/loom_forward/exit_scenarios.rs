@@ -212,3 +212,22 @@ pub(crate) fn reset() -> Seen<(bool, Ended)> {
         (taken, end)
     })
 }
+
+/// A VM that has ended is started anew and ends again while the host looks: the kinds of what the host was told, in this order.
+pub(crate) fn end_after_reset() -> Seen<Vec<u8>> {
+    explore(Threads::Two, || {
+        let exits = Arc::new(Exits::new(1));
+        exits.ended(false);
+        let vm = thread::spawn({
+            let exits = Arc::clone(&exits);
+            move || {
+                exits.reset();
+                exits.ended(false);
+            }
+        });
+        let mut told: Vec<_> = exits.deliver().iter().map(|exit| exit.kind() as u8).collect();
+        vm.join().expect("the VM");
+        told.extend(std::iter::from_fn(|| exits.deliver()).map(|exit| exit.kind() as u8));
+        told
+    })
+}
