@@ -74,16 +74,22 @@ fn nothing_but_the_list_register_is_written_when_there_is_room() {
     assert_eq!(h.signalled_intid(), Some(1));
 }
 
+/// With `lrs` list registers and that many SGIs, from 0 on, taken one inside the other: all of them are active.
+fn nested(lrs: usize, count: u32) -> (VcpuGic, FakeIch, Dist) {
+    let (mut gic, mut h, dist) = loaded(lrs);
+    for intid in 0..count {
+        set_priority(&mut gic, &mut h, &dist, intid, 0x80 - 8 * intid as u8);
+        gic.inject(&mut h, &dist, intid);
+        assert_eq!(h.ack(), Some(intid));
+        settle(&mut gic, &mut h, &dist);
+    }
+    (gic, h, dist)
+}
+
 #[test]
 fn nested_active_interrupts_beyond_the_list_registers_end_in_order() {
     for lrs in [1, 2, 4] {
-        let (mut gic, mut h, dist) = loaded(lrs);
-        for intid in 0..8 {
-            set_priority(&mut gic, &mut h, &dist, intid, 0x80 - 8 * intid as u8);
-            gic.inject(&mut h, &dist, intid);
-            assert_eq!(h.ack(), Some(intid));
-            settle(&mut gic, &mut h, &dist);
-        }
+        let (mut gic, mut h, dist) = nested(lrs, 8);
         assert_eq!(gic.live(&h).active, 0xff);
         for intid in (0..8).rev() {
             h.eoi(intid);
@@ -97,13 +103,7 @@ fn nested_active_interrupts_beyond_the_list_registers_end_in_order() {
 fn several_spilled_interrupts_that_end_before_an_exit_are_all_over() {
     for lrs in [1, 2, 4] {
         for at_once in 1..=8 {
-            let (mut gic, mut h, dist) = loaded(lrs);
-            for intid in 0..8 {
-                set_priority(&mut gic, &mut h, &dist, intid, 0x80 - 8 * intid as u8);
-                gic.inject(&mut h, &dist, intid);
-                assert_eq!(h.ack(), Some(intid));
-                settle(&mut gic, &mut h, &dist);
-            }
+            let (mut gic, mut h, dist) = nested(lrs, 8);
             for intid in (8 - at_once..8).rev() {
                 h.eoi(intid);
             }
@@ -116,13 +116,7 @@ fn several_spilled_interrupts_that_end_before_an_exit_are_all_over() {
 
 #[test]
 fn an_end_that_was_counted_is_not_lost_when_other_registers_are_to_trap() {
-    let (mut gic, mut h, dist) = loaded(1);
-    for intid in 0..4 {
-        set_priority(&mut gic, &mut h, &dist, intid, 0x80 - 8 * intid as u8);
-        gic.inject(&mut h, &dist, intid);
-        assert_eq!(h.ack(), Some(intid));
-        settle(&mut gic, &mut h, &dist);
-    }
+    let (mut gic, mut h, dist) = nested(1, 4);
     // The second is in no list register.
     h.eoi(3);
     h.eoi(2);
@@ -138,13 +132,7 @@ fn an_end_that_was_counted_is_not_lost_when_other_registers_are_to_trap() {
 #[test]
 fn spilled_interrupts_end_by_the_priorities_that_they_were_taken_with() {
     for lrs in [1, 2, 4] {
-        let (mut gic, mut h, dist) = loaded(lrs);
-        for intid in 0..8 {
-            set_priority(&mut gic, &mut h, &dist, intid, 0x80 - 8 * intid as u8);
-            gic.inject(&mut h, &dist, intid);
-            assert_eq!(h.ack(), Some(intid));
-            settle(&mut gic, &mut h, &dist);
-        }
+        let (mut gic, mut h, dist) = nested(lrs, 8);
         // What was taken last is the least urgent now.
         for intid in 0..8 {
             set_priority(&mut gic, &mut h, &dist, intid, 0x80 + 8 * intid as u8);
@@ -160,13 +148,7 @@ fn spilled_interrupts_end_by_the_priorities_that_they_were_taken_with() {
 #[test]
 fn what_the_guest_has_ended_reads_inactive_before_the_maintenance_interrupt_has_come() {
     for lrs in [1, 2, 4] {
-        let (mut gic, mut h, dist) = loaded(lrs);
-        for intid in 0..8 {
-            set_priority(&mut gic, &mut h, &dist, intid, 0x80 - 8 * intid as u8);
-            gic.inject(&mut h, &dist, intid);
-            assert_eq!(h.ack(), Some(intid));
-            settle(&mut gic, &mut h, &dist);
-        }
+        let (mut gic, mut h, dist) = nested(lrs, 8);
         for intid in (0..8).rev() {
             h.eoi(intid);
             assert_eq!(gic.read(&h, ISACTIVER0, 4), (1 << intid) - 1, "{lrs} list registers");
