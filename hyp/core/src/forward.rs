@@ -57,7 +57,7 @@ fn decide(call: &Asked, end: &End) -> Decision {
     match (answer.verdict, call) {
         (Verdict::Allow, _) => Decision::Do,
         (Verdict::Values, Asked::Other) => Decision::Values(answer.values),
-        // A PSCI return code has 32 bits: what the caller reads is w0.
+        // DEN 0022: a return code is a signed number of 32 bits. What the caller reads is w0.
         (Verdict::Values, _) if answer.values[0] as u32 == 0 => Decision::Do,
         (Verdict::Values, _) => Decision::Values(answer.values),
         (Verdict::Deny | Verdict::Fail, Asked::Other) => Decision::Refuse(NOT_SUPPORTED),
