@@ -461,13 +461,10 @@ impl VcpuState {
         self.cpuif.vmcr = vmcr;
         let trapping = self.gic.trapping();
         if trapping.coming_up && window_closed(vmcr) {
-            self.gic.set_trapping(
-                interface,
-                Trapping {
-                    coming_up: false,
-                    ..trapping
-                },
-            );
+            self.gic.will_trap(Trapping {
+                coming_up: false,
+                ..trapping
+            });
         }
         self.gic.vmcr_changed(interface, &vm.dist, vmcr);
         vm.kick_spis(self.gic.take_kicks());

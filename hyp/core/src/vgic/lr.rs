@@ -171,17 +171,7 @@ impl VcpuGic {
         (self.words.latch | self.words.active) & TIMER != 0
     }
 
-    /// Sets why the common registers trap, and `ICH_HCR_EL2` with it.
-    pub fn set_trapping<H: Ich>(&mut self, h: &mut H, trapping: Trapping) {
-        self.trapping = trapping;
-        if self.spill.active != 0 {
-            // The write below clears EOIcount.
-            self.count_ends(h);
-        }
-        self.write_hcr(h);
-    }
-
-    /// [`set_trapping`](Self::set_trapping) of a vCPU that is not loaded.
+    /// Sets why the common registers trap: from the next [`load`](Self::load) or [`vmcr_changed`](Self::vmcr_changed).
     pub const fn will_trap(&mut self, trapping: Trapping) {
         self.trapping = trapping;
     }
@@ -561,17 +551,20 @@ impl VcpuGic {
 
     /// Reads every list register back, and what the guest ended without one.
     fn fold<H: Ich>(&mut self, h: &mut H) {
-        if self.spill.active != 0 {
+        if self.has_ends(h) {
             self.count_ends(h);
         }
         for_each(self.used.into(), |i| self.fold_slot(h, i as usize));
     }
 
-    /// Ends spilled active interrupts that the guest has ended.
+    /// Whether the guest has ended interrupts without a list register.
+    pub(super) fn has_ends<H: Ich>(&self, h: &H) -> bool {
+        self.spill.active != 0 && ICH_HCR_EL2::EOIcount.read(h.hcr()) != 0
+    }
+
+    /// Ends spilled active interrupts that the guest has ended. The list registers are filled anew after this: one of those may be
+    /// pending again.
     fn count_ends<H: Ich>(&mut self, h: &mut H) {
-        if ICH_HCR_EL2::EOIcount.read(h.hcr()) == 0 {
-            return;
-        }
         for_each(self.ended(h), |index| self.end(h, index));
         self.spill.active &= self.words.active;
         // The next write of ICH_HCR_EL2 is due even if nothing but the count differs.

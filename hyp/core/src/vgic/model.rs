@@ -392,7 +392,7 @@ impl Machine {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 1 } else { ProptestConfig::default().cases }, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 1 } else { 8 * ProptestConfig::default().cases }, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_vcpu_sees_what_the_model_sees(

@@ -154,16 +154,14 @@ impl VcpuGic {
         }
     }
 
-    /// `ICH_VMCR_EL2` has become `vmcr`, by the guest's hand: which groups it takes, and whether its DIR must trap. After
-    /// [`set_trapping`](Self::set_trapping), if both are due.
+    /// `ICH_VMCR_EL2` has become `vmcr`, by the guest's hand: which groups it takes, and whether its DIR must trap. What
+    /// [`will_trap`](Self::will_trap) said holds from here on.
     pub fn vmcr_changed<H: Ich>(&mut self, h: &mut H, dist: &Dist, vmcr: Vmcr) {
-        if self.set_taking(dist, vmcr) && self.spill.any() {
-            // The maintenance interrupt that asks for this looks at how the groups were, and the next write of ICH_HCR_EL2 changes
-            // what it waits for.
+        let taking = self.set_taking(dist, vmcr);
+        if taking && self.spill.any() || self.has_ends(h) {
+            // The maintenance interrupt that asks for this looks at how the groups were and at EOIcount, and the next write of
+            // ICH_HCR_EL2 changes what it waits for. What has ended may be pending again.
             return self.refresh(h, dist);
-        }
-        if self.spill.active != 0 {
-            self.count_ends(h);
         }
         self.write_hcr(h);
     }

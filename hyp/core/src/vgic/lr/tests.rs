@@ -124,7 +124,9 @@ fn an_end_that_was_counted_is_not_lost_when_other_registers_are_to_trap() {
         strict: true,
         ..Trapping::default()
     };
-    gic.set_trapping(&mut h, strict);
+    gic.will_trap(strict);
+    let vmcr = h.vmcr;
+    gic.vmcr_changed(&mut h, &dist, vmcr);
     settle(&mut gic, &mut h, &dist);
     assert_eq!(gic.live(&h).active, 0b11);
 }
@@ -495,19 +497,23 @@ fn group_0_that_the_guest_does_not_use_keeps_no_list_register_from_group_1() {
 #[test]
 fn trapping_is_in_ich_hcr_once_loaded() {
     let (mut gic, mut h, dist) = loaded(4);
+    let trap = |gic: &mut VcpuGic, h: &mut FakeIch, trapping| {
+        gic.will_trap(trapping);
+        gic.vmcr_changed(h, &dist, h.vmcr);
+    };
     let coming_up = Trapping {
         coming_up: true,
         ..Trapping::default()
     };
-    gic.set_trapping(&mut h, coming_up);
+    trap(&mut gic, &mut h, coming_up);
     assert_eq!(h.hcr, 1 << 10 | 1);
     gic.put(&mut h, &dist);
     h.hcr = 0;
-    gic.set_trapping(&mut h, Trapping { strict: true, ..coming_up });
+    trap(&mut gic, &mut h, Trapping { strict: true, ..coming_up });
     assert_eq!(h.hcr, 0);
     gic.load(&mut h, &dist);
     assert_eq!(h.hcr, 1 << 10 | 1);
-    gic.set_trapping(&mut h, Trapping::default());
+    trap(&mut gic, &mut h, Trapping::default());
     assert_eq!(h.hcr, 1);
 }
 
