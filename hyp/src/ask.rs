@@ -85,7 +85,7 @@ impl Ask {
                         state.gic.write(interface, dist, with, size, value);
                         0
                     }
-                    _ => state.gic.spi(interface, dist, SpiAsk::from_word(with)).into(),
+                    _ => state.gic.spi(interface, dist, SpiAsk::from_word(with)),
                 };
                 vm.kick_spis(state.gic.take_kicks());
                 Ok(answer)

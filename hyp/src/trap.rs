@@ -23,7 +23,7 @@ use hyp_core::{
     vgic::{
         Ich,
         cpuif::running_priority,
-        dist::{Effect, Vcpus},
+        dist::{self, Effect, PASSES, Vcpus},
         lr::VcpuGic,
         sgi::{self, SgiRegister},
         vmcr::Vmcr,
@@ -570,10 +570,11 @@ fn icc(exit: &mut Exit<'_>, register: IccRegister, access: SysRegAccess) -> Opti
             return None;
         }
         IccRegister::Dir => {
-            let (_, vm, state, interface) = exit.parts();
-            let effect = state.gic.deactivate(interface, &vm.dist, value as u32 & 0xFF_FFFF);
+            let (intid, (_, vm, state, interface)) = (value as u32 & 0xFF_FFFF, exit.parts());
+            let effect = state.gic.deactivate(interface, &vm.dist, intid);
             vm.kick_spis(state.gic.take_kicks());
-            let _ = distributed(exit, effect);
+            let (offset, bit) = dist::active(intid);
+            let _ = distributed(exit, effect, offset, 4, Some(bit));
             return None;
         }
         IccRegister::Ctlr => (view.apply_write(now, value), view.ctlr(now)),
@@ -721,18 +722,18 @@ fn distributor(exit: &mut Exit<'_>, offset: u64, size: u64, value: Option<u64>) 
     }
     let Some(value) = value else {
         let (value, effect) = vm.dist.read(exit.interface.spis(), offset, size);
-        if effect.owners == 0 {
+        if effect.is_none() {
             return value;
         }
-        // Some of it is with vCPUs. What changes hands meanwhile is there before or after.
-        return value | distributed(exit, effect) | vm.dist.read(exit.interface.spis(), offset, size).0;
+        // Some of it is with vCPUs.
+        return value | distributed(exit, effect, offset, size, None);
     };
     let effect = vm.dist.write(exit.interface.spis(), offset, size, value);
     if vm.dist.has_backed() {
         vm.passed.follow(vm, offset);
     }
     if !effect.is_none() {
-        let _ = distributed(exit, effect);
+        let _ = distributed(exit, effect, offset, size, Some(value));
     }
     0
 }
@@ -756,15 +757,41 @@ fn arrived(exit: &mut Exit<'_>, vm: &Vm, mut looks: Vcpus) {
     vm.kick_spis(looks);
 }
 
+/// What an access to the distributor asks of vCPUs; and the access again, until it is over. Gives the bits that they answer, and those
+/// that it reads.
+#[inline(never)]
+fn distributed(exit: &mut Exit<'_>, mut effect: Effect, offset: u64, size: u64, value: Option<u64>) -> u64 {
+    let mut read = 0;
+    for _ in 0..PASSES {
+        let answers = follow(exit, effect);
+        read |= answers & 0xFFFF_FFFF;
+        if effect.is_over(answers) {
+            break;
+        }
+        let (dist, spis) = (&exit.vm.dist, exit.interface.spis());
+        effect = match value {
+            Some(value) => dist.write(spis, offset, size, value),
+            None => {
+                let (seen, effect) = dist.read(spis, offset, size);
+                read |= seen;
+                effect
+            }
+        };
+    }
+    read
+}
+
 /// What an access to the distributor asks of vCPUs. Gives their answers.
-fn distributed(exit: &mut Exit<'_>, effect: Effect) -> u64 {
-    let mut answer = 0;
+fn follow(exit: &mut Exit<'_>, effect: Effect) -> u64 {
+    let mut answers = 0;
     let mut owners = effect.owners;
     if owners != 0 {
         let deadline = ask::patience();
         while owners != 0 {
             if let Some(owner) = exit.vm.vcpus.get(owners.trailing_zeros() as usize) {
-                answer |= ask::ask(exit, exit.vm, owner, Counter::KicksRequest, Ask::spis(effect.ask), deadline).unwrap_or(0);
+                let answer = ask::ask(exit, exit.vm, owner, Counter::KicksRequest, Ask::spis(effect.ask), deadline);
+                // One that does not answer is not asked again.
+                answers |= answer.unwrap_or(0xFFFF_FFFF << 32);
             }
             owners &= owners - 1;
         }
@@ -776,7 +803,7 @@ fn distributed(exit: &mut Exit<'_>, effect: Effect) -> u64 {
         state.gic.receive_spis(interface, &vm.dist);
         vm.kick_spis(state.gic.take_kicks());
     }
-    answer
+    answers
 }
 
 fn inst_abort(exit: &mut Exit<'_>, abort: Abort) -> Leave {

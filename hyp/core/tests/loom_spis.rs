@@ -22,7 +22,7 @@ use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::sync::{Arc as StdArc, Mutex, PoisonError};
 use sync::{Atomics, Ordering};
-use vgic::dist::{CTLR, Dist, Effect};
+use vgic::dist::{CTLR, Dist, Effect, PASSES};
 use vgic::lr::VcpuGic;
 use vgic::redist::Identity;
 use vgic::{Ich, ctlr::CtlrView, vmcr::Vmcr};
@@ -138,6 +138,9 @@ const IGROUPR: u64 = 0x84;
 const ISENABLER: u64 = 0x104;
 const ICENABLER: u64 = 0x184;
 const ISPENDR: u64 = 0x204;
+const ICPENDR: u64 = 0x284;
+const ISACTIVER: u64 = 0x304;
+const ICACTIVER: u64 = 0x384;
 const ICFGR: u64 = 0xC08;
 const IROUTER: u64 = 0x6100;
 /// `GICD_IROUTER<n>`: any vCPU.
@@ -244,10 +247,27 @@ impl Pcpu {
 
     /// It leaves its pCPU for another's turn, and comes back.
     fn make_room(&mut self, shared: &Shared) {
+        self.leave(shared);
+        self.come_back(shared);
+    }
+
+    fn leave(&mut self, shared: &Shared) {
         self.gic.put(&mut self.registers, &shared.dist);
         shared.kick(self.gic.take_kicks());
+    }
+
+    fn come_back(&mut self, shared: &Shared) {
         self.gic.load(&mut self.registers, &shared.dist);
         shared.kick(self.gic.take_kicks());
+    }
+
+    /// The guest has acknowledged what it was given.
+    fn guest_takes_it(&mut self) {
+        for lr in &mut self.registers.lr {
+            if Registers::state(*lr) == 1 {
+                *lr ^= 3 << 62;
+            }
+        }
     }
 
     /// The guest has acknowledged and ended what it was given.
@@ -341,12 +361,12 @@ fn settle(shared: &Shared, pcpus: &mut [Pcpu], effect: Option<Effect>) -> Outcom
 }
 
 /// Every outcome of `run` with these atomics; one that is not among the `good` ones ends it.
-fn explore(
+fn explore<T: Copy + Debug + Ord + Send + Sync>(
     atomics: Atomics,
     preemptions: Option<usize>,
-    good: &'static [Outcome],
-    run: impl Fn() -> Outcome + Send + Sync + 'static,
-) -> BTreeSet<Outcome> {
+    good: &'static [T],
+    run: impl Fn() -> T + Send + Sync + 'static,
+) -> BTreeSet<T> {
     sync::ATOMICS.set(atomics);
     let reached = StdArc::new(Mutex::new(BTreeSet::new()));
     let mut builder = Builder::new();
@@ -484,33 +504,105 @@ fn anyone(atomics: Atomics) -> BTreeSet<Outcome> {
 /// What a guest reads of an SPI that is pending all the while, as vCPU 0 claims it, gives it back, or both: that a vCPU has to be asked, or
 /// that it is pending.
 fn read(claims: bool, gives: bool) -> BTreeSet<Option<bool>> {
-    sync::ATOMICS.set(Atomics::Right);
-    let reached = StdArc::new(Mutex::new(BTreeSet::new()));
-    let mut builder = Builder::new();
-    builder.preemption_bound = OFTEN;
-    builder.check({
-        let reached = StdArc::clone(&reached);
-        move || {
-            let (shared, [mut zero]) = machine(0);
-            shared.raise_edge();
-            if !claims {
-                zero.look(&shared);
-            }
-            let reader = thread::spawn({
-                let shared = Arc::clone(&shared);
-                move || shared.dist.read_plain(ISPENDR, 4).map(|word| word & BIT != 0)
-            });
-            if claims {
-                zero.look(&shared);
-            }
-            if gives {
-                zero.go_off(&shared);
-            }
-            let seen = reader.join().expect("it ends");
-            reached.lock().unwrap_or_else(PoisonError::into_inner).insert(seen);
+    explore(Atomics::Right, OFTEN, &[None, Some(true)], move || {
+        let (shared, [mut zero]) = machine(0);
+        shared.raise_edge();
+        if !claims {
+            zero.look(&shared);
         }
-    });
-    std::mem::take(&mut *reached.lock().unwrap_or_else(PoisonError::into_inner))
+        let reader = thread::spawn({
+            let shared = Arc::clone(&shared);
+            move || shared.dist.read_plain(ISPENDR, 4).map(|word| word & BIT != 0)
+        });
+        if claims {
+            zero.look(&shared);
+        }
+        if gives {
+            zero.go_off(&shared);
+        }
+        reader.join().expect("it ends")
+    })
+}
+
+/// What another vCPU's guest does about the SPI that vCPU 0 has, and that changes hands meanwhile.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Access {
+    Read(u64),
+    Write(u64),
+}
+
+/// How it does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Move {
+    /// vCPU 0 goes off; vCPU 1 looks.
+    Off,
+    /// vCPU 0 leaves its pCPU and comes back.
+    MakeRoom,
+}
+
+/// Makes an access, as EL2 does, `passes` times at most. vCPUs are locked to be asked, and while they do something themselves. Gives what
+/// it reads.
+fn access(shared: &Shared, vcpus: &[loom::sync::Mutex<Pcpu>; 2], access: Access, passes: usize) -> bool {
+    let mut value = 0;
+    for _ in 0..passes {
+        let effect = match access {
+            Access::Read(offset) => {
+                let (seen, effect) = shared.dist.read(&(), offset, 4);
+                value |= seen;
+                effect
+            }
+            Access::Write(offset) => shared.write(offset, BIT),
+        };
+        let mut answers = 0;
+        for vcpu in vcpus {
+            let pcpu = &mut *vcpu.lock().expect("nobody panics");
+            if effect.owners >> pcpu.index & 1 != 0 {
+                answers |= pcpu.gic.spi(&mut pcpu.registers, &shared.dist, effect.ask);
+                shared.kick(pcpu.gic.take_kicks());
+            }
+        }
+        value |= answers;
+        if effect.is_over(answers) {
+            break;
+        }
+    }
+    value & BIT != 0
+}
+
+/// What the access reads, and whether the SPI is pending or active afterwards, anywhere. In the end every kick has arrived.
+fn moved(how: Move, what: Access, passes: usize, good: &'static [(bool, bool)]) -> BTreeSet<(bool, bool)> {
+    // An active one is in `ICACTIVER`'s word, a pending one in `ICPENDR`'s.
+    let active = matches!(what, Access::Read(ISACTIVER) | Access::Write(ICACTIVER));
+    explore(Atomics::Right, Some(2), good, move || {
+        let (shared, [mut zero, one]) = machine(ANY);
+        shared.raise_edge();
+        zero.look(&shared);
+        if active {
+            zero.guest_takes_it();
+        }
+        let vcpus = Arc::new([loom::sync::Mutex::new(zero), loom::sync::Mutex::new(one)]);
+        let reader = thread::spawn({
+            let (shared, vcpus) = (Arc::clone(&shared), Arc::clone(&vcpus));
+            move || access(&shared, &vcpus, what, passes)
+        });
+        let lock = |index: usize| vcpus[index].lock().expect("nobody panics");
+        match how {
+            Move::Off => {
+                lock(0).go_off(&shared);
+                lock(1).look(&shared);
+            }
+            Move::MakeRoom => {
+                lock(0).leave(&shared);
+                lock(0).come_back(&shared);
+            }
+        }
+        let read = reader.join().expect("it ends");
+        for vcpu in &*vcpus {
+            vcpu.lock().expect("nobody panics").look(&shared);
+        }
+        let after = Access::Read(if active { ISACTIVER } else { ISPENDR });
+        (read, access(&shared, &vcpus, after, 1))
+    })
 }
 
 #[test]
@@ -518,6 +610,45 @@ fn an_spi_that_is_pending_all_the_while_reads_so() {
     for (claims, gives) in [(true, false), (false, true), (true, true)] {
         exactly(&read(claims, gives), &[None, Some(true)]);
     }
+}
+
+const READS: [Access; 2] = [Access::Read(ISPENDR), Access::Read(ISACTIVER)];
+const CLEARS: [Access; 2] = [Access::Write(ICPENDR), Access::Write(ICACTIVER)];
+
+#[test]
+fn an_spi_that_changes_hands_while_it_is_read_is_seen() {
+    for what in READS {
+        for how in [Move::Off, Move::MakeRoom] {
+            exactly(&moved(how, what, PASSES, &[(true, true)]), &[(true, true)]);
+        }
+    }
+}
+
+#[test]
+fn an_spi_that_changes_hands_while_it_is_cleared_is_so_in_the_end() {
+    for what in CLEARS {
+        for how in [Move::Off, Move::MakeRoom] {
+            exactly(&moved(how, what, PASSES, &[(false, false)]), &[(false, false)]);
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "a bad outcome")]
+fn with_one_pass_a_read_misses_what_changes_hands() {
+    moved(Move::Off, READS[0], 1, &[(true, true)]);
+}
+
+#[test]
+#[should_panic(expected = "a bad outcome")]
+fn with_one_pass_what_changes_hands_stays_pending() {
+    moved(Move::MakeRoom, CLEARS[0], 1, &[(false, false)]);
+}
+
+#[test]
+#[should_panic(expected = "a bad outcome")]
+fn with_one_pass_what_changes_hands_stays_active() {
+    moved(Move::Off, CLEARS[1], 1, &[(false, false)]);
 }
 
 #[test]

@@ -28,7 +28,7 @@ mod registers;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
-pub use registers::{CTLR, Effect, IIDR, IIDR_VALUE, TYPER, TYPER2};
+pub use registers::{CTLR, Effect, IIDR, IIDR_VALUE, PASSES, TYPER, TYPER2, active};
 #[cfg(all(test, not(loom)))]
 pub(super) use registers::{ICACTIVER, ICENABLER, ICFGR, ICPENDR, IGROUPR, IPRIORITYR, IROUTER, ISACTIVER, ISENABLER, ISPENDR};
 
@@ -178,7 +178,8 @@ pub enum SpiOp {
 pub struct SpiAsk {
     pub(super) op: SpiOp,
     pub(super) word: u8,
-    /// Those that are meant.
+    /// Those that are meant: they were with some vCPU when the question was put. 0 for [`SpiOp::Refresh`], which is about whatever is held:
+    /// who claims one later sees by itself how it is configured.
     pub(super) mask: u32,
 }
 
@@ -623,15 +624,7 @@ impl Dist {
         kicks
     }
 
-    /// Who holds SPIs of `mask`.
-    #[inline]
-    fn owners(&self, word: usize, mask: u32) -> Vcpus {
-        match self.bits(word).held.load(ORDER) & mask {
-            0 => 0,
-            held => self.owners_of(word, held),
-        }
-    }
-
+    /// Who holds SPIs that were held a moment ago.
     #[inline(never)]
     fn owners_of(&self, word: usize, held: u32) -> Vcpus {
         let mut owners = 0;

@@ -2,7 +2,7 @@
 //! take is worked out from all of them each time. Nothing here knows of list registers, inboxes or who holds what. Behind some of the
 //! SPIs stand physical ones: to the guest they are as any other, and the physical ones are active while they are pending or active.
 
-use super::dist::{self, Dist, Effect, Vcpus};
+use super::dist::{self, Dist, Effect, PASSES, Vcpus};
 use super::fake::{Absent, Dir, FakeIch, FakeSpis, Kind, Lines};
 use super::lr::VcpuGic;
 use super::redist::{self, Identity};
@@ -189,6 +189,18 @@ struct Vcpu {
     gic: VcpuGic,
     loaded: bool,
     on: bool,
+    /// `ICH_VMCR_EL2` as of its last exit: the guest writes that without one.
+    seen: Vmcr,
+}
+
+impl Vcpu {
+    /// What comes first in an exit.
+    fn refresh(&mut self, dist: &Dist) {
+        if self.loaded && self.seen != self.h.vmcr {
+            self.seen = self.h.vmcr;
+            self.gic.vmcr_changed(&mut self.h, dist, self.seen);
+        }
+    }
 }
 
 struct Machine {
@@ -221,6 +233,7 @@ impl Machine {
                     affinity: index as u64,
                 });
                 Vcpu {
+                    seen: h.vmcr,
                     h,
                     gic,
                     loaded: false,
@@ -267,6 +280,7 @@ impl Machine {
             }
             for (index, vcpu) in self.cpu.iter_mut().enumerate() {
                 if vcpus >> index & 1 != 0 && vcpu.loaded {
+                    vcpu.refresh(&self.dist);
                     vcpu.gic.receive_spis(&mut vcpu.h, &self.dist);
                 }
             }
@@ -274,10 +288,11 @@ impl Machine {
         }
     }
 
-    fn apply(&mut self, effect: Effect) -> u32 {
+    fn apply(&mut self, effect: Effect) -> u64 {
         let mut answer = 0;
         for_each(effect.owners.into(), |index| {
             let vcpu = &mut self.cpu[index as usize];
+            vcpu.refresh(&self.dist);
             answer |= if vcpu.loaded {
                 vcpu.gic.spi(&mut vcpu.h, &self.dist, effect.ask)
             } else {
@@ -296,6 +311,7 @@ impl Machine {
     /// An exit that asks for nothing.
     fn exit(&mut self, index: usize) {
         let vcpu = &mut self.cpu[index];
+        vcpu.refresh(&self.dist);
         if vcpu.loaded && vcpu.gic.may_need_attention() && !vcpu.gic.attend_ended(&vcpu.h) {
             vcpu.gic.attend(&mut vcpu.h, &self.dist);
         }
@@ -318,13 +334,34 @@ impl Machine {
     fn write(&mut self, offset: u64, size: u64, value: u64) {
         self.sample();
         let effect = self.dist.write(&self.spis, offset, size, value);
-        self.apply(effect);
+        self.distributed(effect, offset, size, Some(value));
     }
 
     fn read(&mut self, offset: u64) -> u32 {
         self.sample();
         let (value, effect) = self.dist.read(&self.spis, offset, 4);
-        value as u32 | self.apply(effect) | self.dist.read(&self.spis, offset, 4).0 as u32
+        value as u32 | self.distributed(effect, offset, 4, None)
+    }
+
+    fn distributed(&mut self, mut effect: Effect, offset: u64, size: u64, value: Option<u64>) -> u32 {
+        let mut read = 0;
+        for pass in 0.. {
+            assert!(pass < PASSES, "SPIs go from vCPU to vCPU for ever");
+            let answers = self.apply(effect);
+            read |= answers as u32;
+            if effect.is_over(answers) {
+                break;
+            }
+            effect = match value {
+                Some(value) => self.dist.write(&self.spis, offset, size, value),
+                None => {
+                    let (seen, effect) = self.dist.read(&self.spis, offset, size);
+                    read |= seen as u32;
+                    effect
+                }
+            };
+        }
+        read
     }
 
     fn settle(&mut self) {
@@ -338,6 +375,7 @@ impl Machine {
                     vcpu.h.misr(),
                     vcpu.h.hcr
                 );
+                vcpu.refresh(&self.dist);
                 vcpu.gic.maintenance(&mut vcpu.h, &self.dist);
             }
         }
@@ -347,7 +385,7 @@ impl Machine {
     fn load(&mut self, index: usize) {
         let vcpu = &mut self.cpu[index];
         if !vcpu.loaded {
-            (vcpu.loaded, vcpu.on) = (true, true);
+            (vcpu.loaded, vcpu.on, vcpu.seen) = (true, true, vcpu.h.vmcr);
             vcpu.gic.load(&mut vcpu.h, &self.dist);
         }
         self.kick(0);
@@ -392,6 +430,7 @@ impl Machine {
                 if vcpu.loaded && vcpu.gic.write_plain(&self.dist, offset, now) {
                     // The short way.
                 } else if vcpu.loaded {
+                    vcpu.refresh(&self.dist);
                     vcpu.gic.write(&mut vcpu.h, &self.dist, offset, 4, now.into());
                 } else {
                     vcpu.gic.write(&mut Absent(self.spis.clone()), &self.dist, offset, 4, now.into());
@@ -480,10 +519,7 @@ impl Machine {
                 let vcpu = &mut self.cpu[cpu];
                 if vcpu.loaded {
                     vcpu.h.vmcr = vcpu.h.vmcr.with_igrpen0(zero.into()).with_igrpen1(one.into());
-                    let vmcr = vcpu.h.vmcr;
-                    vcpu.gic.vmcr_changed(&mut vcpu.h, &self.dist, vmcr);
                 }
-                self.kick(0);
             }
             Op::Forward(enables) => {
                 self.write(dist::CTLR, 4, enables.into());
@@ -492,6 +528,7 @@ impl Machine {
             Op::Put(cpu) => {
                 let vcpu = &mut self.cpu[cpu];
                 if vcpu.loaded {
+                    vcpu.refresh(&self.dist);
                     vcpu.gic.put(&mut vcpu.h, &self.dist);
                     vcpu.loaded = false;
                     vcpu.h.hcr = 0;
@@ -505,6 +542,7 @@ impl Machine {
             Op::Load(cpu) => self.load(cpu),
             Op::Off(cpu) => {
                 let vcpu = &mut self.cpu[cpu];
+                vcpu.refresh(&self.dist);
                 if vcpu.loaded {
                     vcpu.gic.park(&mut vcpu.h, &self.dist);
                 } else {
@@ -640,10 +678,12 @@ impl Machine {
         } else {
             list.swap_remove(n / 2 % list.len())
         };
-        let vcpu = &mut self.cpu[cpu];
-        if vcpu.h.dir(intid) == Dir::Trapped {
+        if self.cpu[cpu].h.dir(intid) == Dir::Trapped {
+            let vcpu = &mut self.cpu[cpu];
+            vcpu.refresh(&self.dist);
             let effect = vcpu.gic.deactivate(&mut vcpu.h, &self.dist, intid);
-            self.apply(effect);
+            let (offset, bit) = dist::active(intid);
+            self.distributed(effect, offset, 4, Some(bit));
         }
         if self.split {
             self.model.irq(cpu, intid).active = false;

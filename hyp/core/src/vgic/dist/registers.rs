@@ -3,7 +3,7 @@
 //! Registers of INTIDs 0 to 31 are the redistributors' and RAZ/WI here, so are those that only exist with two security states or
 //! without affinity routing. An access costs the same whatever its offset; only what is held by a vCPU costs a question to that one.
 
-use super::{Dist, ORDER, SPIS, Spi, SpiAsk, SpiOp, Vcpus, WORDS};
+use super::{Dist, MAX_VCPUS, ORDER, SPIS, Spi, SpiAsk, SpiOp, Vcpus, WORDS};
 use crate::sync::{AtomicU32, Ordering};
 use crate::vgic::PhysicalSpis;
 use crate::vgic::redist::{differing_bytes, id_register};
@@ -45,14 +45,18 @@ const FIXED: u32 = 1 << 4 | 1 << 6;
 /// A priority's implemented bits.
 const PRIORITIES: u32 = 0xF8F8_F8F8;
 
+/// How often an access is made at most: each time but the first, an SPI has just gone from one vCPU to the next.
+pub const PASSES: usize = 2 * MAX_VCPUS;
+
 /// `GICD_IIDR`, `GICR_IIDR`'s value: product 0x55, revision 0, and the designer of the architecture it implements.
 pub const IIDR_VALUE: u32 = 0x5500_043B;
 
-/// What a guest's access asks of vCPUs. Everything at once, before the access is over; `owners` first.
+/// What a guest's access asks of vCPUs. Everything at once, before the access is over; `owners` first. Then, unless it
+/// [is over](Effect::is_over), the access is to be made again, at most [`PASSES`] times.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[must_use]
 pub struct Effect {
-    /// Whom to ask ([`VcpuGic::spi`](crate::vgic::lr::VcpuGic::spi)). The answers of a read are bits of its value.
+    /// Whom to ask ([`VcpuGic::spi`](crate::vgic::lr::VcpuGic::spi)). Bits 31:0 of the answers to a read are bits of its value.
     pub owners: Vcpus,
     /// What they are asked.
     pub ask: SpiAsk,
@@ -87,12 +91,27 @@ impl Change {
 }
 
 impl Effect {
-    /// Whether nothing is asked of anybody.
+    /// Whether nothing is asked of anybody, and the access is over.
     #[must_use]
     #[inline]
     pub const fn is_none(&self) -> bool {
-        self.owners | self.kick == 0
+        (self.owners | self.kick) as u32 | self.ask.mask == 0
     }
+
+    /// Whether the access is over, with these answers or'ed: each SPI that was with a vCPU was found there. One that was not has gone to
+    /// the distributor or to another vCPU, with the state that was asked for or was to be cleared.
+    #[must_use]
+    #[inline]
+    pub const fn is_over(&self, answers: u64) -> bool {
+        self.ask.mask & !((answers >> 32) as u32) == 0
+    }
+}
+
+/// The word of `GICD_ICACTIVER<n>` that `intid` has its bit in, and that bit: a write of it deactivates as `ICC_DIR_EL1` does, whoever
+/// has it.
+#[must_use]
+pub const fn active(intid: u32) -> (u64, u64) {
+    (ICACTIVER + 4 * (intid as u64 / 32), 1 << (intid % 32))
 }
 
 /// Which SPI's `GICD_IROUTER<n>` holds the byte at `offset`.
@@ -121,9 +140,8 @@ impl Dist {
         zero | one
     }
 
-    /// A guest's read of `size` bytes at `offset` of the frame. What does not exist reads as zero, so does a wrong size. With an
-    /// [`Effect::owners`], their answers are to be or'ed into the value, and then what a second read gives: an SPI may change hands
-    /// between. After a [`sample`](Self::sample).
+    /// A guest's read of `size` bytes at `offset` of the frame. What does not exist reads as zero, so does a wrong size. What further reads
+    /// give, if the effect asks for them, is to be or'ed into the value. After a [`sample`](Self::sample).
     pub fn read<S: PhysicalSpis>(&self, spis: &S, offset: u64, size: u64) -> (u64, Effect) {
         match self.read_plain(offset, size) {
             Some(value) => (value, Effect::default()),
@@ -221,18 +239,26 @@ impl Dist {
     fn read_state<S: PhysicalSpis>(&self, spis: &S, offset: u64, n: usize) -> (u64, Effect) {
         let n = n.wrapping_sub(1);
         let word = self.bits(n);
+        let held = word.held.load(ORDER);
         let (value, op) = if offset < ISACTIVER {
             (word.pending() | self.pending_behind(spis, n), SpiOp::ReadPending)
         } else {
             (word.active.load(ORDER), SpiOp::ReadActive)
         };
-        let (mask, word) = (u32::MAX, n as u8);
-        let effect = Effect {
-            owners: self.owners(n, mask),
-            ask: SpiAsk { op, word, mask },
+        (u64::from(value), self.ask(op, n, held | word.held.load(ORDER)))
+    }
+
+    /// Asks vCPUs about SPIs of word `n` that they hold.
+    fn ask(&self, op: SpiOp, n: usize, held: u32) -> Effect {
+        Effect {
+            owners: if held == 0 { 0 } else { self.owners_of(n, held) },
+            ask: SpiAsk {
+                op,
+                word: n as u8,
+                mask: if op == SpiOp::Refresh { 0 } else { held },
+            },
             ..Effect::default()
-        };
-        (u64::from(value), effect)
+        }
     }
 
     /// Those of a word of which the physical distributor says that they are pending.
@@ -381,8 +407,15 @@ impl Dist {
         match change.op {
             _ if mask == 0 => {}
             Some(op) => {
-                let word = change.word;
-                (effect.owners, effect.ask) = (self.owners(n, mask), SpiAsk { op, word, mask });
+                let word = self.bits(n);
+                let held = word.held.load(ORDER);
+                // What a vCPU has given back since the change shows here now.
+                let given_back = match op {
+                    SpiOp::ClearPending => word.latch.load(ORDER),
+                    SpiOp::ClearActive => word.active.load(ORDER),
+                    _ => 0,
+                };
+                effect = self.ask(op, n, (held | given_back) & mask);
                 effect.kick = self.offer(n, mask);
             }
             None => effect.kick = self.notify(n, mask),

@@ -112,15 +112,20 @@ impl VcpuGic {
         });
     }
 
-    /// Answers what is asked about the SPIs that this vCPU holds: bits of the asked word.
+    /// Answers what is asked about the SPIs that this vCPU holds: in bits 63:32 which of those that are meant, and in bits 31:0 of
+    /// which of these it is so.
     #[must_use]
-    pub fn spi<H: Ich>(&mut self, h: &mut H, dist: &Dist, ask: SpiAsk) -> u32 {
+    pub fn spi<H: Ich>(&mut self, h: &mut H, dist: &Dist, ask: SpiAsk) -> u64 {
         self.fold(h);
         // Those whose line may have fallen.
         let old = self.words.latch & self.words.hw & !self.words.written & !self.fresh;
         let mut answer = 0;
         for_each(self.held.within(1 << ask.word), |index| {
             let bit = self.held.spi(index).bit();
+            if ask.mask & bit == 0 {
+                return;
+            }
+            answer |= u64::from(bit) << 32;
             match ask.op {
                 SpiOp::ReadPending | SpiOp::ReadActive => {
                     // Here and now: what is withdrawn by `attend` may change hands before the answer.
@@ -132,15 +137,15 @@ impl VcpuGic {
                     } else {
                         self.words.latch
                     };
-                    answer |= if state >> index & 1 != 0 { bit } else { 0 };
+                    answer |= if state >> index & 1 != 0 { bit.into() } else { 0 };
                 }
-                SpiOp::ClearPending if ask.mask & bit != 0 => self.unlatch(h, index),
-                SpiOp::ClearActive if ask.mask & bit != 0 => self.end(h, index),
-                SpiOp::Refresh | SpiOp::ClearPending | SpiOp::ClearActive => {}
+                SpiOp::ClearPending => self.unlatch(h, index),
+                SpiOp::ClearActive => self.end(h, index),
+                SpiOp::Refresh => {}
             }
         });
         self.flush(h, dist);
-        answer & ask.mask
+        answer
     }
 
     /// `index`, held and in no list register, is pending no more.

@@ -135,7 +135,7 @@ fn what_is_cleared_of_one_spi_stays_of_its_neighbours() {
         }
         let state = |gic: &mut VcpuGic, h: &mut FakeIch| {
             let ask = |register| dist.read(&(), register + 4, 4).1.ask;
-            (gic.spi(h, &dist, ask(ISPENDR)), gic.spi(h, &dist, ask(ISACTIVER)))
+            (gic.spi(h, &dist, ask(ISPENDR)) as u32, gic.spi(h, &dist, ask(ISACTIVER)) as u32)
         };
         assert_eq!(state(&mut gic, &mut h), if active { (0, 0b1110) } else { (0b1110, 0) });
         let effect = dist.write(&(), if active { ICACTIVER } else { ICPENDR } + 4, 4, 0b100);
@@ -222,7 +222,11 @@ fn with_eoimode_1_all_256_may_be_active_and_end_on_another_vcpu() {
         for word in 1..9 {
             let (value, effect) = dist.read(&(), ISACTIVER + 4 * word, 4);
             assert_eq!(effect.owners & !1, 0);
-            let held = if effect.owners == 0 { 0 } else { gic.spi(h, &dist, effect.ask) };
+            let held = if effect.owners == 0 {
+                0
+            } else {
+                gic.spi(h, &dist, effect.ask) as u32
+            };
             count += (value as u32 | held).count_ones();
         }
         count
