@@ -555,6 +555,9 @@ fn access(shared: &Shared, vcpus: &[loom::sync::Mutex<Pcpu>; 2], access: Access,
             }
             Access::Write(offset) => shared.write(offset, BIT),
         };
+        if effect.is_none() {
+            break;
+        }
         let mut answers = 0;
         for vcpu in vcpus {
             let pcpu = &mut *vcpu.lock().expect("nobody panics");
