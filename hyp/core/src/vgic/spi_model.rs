@@ -209,7 +209,7 @@ struct Machine {
     spis: Arc<FakeSpis>,
     model: Model,
     split: bool,
-    /// Maintenance interrupts have yet to come.
+    /// Maintenance interrupts, and perhaps others, have yet to come.
     late: bool,
 }
 
@@ -772,8 +772,17 @@ struct Case<'a> {
     /// Behind which SPIs a physical one stands, an edge or a level.
     behind: &'a [Option<bool>],
     later: usize,
-    /// After which operations maintenance interrupts come at once; if there are more, after those too.
-    prompt: &'a [bool],
+    /// After each operation; if there are more, all of them come then.
+    comes: &'a [Comes],
+}
+
+/// Which of EL2's interrupts come before the guest's next operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Comes {
+    Nothing,
+    /// Those of devices.
+    Physical,
+    All,
 }
 
 impl Case<'_> {
@@ -789,19 +798,21 @@ impl Case<'_> {
             first.push(Op::Route(intid, self.routes[i]));
         }
         for ops in [ops, &ops[..self.later.min(ops.len())]] {
-            let prompt = first
+            let comes = first
                 .iter()
-                .map(|_| true)
-                .chain(self.prompt.iter().copied())
-                .chain(core::iter::repeat(true));
-            for (op, prompt) in first.iter().chain(ops).zip(prompt) {
+                .map(|_| Comes::All)
+                .chain(self.comes.iter().copied())
+                .chain(core::iter::repeat(Comes::All));
+            for (op, comes) in first.iter().chain(ops).zip(comes) {
                 machine.step(op);
-                machine.late = !prompt;
-                if prompt {
+                machine.late = comes != Comes::All;
+                if comes == Comes::All {
                     machine.settle();
                 }
-                machine.arrive();
-                if prompt {
+                if comes != Comes::Nothing {
+                    machine.arrive();
+                }
+                if comes == Comes::All {
                     machine.check();
                 }
             }
@@ -826,9 +837,9 @@ proptest! {
         lines in proptest::sample::select(&[Lines::Shown, Lines::Probed, Lines::Unknown][..]),
         behind in proptest::collection::vec(proptest::option::of(prop::bool::weighted(0.3)), INTIDS.len() - 2),
         later in 0..60usize,
-        prompt in proptest::collection::vec(prop::bool::weighted(0.7), 0..200),
+        comes in proptest::collection::vec(proptest::sample::select(&[Comes::Nothing, Comes::Physical, Comes::All, Comes::All, Comes::All][..]), 0..200),
     ) {
-        let case = Case { lrs, split, kind, priorities: &priorities, groups, routes: &routes, lines, behind: &behind, later, prompt: &prompt };
+        let case = Case { lrs, split, kind, priorities: &priorities, groups, routes: &routes, lines, behind: &behind, later, comes: &comes };
         case.run(&ops);
     }
 }
@@ -845,7 +856,7 @@ fn case<'a>(lrs: usize, split: bool, lines: Lines, routes: &'a [Option<usize>], 
         lines,
         behind,
         later: usize::MAX,
-        prompt: &[],
+        comes: &[],
     }
 }
 
@@ -896,7 +907,9 @@ fn what_a_write_has_made_pending_is_taken_back_and_it_stays_active() {
 fn what_has_ended_without_a_list_register_is_signalled_again_after_an_exit_that_counts_it() {
     let mut case = case(1, false, Lines::Shown, &[None; INTIDS.len()], &[]);
     case.groups = 1 << 2;
-    case.prompt = &[true, true, true, false, false, false, true];
+    let (late, all) = (Comes::Physical, Comes::All);
+    let comes = [all, all, all, late, late, late, all];
+    case.comes = &comes;
     let nothing_new = Op::GroupEnable(2, true, false);
     let mut ops = vec![nothing_new.clone(), Op::Sgi(2, 1), Op::Sgi(2, 2)];
     ops.extend([Op::Ack(2), Op::Sgi(2, 1), Op::Eoi(2), nothing_new, Op::Ack(2)]);
@@ -907,7 +920,9 @@ fn what_has_ended_without_a_list_register_is_signalled_again_after_an_exit_that_
 fn a_line_that_is_high_is_known_again_once_its_interrupt_has_ended_without_a_list_register() {
     for lines in [Lines::Shown, Lines::Probed, Lines::Unknown] {
         let mut case = case(1, false, lines, &[None; INTIDS.len()], &[None, None, Some(false)]);
-        case.prompt = &[true, true, false, false, false, true];
+        let (late, all) = (Comes::Physical, Comes::All);
+        let comes = [all, all, late, late, late, all];
+        case.comes = &comes;
         case.run(&[Op::Line(34, true), Op::Ack(0), Op::Sgi(0, 1), Op::Eoi(0), Op::Read, Op::Read]);
     }
 }
