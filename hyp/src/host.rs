@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 
 use hyp_abi::{
     attr::CPU_SYSREGS,
-    call::{self, Counter, ExitKind, Verdict, VmState},
+    call::{self, Counter, ExitKind, Verdict},
     errno::Errno,
 };
 use hyp_core::{
@@ -224,11 +224,8 @@ fn attr_set(exit: &mut Exit<'_>, vm: &'static Vm, group: u64, attr: u64, value: 
         }
         Attribute::Init => {
             vm.init_vgic();
-            if vm.state() == VmState::Resetting {
-                Err(Errno::Busy)
-            } else {
-                Ok(0)
-            }
+            // Not that of one that is being reset, nor of one that was refused after all.
+            if vm.ready.is_ready() { Ok(0) } else { Err(Errno::Busy) }
         }
     }
 }

@@ -7,12 +7,12 @@
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use hyp_abi::call::{Counter, VmState};
-use hyp_core::{put, text};
+use hyp_core::put;
 
 use crate::{
     arch::{barrier::Mutex, timer},
     console::{self, error},
-    power, system,
+    system,
     vm::{self, Vm},
 };
 
@@ -105,7 +105,7 @@ impl Input {
         let id = match key {
             b'l' => return vm::all().iter().for_each(list),
             MONITOR_KEY => return,
-            b'q' => power::end_of_run(0, text!("quit=1")),
+            b'q' => return system::quit(),
             b'0'..=b'7' => u64::from(key - b'0'),
             b's' | b'r' | b'o' | b'g' => self.focus,
             _ => return error!("monitor: no such command"),
@@ -120,30 +120,31 @@ impl Input {
 
 /// Does what `key` asks for. Gives what became of it.
 fn act(vm: &Vm, key: u8) -> &'static str {
-    match key {
-        b'0'..=b'7' => "has the focus",
-        b's' if vm.is_running() => {
-            let held = vm.held();
+    let held = vm.held();
+    match (key, vm.state()) {
+        (b'0'..=b'7', _) => "has the focus",
+        (b's', VmState::Running) => {
             vm.hold(!held);
             if held { "goes on" } else { "is stopped" }
         }
-        b'r' if vm.is_running() => {
+        (b'r', VmState::Running) => {
             vm.end(VmState::Resetting);
             "is being reset"
         }
-        b'o' if vm.is_running() => {
+        (b'o', VmState::Running) => {
             vm.end(VmState::Off);
             "is being turned off"
         }
-        b'g' if vm.state() == VmState::Built => {
+        (b'g', VmState::Built) => {
             let _ = vm.start();
             "is started"
         }
-        b'g' if !vm.is_running() => {
-            if vm.revive() {
-                "is started anew"
-            } else {
-                "cannot be started now"
+        (b'g', VmState::Off | VmState::Crashed | VmState::Resetting) => {
+            // What is held when it ends is so when it runs again.
+            match (vm.revive(), held) {
+                (true, false) => "is started anew",
+                (true, true) => "is started anew, and stopped",
+                (false, _) => "cannot be started now",
             }
         }
         _ => "is not in a state for that",

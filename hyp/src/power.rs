@@ -32,7 +32,11 @@ pub(crate) fn end_with(status: u32) -> ! {
 
 /// Prints the verdict of a whole run, and ends.
 pub(crate) fn end_of_run(status: u32, summary: Text<'_>) -> ! {
+    #[cfg(feature = "test-triggers")]
+    crate::trigger::meet();
     record!("verdict nonce={} status={} {}", nonce(), status, Value::Of(&summary));
+    #[cfg(feature = "test-triggers")]
+    crate::trigger::meet();
     off(status)
 }
 

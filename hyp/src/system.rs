@@ -122,10 +122,20 @@ pub(crate) fn finish_if_over() -> Option<u64> {
     if !host_done && timer::now() < grace {
         return Some(grace);
     }
-    if FINISHING.swap(true, Ordering::AcqRel) {
-        return None;
+    if finishing() { None } else { report() }
+}
+
+/// Whether the run is being ended already; it is from now on. One verdict is given, whoever ends the run meanwhile.
+#[inline(never)]
+fn finishing() -> bool {
+    FINISHING.swap(true, Ordering::AcqRel)
+}
+
+/// Somebody ends the run from the monitor.
+pub(crate) fn quit() {
+    if !finishing() {
+        power::end_of_run(0, text!("quit=1"))
     }
-    report()
 }
 
 /// The records of the whole run, the verdict, the end.

@@ -42,6 +42,7 @@ const DEADLINE: u64 = 2_000_000;
 /// | `ready` | `vgic test=template,narrowed` |
 /// | `epoch` | `reset test=outstanding` |
 /// | `slow_setup` | any |
+/// | `refused` | any whose pCPU does not come up |
 /// | `stops` | `reset test=hundreds` |
 /// | `resumes` | any that is stopped and then reset from the monitor |
 /// | `trigger_panic`, `trigger_stack`, `trigger_access` | any; `pcpu=N` says where |
@@ -77,6 +78,7 @@ fn main() {
         on_demand("ready", ready),
         on_demand("epoch", epoch),
         on_demand("slow_setup", slow_setup),
+        on_demand("refused", refused),
         on_demand("stops", stops),
         on_demand("resumes", resumes),
         on_demand("trigger_panic", |check| trigger(check, Trigger::Panic)),
@@ -181,6 +183,17 @@ fn resumes(check: &mut Check) {
 fn slow_setup(check: &mut Check) {
     check.eq("the trigger", host::trigger(Trigger::SlowSetup, 0), Ok(0));
     serve(check);
+}
+
+/// A VM that was refused after it had been built is there, and never will be more than that.
+fn refused(check: &mut Check) {
+    check.eq("the VM's state", host::vm_info(VM).map(|info| info.state), Ok(Some(VmState::Off)));
+    let ctlr = cpu_sysreg(affinity_of(0), ICC_CTLR);
+    for when in ["before", "after"] {
+        check.eq(when, host::attr_get(VM, CPU_SYSREGS, ctlr), Err(Errno::Busy));
+        check.eq("CTRL_INIT", host::attr_set(VM, CTRL, CTRL_INIT, 0), Err(Errno::Busy));
+    }
+    check.eq("VM_START", host::vm_start(VM), Err(Errno::Exists));
 }
 
 /// What vCPU 1's calls gave, in `x0`; -1 before.

@@ -586,6 +586,36 @@ pub(super) fn all() -> Vec<Case> {
                 ("a counts", "\x1d1q"),
             ])
             .expect(started_anew),
+        Case::new("monitor-says-that-what-it-starts-anew-is-held", obeying("a", "name=a").pcpus(&[1]))
+            .and(obeying("b", "name=b").pcpus(&[0]))
+            .types(&[
+                ("a counts 2", "\x1ds\x1do"),
+                ("b counts", ""),
+                ("b counts", ""),
+                ("b counts", "\x1dg"),
+                ("b counts", "\x1dq"),
+            ])
+            .expect(|seen| {
+                seen.verdict_is(0, "ended from the monitor")?;
+                seen.umbra_says(&["monitor: VM 1 (a) is started anew, and stopped"])
+            }),
+        // pCPU 1 gives the verdict when VM a has ended, and pCPU 0 hears the keys.
+        Case::new("one-verdict-whoever-ends-the-run", obeying("obey", "slow-end").pcpus(&[1]))
+            .and(obeying("b", "name=b").pcpus(&[0]))
+            .features(&["test-triggers"])
+            .types(&[("b counts 2", "\x1d2q"), ("obey counts", ""), ("obey counts", "\x1d1q")])
+            .answers("@umbra count vm=2", "\x1dq")
+            .expect(|seen| seen.verdict_is(0, "2 VMs powered off")),
+        Case::new("vgic-of-a-vm-that-was-refused", Guest::new("hello", "late").pcpus(&[1]))
+            .host("hosttest", "test=refused")
+            .features(&["test-triggers"])
+            .expect(|seen| {
+                seen.failures()?;
+                seen.verdict_is(1, "0 of 1 VMs crashed, 1 refused")?;
+                let mut done = seen.transcript().records.iter().filter(|r| r.kind == "done");
+                let passed = done.find_map(|r| r.number("passed"));
+                if passed > Some(0) { Ok(()) } else { Err("no check ran".to_owned()) }
+            }),
         leaves_time(
             "who-wakes-often-has-its-share",
             Guest::new("share", "test=greedy").pcpus(&[0]),

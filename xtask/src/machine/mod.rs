@@ -328,6 +328,7 @@ pub(crate) struct Case {
     own: bool,
     seconds: u64,
     script: Script,
+    answer: Option<(&'static str, &'static str)>,
     until: Option<&'static str>,
     parks: Option<&'static str>,
     extra: &'static [&'static str],
@@ -355,6 +356,7 @@ impl Case {
             own: true,
             seconds: 60,
             script: &[],
+            answer: None,
             until: None,
             parks: None,
             extra: &[],
@@ -419,6 +421,11 @@ impl Case {
     /// Types: when a guest's console has said the first of a pair, the second.
     pub(crate) fn types(mut self, script: Script) -> Self {
         self.script = script;
+        self
+    }
+    /// Types the second when Umbra itself has said a line with the first.
+    pub(crate) fn answers(mut self, said: &'static str, keys: &'static str) -> Self {
+        self.answer = Some((said, keys));
         self
     }
     /// Ends the run well when a guest's console has said this, for guests that never end by themselves.
@@ -505,6 +512,7 @@ fn loader_of(umbra: u64, tree: u64) -> Vec<u8> {
 /// Types a test's script, and sees when there is enough.
 struct Typist {
     script: Script,
+    answer: Option<(&'static str, &'static str)>,
     until: Option<&'static str>,
     parks: Option<&'static str>,
     input: Option<Box<dyn Write>>,
@@ -517,12 +525,26 @@ impl Typist {
     fn new(case: &Case) -> Self {
         Self {
             script: case.script,
+            answer: case.answer,
             until: case.until,
             parks: case.parks,
             input: None,
             tails: BTreeMap::new(),
             enough: false,
         }
+    }
+
+    fn keys(&mut self, keys: &str) {
+        if let Some(input) = &mut self.input {
+            // A machine that has ended reads no more; the run's end tells.
+            let _ = input.write_all(keys.as_bytes()).and_then(|()| input.flush());
+        }
+    }
+
+    /// What was waited for in vain.
+    fn unheard(&self) -> Option<&'static str> {
+        let (waits, said) = (self.script.first(), self.answer.as_ref());
+        waits.or(said).map(|(wait, _)| *wait)
     }
 }
 
@@ -573,14 +595,14 @@ impl Watch for Typist {
         {
             self.script = rest;
             self.tails.clear();
-            if let Some(input) = &mut self.input {
-                // A machine that has ended reads no more; the run's end tells.
-                let _ = input.write_all(keys.as_bytes()).and_then(|()| input.flush());
-            }
+            self.keys(keys);
         }
     }
 
     fn line(&mut self, line: &Line) {
+        if let Some((_, keys)) = self.answer.take_if(|(said, _)| line.channel == 0 && line.text.contains(*said)) {
+            self.keys(keys);
+        }
         self.enough |= line.channel == 0 && self.parks.is_some_and(|why| line.text.contains(why));
     }
 
@@ -732,9 +754,9 @@ impl Bench {
         };
         let mut result = (case.expect)(&seen);
         if result.is_ok()
-            && let [(wait, _), ..] = typist.script
+            && let Some(wait) = typist.unheard()
         {
-            result = Err(format!("the guest never said {wait:?}"));
+            result = Err(format!("nobody ever said {wait:?}"));
         }
         let mut figures = case.figure.filter(|_| result.is_ok()).and_then(|figure| figure(&seen));
         if result.is_ok()

@@ -91,7 +91,7 @@ pub(super) fn run(bench: &mut Bench, case: &Case, tool: &Tool, folder: &Path, lo
     let run = qemu::run(&this, &args, log, Some(limit), &mut reader)?;
     let mut result = tool.check(&run, limit);
     if result.is_ok()
-        && let [(wait, _), ..] = reader.0.script
+        && let Some(wait) = reader.0.unheard()
     {
         result = Err(format!("nobody ever said {wait:?}"));
     }
