@@ -1,7 +1,6 @@
 //! Builds the EL2 image and the EL1 programs, and makes them flat.
 
 use crate::callgraph;
-use crate::fail::usage;
 use crate::flatten;
 use crate::own;
 use crate::setup::{self, TARGET};
@@ -195,10 +194,7 @@ fn describe(elf: &Path) -> Result<String> {
 
 /// `cargo xtask image`.
 pub(crate) fn image(out: Option<&Path>, no_install: bool) -> Result<()> {
-    let folder = out.map_or_else(setup::output, Path::to_path_buf);
-    if folder.exists() && !folder.is_dir() {
-        return Err(usage(format!("--out: {} is not a folder", folder.display())));
-    }
+    let folder = setup::results(out)?;
     setup::toolchain(no_install)?;
     let hyp = hyp(&[], Profile::Release, false)?;
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
@@ -243,24 +239,23 @@ The board needs a GICv3, PSCI by SMC, and a U-Boot that runs at EL2."
 /// `cargo xtask clean`.
 pub(crate) fn clean(all: bool) -> Result<()> {
     let folder = setup::output();
-    let _locks = own::all(&folder)?;
-    if all {
-        // This program runs out of that folder; cargo knows how to empty it all the same.
-        let status = setup::cargo().arg("clean").status().context("cannot start cargo")?;
-        ensure!(status.success(), "cargo clean failed");
-        return Ok(());
-    }
-    match std::fs::remove_dir_all(&folder) {
-        Ok(()) => outln!("Removed {}", setup::shown(&folder))?,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => outln!("{} is not there: nothing to do", setup::shown(&folder))?,
-        Err(e) => return Err(e).with_context(|| format!("cannot remove {}", folder.display())),
-    }
-    let status = setup::cargo()
-        .args(["clean", "--target", TARGET, "-p", "hyp", "-p", "guest"])
-        .status()
-        .context("cannot start cargo")?;
+    let found = own::All::take(&folder)?;
+    // This program runs out of that folder; cargo knows how to empty it all the same.
+    let what: &[&str] = if all {
+        &[]
+    } else {
+        &["--target", TARGET, "-p", "hyp", "-p", "guest"]
+    };
+    let status = setup::cargo().arg("clean").args(what).status().context("cannot start cargo")?;
     ensure!(status.success(), "cargo clean failed");
-    Ok(())
+    match found {
+        _ if all => Ok(()),
+        Some(found) => {
+            found.remove()?;
+            outln!("Removed {}", setup::shown(&folder))
+        }
+        None => outln!("{} is not there: nothing to do", setup::shown(&folder)),
+    }
 }
 
 #[cfg(test)]

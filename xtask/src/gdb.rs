@@ -53,7 +53,7 @@ pub(crate) fn command(args: &RunArgs, port: u16, attach: bool) -> Result<u8> {
             "port {port} is taken: choose another with --port, or debug what listens there with --attach"
         )));
     }
-    let own = Own::take(&setup::output(), "gdb")?;
+    let own = Own::take(&setup::results(args.out.as_deref())?, "gdb")?;
     let request = run::request(args, &own.folder)?;
     let mut qemu_args = request.ready.args.clone();
     qemu_args.extend(["-S", "-gdb"].map(OsString::from));

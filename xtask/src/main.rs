@@ -168,6 +168,9 @@ pub(crate) struct RunArgs {
     /// Use this QEMU [default: qemu-system-aarch64 on PATH]
     #[arg(long, value_name = "PATH")]
     pub(crate) qemu: Option<PathBuf>,
+    /// Keep the console log and the figures in this folder [default: target/umbra]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
     /// Do everything but run: print the QEMU command line
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -228,7 +231,8 @@ VMs that share pCPUs: name the same pCPU in several lists of pcpus, or give a --
 
 Guests' consoles go to standard output as the guests wrote them (tagged by name when there are several);
 Umbra's lines go to standard error, marked \"umbra|\". The whole console is kept in target/umbra/console.log
-(console-2.log and so on for runs at the same time), the demo's figures in target/umbra/report.json (docs/reports.md).";
+(console-2.log and so on for runs at the same time), the demo's figures in target/umbra/report.json (docs/reports.md);
+--out DIR keeps them elsewhere.";
 
 fn parse_cpu(text: &str) -> Result<String, String> {
     let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');

@@ -275,7 +275,7 @@ pub(crate) fn verdict_of(run: &Run, plan: &Plan) -> Verdict {
 /// `cargo xtask qemu`.
 pub(crate) fn command(args: &RunArgs) -> Result<u8> {
     qemu::catch_interrupts();
-    let own = Own::take(&setup::output(), "run")?;
+    let own = Own::take(&setup::results(args.out.as_deref())?, "run")?;
     let request = request(args, &own.folder)?;
     let plan = &request.ready.plan;
     if args.dry_run {

@@ -37,6 +37,15 @@ pub(crate) fn output() -> PathBuf {
     cargo_target().join("umbra")
 }
 
+/// Where a command's results go: the folder that the user names, which may not be there yet, or this tool's own.
+pub(crate) fn results(out: Option<&Path>) -> Result<PathBuf> {
+    match out {
+        Some(path) if path.exists() && !path.is_dir() => Err(usage(format!("--out: {} is not a folder", path.display()))),
+        Some(path) => Ok(std::path::absolute(path)?),
+        None => Ok(output()),
+    }
+}
+
 /// Where cargo unpacks the sources of dependencies.
 pub(crate) fn registry_sources() -> Option<PathBuf> {
     let home = match std::env::var_os("CARGO_HOME") {

@@ -15,7 +15,7 @@ esac
 
 struct Run {
     child: Child,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 /// `cargo xtask qemu` with a VM of one instruction and `more`.
@@ -43,7 +43,7 @@ fn start_tool(says: &str, args: &[&str]) -> Run {
     std::fs::write(path("vm.toml"), file).expect("written");
     let child = Command::new(env!("CARGO_BIN_EXE_xtask"))
         .arg("qemu")
-        .args(["--no-install", "--qemu", "./qemu"])
+        .args(["--no-install", "--qemu", "./qemu", "--out", "out"])
         .args(args)
         .current_dir(folder.path())
         // Which many a CI sets: it must not take the place of the flags that Umbra is built with.
@@ -53,15 +53,21 @@ fn start_tool(says: &str, args: &[&str]) -> Run {
         .stderr(Stdio::piped())
         .spawn()
         .expect("the tool");
-    Run { child, _folder: folder }
+    Run { child, folder }
 }
 
 impl Run {
     /// The exit status, and what was said.
     fn end(self) -> (Option<i32>, String) {
+        let (status, text, _) = self.end_and_keep();
+        (status, text)
+    }
+
+    /// The same, and the folder that it ran in.
+    fn end_and_keep(self) -> (Option<i32>, String, tempfile::TempDir) {
         let output = self.child.wait_with_output().expect("an end");
         let text = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
-        (output.status.code(), text)
+        (output.status.code(), text, self.folder)
     }
 }
 
@@ -84,11 +90,11 @@ fn a_crash_is_not_hidden_by_the_deadline() {
 
 #[test]
 fn the_report_is_of_the_run_that_wrote_it_however_that_ended() {
-    let (status, text) = start_tool("", &["--timeout", "1"]).end();
+    let (status, text, folder) = start_tool("", &["--timeout", "1"]).end_and_keep();
     assert_eq!(status, Some(3), "{text}");
-    let (_, file) = text.split_once("Every figure is in ").expect("a report");
-    let file = file.lines().next().unwrap_or_default();
-    let report = std::fs::read_to_string(file).expect("the report");
+    assert!(text.contains("Every figure is in out/report.json"), "{text}");
+    assert!(folder.path().join("out/console.log").exists(), "{text}");
+    let report = std::fs::read_to_string(folder.path().join("out/report.json")).expect("the report");
     assert!(report.contains("\"status\": 3") && report.contains("did not end"), "{report}");
 }
 

@@ -78,6 +78,8 @@ pub(super) fn run(bench: &mut Bench, case: &Case, tool: &Tool, folder: &Path, lo
         .map(OsString::from)
         .into();
     args.push(bench.qemu.clone().into());
+    // The last run's console and figures are the user's.
+    args.extend(["--out".into(), folder.into()]);
     for (at, (bin, text)) in tool.vms.iter().enumerate() {
         let file = folder.join(format!("{at}.toml"));
         let image = toml::Value::from(bench.program(bin)?.display().to_string());
@@ -90,6 +92,9 @@ pub(super) fn run(bench: &mut Bench, case: &Case, tool: &Tool, folder: &Path, lo
     let mut reader = Reader(Typist::new(case));
     let run = qemu::run(&this, &args, log, Some(limit), &mut reader)?;
     let mut result = tool.check(&run, limit);
+    if result.is_ok() && !folder.join("console.log").exists() {
+        result = Err(format!("the console log is not in {}", folder.display()));
+    }
     if result.is_ok()
         && let Some(wait) = reader.0.unheard()
     {
