@@ -108,7 +108,7 @@ enum Command {
         #[command(flatten)]
         run: RunArgs,
         /// The port that QEMU's gdb stub listens on
-        #[arg(long, default_value_t = 1234)]
+        #[arg(long, default_value_t = 1234, value_parser = clap::value_parser!(u16).range(1..))]
         port: u16,
         /// Start no QEMU: attach to one that waits on the port already
         #[arg(long)]

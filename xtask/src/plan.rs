@@ -384,7 +384,7 @@ fn place(vms: &[Vm], asked: Option<u64>) -> Result<(u64, Vec<Placement>)> {
     if let Some(asked) = asked {
         if asked < LEAST_MEMORY || !asked.is_multiple_of(1 << 20) {
             return Err(usage(format!(
-                "--machine-memory: {} is not a whole number of MiB, at least {}",
+                "--machine-memory: {}, which must be a whole number of MiB, and at least {}",
                 ui::bytes(asked),
                 ui::bytes(LEAST_MEMORY)
             )));
@@ -594,7 +594,11 @@ pub(crate) mod tests {
             message.contains("--machine-memory") && message.contains("1 GiB is enough"),
             "{message}"
         );
-        assert!(refused(vec![vm("a", 1, &[], 2 << 20)], None, Some(64 << 20)).contains("at least 256 MiB"));
+        let little = refused(vec![vm("a", 1, &[], 2 << 20)], None, Some(64 << 20));
+        assert_eq!(
+            little,
+            "--machine-memory: 64 MiB, which must be a whole number of MiB, and at least 256 MiB"
+        );
         let big = plan(vec![vm("a", 1, &[], 3 << 30)], None, None).expect("a plan");
         assert_eq!(big.machine.memory, 4 << 30);
         let many = refused(vec![vm("a", 1, &[], 1 << 30), vm("b", 1, &[], 127 << 30)], None, None);

@@ -28,14 +28,24 @@ use std::time::Duration;
 
 /// RAM of the host partition, and of our own guests unless more or less is asked for.
 const OWN_RAM: u64 = 32 << 20;
+/// Size of the device tree that QEMU writes, most of it room to grow.
+const DUMPED_TREE: usize = 1 << 20;
 /// How long a run may take when nobody is there to end it.
 const DEADLINE: u64 = 120;
 
 /// A VM that runs an image of our own.
 pub(crate) fn own_vm(name: &str, vcpus: u32, elf: &Path, scratch: &Path) -> Result<Vm> {
-    let ram = Range::new(layout::RAM_BASE, OWN_RAM).context("RAM that wraps")?;
-    let image = vmfile::load_image(elf, None, None, ram, scratch, name).map_err(|e| e.called(|field| format!("{name}: {field}")))?;
-    Ok(bare_vm(&format!("our own {name}"), name, vcpus, ram, image))
+    let image = own_image(name, name, elf, scratch)?;
+    Ok(bare_vm(&format!("our own {name}"), name, vcpus, own_ram()?, image))
+}
+
+fn own_ram() -> Result<Range> {
+    Range::new(layout::RAM_BASE, OWN_RAM).context("RAM that wraps")
+}
+
+/// The image of the VM `name`; `asked` is how the user asked for it.
+fn own_image(name: &str, asked: &str, file: &Path, scratch: &Path) -> Result<Image> {
+    vmfile::load_image(file, None, None, own_ram()?, scratch, name).map_err(|e| e.called(|_| asked.to_owned()))
 }
 
 /// A VM that runs `image` and has the defaults for all else.
@@ -61,10 +71,11 @@ pub(crate) fn bare_vm(origin: &str, name: &str, vcpus: u32, ram: Range, image: I
 
 /// The host partition, running `image`.
 pub(crate) fn host_vm(image: &Path, scratch: &Path) -> Result<Vm> {
-    let mut vm = own_vm("host", 1, image, scratch).with_context(|| "--host".to_owned())?;
-    vm.host = true;
-    vm.origin = "--host".to_owned();
-    Ok(vm)
+    let image = own_image("host", "--host", image, scratch)?;
+    Ok(Vm {
+        host: true,
+        ..bare_vm("--host", "host", 1, own_ram()?, image)
+    })
 }
 
 /// Filter entries that forward `CPU_ON` in both widths.
@@ -134,8 +145,8 @@ pub(crate) fn prepare(plan: Plan, qemu: &Path, kernel: &Path, folder: &Path) -> 
     }
     drop(child);
     let Ok(bytes) = std::fs::read(&own_tree) else {
-        // QEMU has to write it: where that cannot be, the machine is not to blame.
-        std::fs::write(&own_tree, [0; 4096]).with_context(|| format!("cannot write {}", own_tree.display()))?;
+        // QEMU has to write it, all of it: where that cannot be, the machine is not to blame.
+        std::fs::write(&own_tree, vec![0; DUMPED_TREE]).with_context(|| format!("cannot write {}", own_tree.display()))?;
         let complaint = complaint.lines().next().unwrap_or("it said nothing");
         return Err(usage(format!(
             "QEMU refused the machine (--cpu {}, --smp {}, --machine-memory {}M): {complaint}",

@@ -278,7 +278,7 @@ impl Package {
             System::Dnf => format!("sudo dnf install -y {}", self.dnf),
             System::Pacman => format!("sudo pacman -S --noconfirm {}", self.pacman),
             System::Brew => format!("brew install {}", self.brew),
-            System::Unknown => format!("install {} with your system's package manager", self.what),
+            System::Unknown => "your system's package manager".to_owned(),
         }
     }
 
@@ -507,6 +507,7 @@ mod tests {
         assert!(QEMU_PACKAGE.command(System::Dnf).starts_with("sudo dnf install"));
         assert!(QEMU_PACKAGE.command(System::Pacman).starts_with("sudo pacman"));
         assert_eq!(QEMU_PACKAGE.command(System::Brew), "brew install qemu");
-        assert!(QEMU_PACKAGE.command(System::Unknown).contains("package manager"));
+        let unknown = QEMU_PACKAGE.missing(System::Unknown).to_string();
+        assert!(unknown.contains("Get it with:\n    your system's package manager\n"), "{unknown}");
     }
 }

@@ -79,6 +79,29 @@ fn a_run_that_does_not_end_in_time_has_status_3() {
 }
 
 #[test]
+fn a_tree_that_qemu_has_no_room_for_is_not_the_machines_fault() {
+    let (status, text, folder) = start(&["--dry-run"]).end_and_keep();
+    assert_eq!(status, Some(0), "{text}");
+    // Now everything is built: what is written then has 512 KiB at most, and no signal ends who writes more.
+    std::fs::write(
+        folder.path().join("qemu"),
+        QEMU.replace("cp TREE \"${file%% *}\"", "echo failed >&2; exit 1"),
+    )
+    .expect("written");
+    let script = r#"trap "" XFSZ; ulimit -f 512; exec "$0" qemu --no-install --qemu ./qemu --out out --vm vm.toml"#;
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", script, env!("CARGO_BIN_EXE_xtask")]);
+    let output = command
+        .current_dir(folder.path())
+        .env("RUSTFLAGS", "-D warnings")
+        .output()
+        .expect("the tool");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("machine.dtb: File too large"), "{text}");
+}
+
+#[test]
 fn a_crash_is_not_hidden_by_the_deadline() {
     let said = "@umbra end vm=1 name=a reason=crashed\n@umbra end vm=2 name=b reason=refused\n";
     let (status, text) = start_with(said, &["--timeout", "1"]).end();

@@ -22,6 +22,22 @@ fn a_wrong_qemu_is_wrong_usage_of_test_too() {
 }
 
 #[test]
+fn a_port_of_0_is_no_port() {
+    let target = tempfile::tempdir().expect("a folder");
+    let (status, text) = tool(target.path(), &["gdb", "--port", "0", "--dry-run"]);
+    assert_eq!(status, Some(2), "{text}");
+    assert!(text.contains("'0' for '--port <PORT>'"), "{text}");
+}
+
+#[test]
+fn a_host_that_is_not_there_is_named_by_its_option() {
+    let target = tempfile::tempdir().expect("a folder");
+    let (status, text) = tool(target.path(), &["qemu", "--host", "/nowhere/host"]);
+    assert_eq!(status, Some(2), "{text}");
+    assert!(text.contains("error: --host: /nowhere/host: No such file"), "{text}");
+}
+
+#[test]
 fn a_list_of_nothing_is_wrong_usage() {
     let target = tempfile::tempdir().expect("a folder");
     let (status, text) = tool(target.path(), &["test", "--list", "--only", "machine", "no-such-test"]);

@@ -38,7 +38,7 @@ fn build_in(folder: &Path) -> Result<PathBuf> {
     }
     // The same dependencies as here, which this machine has.
     std::fs::copy(root.join("Cargo.lock"), folder.join("Cargo.lock"))?;
-    let output = setup::cargo_target().join("documented");
+    let output = setup::output().join("documented");
     let built = setup::cargo()
         .current_dir(folder)
         .args(["build", "--release", "--target", TARGET, "--target-dir"])
