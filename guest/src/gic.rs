@@ -235,6 +235,11 @@ pub fn set_priority(intid: u32, priority: u8) {
 pub fn pending() -> u32 {
     mmio::read32(redistributor() + ISPENDR0)
 }
+/// `GICR_ISPENDR0` of vCPU `index`.
+#[must_use]
+pub fn pending_of(index: usize) -> u32 {
+    mmio::read32(GICR_BASE + index as u64 * GICR_STRIDE + ISPENDR0)
+}
 /// Makes the INTIDs in `mask` pending here.
 pub fn set_pending(mask: u32) {
     mmio::write32(redistributor() + ISPENDR0, mask);

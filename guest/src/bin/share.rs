@@ -18,7 +18,8 @@ guest::tests!(
     spinners_starve_nobody,
     everybody_naps,
     sgis_go_round,
-    ticks_come_while_all_spin ; only
+    ticks_come_while_all_spin,
+    a_timer_that_is_turned_off_is_not_pending ; only
     neighbours,
     greedy,
     restless,
@@ -567,6 +568,50 @@ fn ticked(_: u64) {
 fn ticks_come_while_all_spin(check: &mut Check) {
     gic::set_handler(tick);
     on_all(check, ticked, |_| ticked(0));
+}
+
+static ASKED: AtomicU64 = AtomicU64::new(0);
+static READ: AtomicU64 = AtomicU64::new(0);
+
+/// Reads vCPU 0's pending interrupts whenever it is asked to: `ASKED` counts, and `READ` has the count above what was read.
+fn onlooker(_: u64) {
+    let mut answered = 0;
+    while !STOP.load(Ordering::Acquire) {
+        let asked = ASKED.load(Ordering::Acquire);
+        if cpu::index() == 1 && asked != answered {
+            answered = asked;
+            READ.store(asked << 32 | u64::from(gic::pending_of(0)), Ordering::Release);
+        }
+    }
+}
+
+/// Its interrupt had come and was not taken: no other vCPU sees it pending after that, whether this one runs meanwhile or not.
+fn a_timer_that_is_turned_off_is_not_pending(check: &mut Check) {
+    if cpu::count() < 2 {
+        return;
+    }
+    cpu::mask();
+    on_all(check, onlooker, |check| {
+        gic::init_cpu();
+        gic::enable(VTIMER_INTID);
+        for round in 1..=10 {
+            timer::arm(0);
+            check.that(
+                cpu::wait_until(PATIENCE, || gic::hppir1() == VTIMER_INTID),
+                "the timer's interrupt comes",
+            );
+            timer::disarm();
+            // Not one exit of its own.
+            ASKED.store(round, Ordering::Release);
+            check.that(
+                cpu::wait_until(PATIENCE, || READ.load(Ordering::Acquire) >> 32 == round),
+                "another vCPU reads GICR_ISPENDR0",
+            );
+            let pending = READ.load(Ordering::Acquire) as u32;
+            check.eq("the timer is pending", pending >> VTIMER_INTID & 1, 0);
+        }
+        gic::disable(VTIMER_INTID);
+    });
 }
 
 /// Has its own priority mask, and is in the guest, in WFI or passing between both.

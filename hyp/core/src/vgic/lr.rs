@@ -137,6 +137,10 @@ impl VcpuGic {
     /// in software; physical PPIs are the next vCPU's to set, physical SPIs stay as they are. Pending SPIs go back to the distributor.
     pub fn put<H: Ich>(&mut self, h: &mut H, dist: &Dist) {
         self.take_all_out(h);
+        if self.words.latch & TIMER != 0 && self.words.written & TIMER == 0 && !h.timer_line() {
+            // Fallen since the last `attend`. Nobody sees it pending meanwhile, nor wakes the vCPU for it.
+            self.words.latch &= !TIMER;
+        }
         self.release_waiting(dist);
         // What is routed to this vCPU again waits for its next load, or wakes it.
         self.kicks &= !self.me();
@@ -374,7 +378,11 @@ impl VcpuGic {
             pending |= (state & PENDING) << index;
             active |= ((state & ACTIVE) >> 1) << index;
         });
-        if pending & TIMER == 0 && h.timer_line() {
+        if self.words.written & TIMER == 0 {
+            // Pending with its line, whatever a list register shows until it is withdrawn.
+            pending &= !TIMER;
+        }
+        if h.timer_line() {
             pending |= TIMER;
         }
         (pending, active)

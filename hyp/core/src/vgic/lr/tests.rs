@@ -234,6 +234,27 @@ fn a_timer_entry_whose_line_fell_is_withdrawn_and_deactivated() {
     assert!(!gic.needs_attention());
 }
 
+/// The kick of whoever looks, or the end of a slice, brings an exit that has not attended to it yet.
+#[test]
+fn a_timer_whose_line_fell_is_pending_for_nobody_and_wakes_nobody() {
+    let (mut gic, mut h, dist) = loaded(4);
+    fire_timer(&mut gic, &mut h, &dist);
+    assert_eq!(gic.read(&h, ISPENDR0, 4), 1 << TIMER);
+    h.line = false;
+    assert_eq!(gic.read(&h, ISPENDR0, 4), 0);
+    assert!(!gic.wakes(&h, &dist, h.vmcr, 0xff));
+    gic.put(&mut h, &dist);
+    assert_eq!(gic.read(&Absent(()), ISPENDR0, 4), 0);
+    assert!(gic.is_quiet(&dist) && !gic.wakes(&Absent(()), &dist, h.vmcr, 0xff));
+    gic.load(&mut h, &dist);
+    assert_eq!((h.signalled_intid(), h.active), (None, false));
+    // What a write has made pending needs no line.
+    gic.write(&mut h, &dist, ISPENDR0, 4, 1 << TIMER);
+    assert_eq!(gic.read(&h, ISPENDR0, 4), 1 << TIMER);
+    gic.put(&mut h, &dist);
+    assert_eq!(gic.read(&Absent(()), ISPENDR0, 4), 1 << TIMER);
+}
+
 #[test]
 fn a_taken_timer_needs_no_attention_after_one_look() {
     let (mut gic, mut h, dist) = loaded(4);
