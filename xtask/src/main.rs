@@ -222,8 +222,8 @@ A VM file needs a name and an image; the rest has defaults:
   size = 0x10000000
   [image]
   path = \"Image\"                    # arm64 Image, ELF or raw binary
-  load = 0x40080000                 # raw binary: where it goes
-  entry = 0x40080000                # where it is entered; load
+  # load = 0x40080000               # a raw binary's: where it goes; an Image says that itself
+  # entry = 0x40080000              # and its first instruction
 
 With --guest and with --vm, what you type goes to the guest, Ctrl-C too. Ctrl-] asks Umbra's monitor (h: help),
 Ctrl-A x ends the run, Ctrl-A Ctrl-A types one.

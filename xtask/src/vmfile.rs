@@ -573,7 +573,7 @@ pub(crate) fn load_image(
     if image.format != Format::Raw && load.checked_sub(offset).is_none_or(|base| !base.is_multiple_of(BLOCK)) {
         return Err((
             "image.load",
-            format!("{load:#x} is not {offset:#x} (the text_offset of {shown}) above a multiple of 2 MiB"),
+            format!("{load:#x} is not {offset:#x} (the text_offset of {shown}) above a multiple of 2 MiB; leave it out for what {shown} asks for"),
         )
             .into());
     }
@@ -647,6 +647,23 @@ mod tests {
             (Dtb::AboveImage, true, false, false)
         );
         assert_eq!(vm.forward_deadline_ms, 5000);
+    }
+
+    #[test]
+    fn the_files_that_are_shown_to_users_are_taken_as_they_are() {
+        let (readme, help) = (include_str!("../../README.md"), crate::QEMU_HELP);
+        let place = Place::new();
+        let mut image = vec![0u8; 128];
+        image[16..24].copy_from_slice(&0x30_0000u64.to_le_bytes());
+        image[56..60].copy_from_slice(b"ARM\x64");
+        place.file("Image", &image);
+        place.file("initramfs.cpio.gz", &[1u8; 100]);
+        for (text, begins, ends) in [(readme, "```toml\n", "```"), (help, "has defaults:\n", "\n\n")] {
+            let (_, file) = text.split_once(begins).expect("a VM file");
+            let (file, _) = file.split_once(ends).expect("its end");
+            let vm = place.parse(file).expect(file);
+            assert_eq!((vm.vcpus, vm.image.load, vm.forwards()), (4, 0x4000_0000, true));
+        }
     }
 
     #[test]
