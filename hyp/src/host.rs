@@ -222,11 +222,7 @@ fn attr_set(exit: &mut Exit<'_>, vm: &'static Vm, group: u64, attr: u64, value: 
             let target = vm.vcpus.get(vcpu).ok_or(Errno::Invalid)?;
             ask::ask(exit, vm, target, Counter::KicksRequest, Ask::set(register, value), ask::patience())
         }
-        Attribute::Init => {
-            vm.init_vgic();
-            // Not that of one that is being reset, nor of one that was refused after all.
-            if vm.ready.is_ready() { Ok(0) } else { Err(Errno::Busy) }
-        }
+        Attribute::Init => vm.init_vgic().map(|()| 0),
     }
 }
 

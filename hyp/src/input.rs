@@ -118,6 +118,8 @@ impl Input {
     }
 }
 
+const NOT_NOW: &str = "is not in a state for that";
+
 /// Does what `key` asks for. Gives what became of it.
 fn act(vm: &Vm, key: u8) -> &'static str {
     let held = vm.held();
@@ -143,11 +145,11 @@ fn act(vm: &Vm, key: u8) -> &'static str {
             // What is held when it ends is so when it runs again.
             match (vm.revive(), held) {
                 (true, false) => "is started anew",
-                (true, true) => "is started anew, and stopped",
-                (false, _) => "cannot be started now",
+                (true, true) => "is started anew, stopped",
+                (false, _) => NOT_NOW,
             }
         }
-        _ => "is not in a state for that",
+        _ => NOT_NOW,
     }
 }
 

@@ -488,10 +488,15 @@ impl Vm {
 
     /// Initialises the vGIC of a VM that has not been started: every vCPU's reset template is published, and reading becomes
     /// possible.
-    pub(crate) fn init_vgic(&self) {
+    ///
+    /// # Errors
+    /// `EBUSY`: it is being reset, or was refused after all.
+    #[inline(never)]
+    pub(crate) fn init_vgic(&self) -> Result<(), Errno> {
         if let Some(unstarted) = self.unstarted() {
             self.publish_templates(&unstarted);
         }
+        if self.ready.is_ready() { Ok(()) } else { Err(Errno::Busy) }
     }
 
     /// No pCPU keeps a vCPU's lock: the VM has not been started.

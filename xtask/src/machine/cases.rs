@@ -597,7 +597,7 @@ pub(super) fn all() -> Vec<Case> {
             ])
             .expect(|seen| {
                 seen.verdict_is(0, "ended from the monitor")?;
-                seen.umbra_says(&["monitor: VM 1 (a) is started anew, and stopped"])
+                seen.umbra_says(&["monitor: VM 1 (a) is started anew, stopped"])
             }),
         // pCPU 1 gives the verdict when VM a has ended, and pCPU 0 hears the keys.
         Case::new("one-verdict-whoever-ends-the-run", obeying("obey", "slow-end").pcpus(&[1]))
