@@ -170,6 +170,7 @@ pub(crate) fn guests(profile: Profile, quiet: bool) -> Result<BTreeMap<String, P
 
 /// `cargo xtask build`.
 pub(crate) fn command(profile: Profile, no_install: bool) -> Result<()> {
+    let _images = own::keep(&setup::output())?;
     setup::toolchain(no_install)?;
     let hyp = hyp(&[], profile, false)?;
     let guests = guests(profile, false)?;
@@ -195,6 +196,7 @@ fn describe(elf: &Path) -> Result<String> {
 /// `cargo xtask image`.
 pub(crate) fn image(out: Option<&Path>, no_install: bool) -> Result<()> {
     let folder = setup::results(out)?;
+    let _images = own::keep(&setup::output())?;
     setup::toolchain(no_install)?;
     let hyp = hyp(&[], Profile::Release, false)?;
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;

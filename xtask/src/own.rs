@@ -23,13 +23,7 @@ impl Own {
     /// Takes the first folder below `output` that nobody has: `name`, `name-2` and so on.
     pub(crate) fn take(output: &Path, name: &str) -> Result<Self> {
         const MOST: u32 = 64;
-        // While all of it is being removed this waits.
-        let gate = gate(output, |gate| {
-            // Where nothing can be locked nothing is.
-            let _ = gate.lock_shared();
-            true
-        })?;
-        let gate = gate.with_context(|| format!("cannot keep {}: it is removed again and again", output.display()))?;
+        let gate = keep(output)?;
         for n in 1..=MOST {
             let suffix = if n == 1 { String::new() } else { format!("-{n}") };
             let folder = output.join(format!("{name}{suffix}"));
@@ -57,6 +51,16 @@ impl Own {
     pub(crate) fn file(&self, stem: &str, ending: &str) -> PathBuf {
         self.output.join(format!("{stem}{}.{ending}", self.suffix))
     }
+}
+
+/// As long as this lasts nobody removes what is below `output`. Waits while somebody does.
+pub(crate) fn keep(output: &Path) -> Result<File> {
+    let gate = gate(output, |gate| {
+        // Where nothing can be locked nothing is.
+        let _ = gate.lock_shared();
+        true
+    })?;
+    gate.with_context(|| format!("cannot keep {}: it is removed again and again", output.display()))
 }
 
 /// The file in `output` that lets commands begin there, once `lock` has locked it; `None` if that fails. Whoever removed `output` meanwhile

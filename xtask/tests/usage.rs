@@ -60,6 +60,27 @@ fn a_run_keeps_its_files_when_another_cleans() {
     }
 }
 
+#[test]
+fn a_run_keeps_umbras_image_though_its_results_go_elsewhere() {
+    let target = tempfile::tempdir().expect("a folder");
+    let (out, pipe) = (target.path().join("out"), target.path().join("vm.toml"));
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+    command.arg("qemu").arg("--vm").arg(&pipe).arg("--out").arg(&out);
+    command
+        .env("CARGO_TARGET_DIR", target.path())
+        .stdin(Stdio::null())
+        .stderr(Stdio::null());
+    let mut run = command.spawn().expect("the tool");
+    // Opens when the tool reads its VM file, and it reads until this is closed.
+    let held = File::options().write(true).open(&pipe).expect("a reader");
+    let (status, text) = tool(target.path(), &["clean"]);
+    assert_eq!(status, Some(2), "{text}");
+    assert!(text.contains("another command begins or ends in"), "{text}");
+    drop(held);
+    assert_eq!(run.wait().expect("an end").code(), Some(2));
+}
+
 /// A QEMU in `folder` that says its version and no more.
 fn fake_qemu(folder: &Path, version: &str) -> PathBuf {
     use std::os::unix::fs::PermissionsExt;
