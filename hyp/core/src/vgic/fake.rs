@@ -175,6 +175,8 @@ pub(super) struct FakeIch {
     /// Its active state.
     pub(super) active: bool,
     pub(super) kind: Kind,
+    /// `ICH_ELRSR_EL2` as of the exit, where what was written to list registers since does not show in it without a barrier.
+    at_exit: Option<u64>,
     /// The machine's.
     pub(super) spis: Arc<FakeSpis>,
 }
@@ -194,8 +196,14 @@ impl FakeIch {
             line: false,
             active: false,
             kind: Kind::ARM,
+            at_exit: None,
             spis: Arc::default(),
         }
+    }
+
+    /// The guest exits. `stale`: what is written to list registers from here on shows late in `ICH_ELRSR_EL2`.
+    pub(super) fn exit(&mut self, stale: bool) {
+        self.at_exit = stale.then(|| self.elrsr());
     }
 
     fn lrs(&self) -> impl Iterator<Item = (usize, LrValue)> {
@@ -384,6 +392,9 @@ impl Ich for FakeIch {
     fn elrsr(&self) -> u64 {
         let empty = |lr: LrValue| Self::state(lr) == 0 && (lr.is_set(ICH_LR_EL2::HW) || !lr.is_set(ICH_LR_EL2::EOI));
         self.lrs().filter(|&(_, lr)| empty(lr)).map(|(i, _)| 1 << i).sum()
+    }
+    fn elrsr_at_exit(&self) -> u64 {
+        self.at_exit.unwrap_or_else(|| self.elrsr())
     }
     fn eisr(&self) -> u64 {
         let ended = |lr: LrValue| Self::state(lr) == 0 && !lr.is_set(ICH_LR_EL2::HW) && lr.is_set(ICH_LR_EL2::EOI);

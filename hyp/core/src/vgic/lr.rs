@@ -580,10 +580,10 @@ impl VcpuGic {
     }
 
     /// Spilled active interrupts that the guest has ended: the most urgent, as many as EOIcount says. With EOImode 1 the count says
-    /// nothing: DIR traps, and what some implementations count besides is not a deactivation.
+    /// nothing, unless the guest has just changed to that: DIR traps, and what some implementations count besides is not a deactivation.
     fn ended<H: Ich>(&self, h: &H) -> u64 {
         let (vmcr, mut ended) = (Vmcr::new(h.vmcr()), 0);
-        if !vmcr.splits_eoi() {
+        if !vmcr.splits_eoi() || ICH_HCR_EL2::LRENPIE.is_set(self.hcr) {
             for _ in 0..ICH_HCR_EL2::EOIcount.read(h.hcr()) {
                 let Some(index) = self.innermost(self.spill.active & self.taken & !ended, vmcr) else {
                     break;

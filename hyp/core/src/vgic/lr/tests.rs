@@ -161,6 +161,23 @@ fn what_the_guest_has_ended_reads_inactive_before_the_maintenance_interrupt_has_
     }
 }
 
+/// In the few instructions before the maintenance interrupt comes, which then finds the other EOImode.
+#[test]
+fn what_the_guest_has_ended_is_over_when_it_turns_to_eoimode_1() {
+    for lrs in [1, 2, 4] {
+        let (mut gic, mut h, dist) = nested(lrs, 8);
+        for intid in (0..8).rev() {
+            h.eoi(intid);
+        }
+        h.vmcr = h.view.apply_write(h.vmcr, EOIMODE);
+        assert_eq!(gic.live(&h).active, 0, "{lrs} list registers");
+        let vmcr = h.vmcr;
+        gic.vmcr_changed(&mut h, &dist, vmcr);
+        settle(&mut gic, &mut h, &dist);
+        assert_eq!((gic.live(&h).active, gic.spill()), (0, Spill::default()), "{lrs} list registers");
+    }
+}
+
 #[test]
 fn with_eoimode_1_pending_interrupts_arrive_while_every_active_one_waits_for_dir() {
     for kind in Kind::ALL {
