@@ -1,5 +1,5 @@
 //! PSCI, the filter and forwarding against a small reference model: random interleavings of callers, verdicts, late,
-//! repeated and forged answers, deadlines, `CPU_OFF` and resets.
+//! repeated and forged answers, deadlines, `CPU_OFF` and resets, which each vCPU sees by itself.
 #![cfg(not(loom))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test: what cannot go on fails")]
 
@@ -26,6 +26,10 @@ struct Vm {
     waiting: [Option<Waiting>; VCPUS],
     /// Where each goes on that is suspended with its VM.
     sleeping: [Option<Start>; VCPUS],
+    /// It is being reset.
+    ending: bool,
+    /// Which vCPUs have left for good.
+    gone: [bool; VCPUS],
     /// The cookie of each call that was forwarded, in order.
     cookies: Vec<Cookie>,
 }
@@ -73,6 +77,8 @@ impl Vm {
             running: [true, false, false],
             waiting: [const { None }; VCPUS],
             sleeping: [None; VCPUS],
+            ending: false,
+            gone: [false; VCPUS],
             cookies: vec![],
         };
         vm.boot();
@@ -85,7 +91,7 @@ impl Vm {
     }
 
     fn runs(&self, vcpu: usize) -> bool {
-        self.running[vcpu] && self.waiting[vcpu].is_none()
+        self.running[vcpu] && self.waiting[vcpu].is_none() && !self.gone[vcpu]
     }
 
     fn call(&mut self, caller: usize, x: [u64; 4]) -> Seen {
@@ -107,8 +113,8 @@ impl Vm {
                 Err(refused) => Seen::X0(refused.to_ret(self.on_pending)),
             },
             Outcome::CpuOff => self.leave(caller),
-            Outcome::SystemOff => Seen::Ends,
-            Outcome::SystemReset => self.reset(),
+            Outcome::SystemOff => self.end(caller, false),
+            Outcome::SystemReset => self.end(caller, true),
             Outcome::SystemSuspend(start) => self.sleep(caller, start),
             outcome => panic!("{x:x?} gave {outcome:?}"),
         }
@@ -127,6 +133,9 @@ impl Vm {
     }
 
     fn interrupt(&mut self, vcpu: usize) -> Seen {
+        if self.gone[vcpu] {
+            return Seen::Nothing;
+        }
         match self.sleeping[vcpu].take() {
             Some(start) => {
                 self.running[vcpu] = true;
@@ -137,6 +146,9 @@ impl Vm {
     }
 
     fn take_start(&mut self, vcpu: usize) -> Seen {
+        if self.gone[vcpu] {
+            return Seen::Nothing;
+        }
         match self.power[vcpu].take_start() {
             Some(start) => {
                 assert!(!std::mem::replace(&mut self.running[vcpu], true), "it runs already");
@@ -159,8 +171,8 @@ impl Vm {
             Resolution::Values(values) => Seen::Values(values),
             Resolution::Started(_) => Seen::X0(0),
             Resolution::CpuOff => self.leave(vcpu),
-            Resolution::SystemOff => Seen::Ends,
-            Resolution::SystemReset => self.reset(),
+            Resolution::SystemOff => self.end(vcpu, false),
+            Resolution::SystemReset => self.end(vcpu, true),
             Resolution::SystemSuspend(start) => self.sleep(vcpu, start),
             Resolution::Dropped => {
                 assert_eq!(end, End::Cancelled);
@@ -170,18 +182,34 @@ impl Vm {
         }
     }
 
-    fn reset(&mut self) -> Seen {
-        // Held first: each that waits gives up.
-        for vcpu in 0..VCPUS {
-            assert_eq!(self.look(vcpu, Some(Cut::Reset)), Seen::Nothing);
-            assert!(self.waiting[vcpu].is_none());
+    /// A call ends the VM, unless something else ends it already. The caller leaves.
+    fn end(&mut self, caller: usize, reset: bool) -> Seen {
+        if !reset && !self.ending {
+            return Seen::Ends;
         }
-        self.exits.reset();
+        self.ending = true;
+        self.depart(caller);
+        Seen::Resets
+    }
+
+    /// The vCPU has seen that the VM is being reset, and leaves; the last one starts the VM anew.
+    fn depart(&mut self, vcpu: usize) {
+        if !self.ending || self.gone[vcpu] {
+            return;
+        }
+        self.power[vcpu].finish_off();
+        assert_eq!(self.look(vcpu, Some(Cut::Reset)), Seen::Nothing);
+        assert!(self.waiting[vcpu].is_none());
+        self.gone[vcpu] = true;
+        if self.gone != [true; VCPUS] {
+            return;
+        }
         self.power.iter().for_each(Power::reset);
+        self.exits.reset();
+        (self.ending, self.gone) = (false, [false; VCPUS]);
         self.running = [true, false, false];
         self.sleeping = [None; VCPUS];
         self.boot();
-        Seen::Resets
     }
 }
 
@@ -222,6 +250,10 @@ enum Step {
         late: bool,
     },
     Reset,
+    /// A vCPU of a VM that is being reset sees it.
+    Depart {
+        vcpu: usize,
+    },
 }
 
 fn entry() -> impl Strategy<Value = u64> {
@@ -278,6 +310,7 @@ fn step() -> impl Strategy<Value = Step> {
         50 => (prop_oneof![5 => Just(0_usize), 2 => 0_usize..6], forge, says).prop_map(|(back, forge, says)| Step::Answer { back, forge, says }),
         40 => (vcpu(), prop::bool::weighted(0.2)).prop_map(|(vcpu, late)| Step::Look { vcpu, late }),
         1 => Just(Step::Reset),
+        12 => vcpu().prop_map(|vcpu| Step::Depart { vcpu }),
     ]
 }
 
@@ -351,8 +384,15 @@ fn run(vm: &mut Vm, model: &mut Model, step: &Step) -> Seen {
             (vm.look(vcpu, late.then_some(Cut::Deadline)), model.look(vcpu, late))
         }
         Step::Reset => {
+            vm.ending = true;
             model.reset();
-            (vm.reset(), Seen::Resets)
+            (Seen::Nothing, Seen::Nothing)
+        }
+        Step::Depart { vcpu: n } => {
+            let vcpu = among(n, |vcpu| model.departs(vcpu));
+            vm.depart(vcpu);
+            model.depart(vcpu);
+            (Seen::Nothing, Seen::Nothing)
         }
     };
     assert_eq!(seen, expected, "{step:?}");

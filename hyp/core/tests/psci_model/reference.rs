@@ -108,6 +108,9 @@ pub(crate) struct Model {
     wait: [Option<Wait>; VCPUS],
     calls: usize,
     reset_untold: bool,
+    /// Being reset: each vCPU leaves for good when it sees that, and goes on until then.
+    ending: bool,
+    gone: [bool; VCPUS],
 }
 
 const fn minus(code: u64) -> u64 {
@@ -122,17 +125,19 @@ impl Model {
             wait: [None; VCPUS],
             calls: 0,
             reset_untold: false,
+            ending: false,
+            gone: [false; VCPUS],
         }
     }
 
     /// Whether the vCPU executes instructions.
     pub(crate) fn runs(&self, vcpu: usize) -> bool {
-        self.cpu[vcpu] == Cpu::Running && self.wait[vcpu].is_none()
+        self.cpu[vcpu] == Cpu::Running && self.wait[vcpu].is_none() && !self.gone[vcpu]
     }
 
     /// Whether the vCPU has a start to take.
     pub(crate) fn starting(&self, vcpu: usize) -> bool {
-        matches!(self.cpu[vcpu], Cpu::Starting(..))
+        matches!(self.cpu[vcpu], Cpu::Starting(..)) && !self.gone[vcpu]
     }
 
     /// Whether the vCPU waits for a verdict.
@@ -221,7 +226,7 @@ impl Model {
                 self.cpu[caller] = Cpu::Sleeping(entry, context);
                 Seen::Sleeps
             }
-            call => self.end(call == Call::End { reset: true }),
+            call => self.end(caller, call == Call::End { reset: true }),
         }
     }
 
@@ -230,13 +235,16 @@ impl Model {
         let Cpu::Sleeping(entry, context) = self.cpu[vcpu] else {
             return Seen::Nothing;
         };
+        if self.gone[vcpu] {
+            return Seen::Nothing;
+        }
         self.cpu[vcpu] = Cpu::Running;
         Seen::Starts(entry, context)
     }
 
     /// Whether the vCPU sleeps with its VM.
     pub(crate) fn sleeps(&self, vcpu: usize) -> bool {
-        matches!(self.cpu[vcpu], Cpu::Sleeping(..))
+        matches!(self.cpu[vcpu], Cpu::Sleeping(..)) && !self.gone[vcpu]
     }
 
     fn forward(&mut self, caller: usize, call: Call) -> Seen {
@@ -255,12 +263,47 @@ impl Model {
         Seen::Leaves
     }
 
-    fn end(&mut self, reset: bool) -> Seen {
-        if !reset {
+    /// What the VM's end is was said by whoever came first.
+    fn end(&mut self, caller: usize, reset: bool) -> Seen {
+        if !reset && !self.ending {
             return Seen::Ends;
         }
-        self.reset();
+        self.ending = true;
+        self.depart(caller);
         Seen::Resets
+    }
+
+    /// Somebody else resets the VM.
+    pub(crate) fn reset(&mut self) {
+        self.ending = true;
+    }
+
+    /// Whether the vCPU is to leave for good.
+    pub(crate) fn departs(&self, vcpu: usize) -> bool {
+        self.ending && !self.gone[vcpu]
+    }
+
+    /// It does. Its call is forgotten, and with the last one the VM starts anew: nothing from before has an effect any more.
+    pub(crate) fn depart(&mut self, vcpu: usize) {
+        if !self.departs(vcpu) {
+            return;
+        }
+        self.left(vcpu);
+        if let Some(Wait {
+            call: Call::On { target, .. },
+            ..
+        }) = self.wait[vcpu].take()
+        {
+            self.cpu[target] = Cpu::Off;
+        }
+        self.gone[vcpu] = true;
+        if self.gone == [true; VCPUS] {
+            *self = Self {
+                calls: self.calls,
+                reset_untold: true,
+                ..Self::new(self.setup)
+            };
+        }
     }
 
     /// The vCPU's pCPU has nothing of it any more.
@@ -272,7 +315,7 @@ impl Model {
 
     pub(crate) fn take_start(&mut self, vcpu: usize) -> Seen {
         match self.cpu[vcpu] {
-            Cpu::Starting(entry, context) => {
+            Cpu::Starting(entry, context) if !self.gone[vcpu] => {
                 self.cpu[vcpu] = Cpu::Running;
                 Seen::Starts(entry, context)
             }
@@ -340,14 +383,5 @@ impl Model {
             (_, Some(Says::Fail)) | (Call::Suspend { .. }, None) => Seen::X0(minus(6)),
             (call, _) => self.do_system(vcpu, call),
         }
-    }
-
-    /// The VM starts anew: nothing from before has an effect any more.
-    pub(crate) fn reset(&mut self) {
-        *self = Self {
-            calls: self.calls,
-            reset_untold: true,
-            ..Self::new(self.setup)
-        };
     }
 }
