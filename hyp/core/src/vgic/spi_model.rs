@@ -191,15 +191,27 @@ struct Vcpu {
     on: bool,
     /// `ICH_VMCR_EL2` as of its last exit: the guest writes that without one.
     seen: Vmcr,
+    /// What is written to list registers shows late in `ICH_ELRSR_EL2`.
+    stale: bool,
 }
 
 impl Vcpu {
     /// What comes first in an exit.
     fn refresh(&mut self, dist: &Dist) {
-        if self.loaded && self.seen != self.h.vmcr {
+        if !self.loaded {
+            return;
+        }
+        self.h.exit(self.stale);
+        if self.seen != self.h.vmcr {
             self.seen = self.h.vmcr;
             self.gic.vmcr_changed(&mut self.h, dist, self.seen);
         }
+    }
+
+    /// Whether an exit has nothing to do but what it came for: the short ways.
+    fn is_undisturbed(&mut self) -> bool {
+        self.h.exit(self.stale);
+        self.loaded && self.seen == self.h.vmcr && (!self.gic.may_need_attention() || self.gic.attend_ended(&self.h))
     }
 }
 
@@ -215,7 +227,7 @@ struct Machine {
 
 impl Machine {
     /// `behind` says behind which SPIs a physical one stands, an edge or a level.
-    fn new(lrs: usize, split: bool, kind: Kind, lines: Lines, behind: &[Option<bool>]) -> Self {
+    fn new((lrs, split, stale): (usize, bool, bool), kind: Kind, lines: Lines, behind: &[Option<bool>]) -> Self {
         let backed = |(intid, behind): (u32, &Option<bool>)| behind.map(|edge| (intid, edge));
         let backed: Vec<(u32, bool)> = INTIDS[2..].iter().copied().zip(behind).filter_map(backed).collect();
         let edges: Vec<u32> = backed.iter().filter(|b| b.1).map(|b| b.0).collect();
@@ -238,6 +250,7 @@ impl Machine {
                     gic,
                     loaded: false,
                     on: false,
+                    stale,
                 }
             })
             .collect();
@@ -311,8 +324,8 @@ impl Machine {
     /// An exit that asks for nothing.
     fn exit(&mut self, index: usize) {
         let vcpu = &mut self.cpu[index];
-        vcpu.refresh(&self.dist);
-        if vcpu.loaded && vcpu.gic.may_need_attention() && !vcpu.gic.attend_ended(&vcpu.h) {
+        if vcpu.loaded && !vcpu.is_undisturbed() {
+            vcpu.refresh(&self.dist);
             vcpu.gic.attend(&mut vcpu.h, &self.dist);
         }
         self.kick(0);
@@ -427,7 +440,7 @@ impl Machine {
                     Bits::ClearActive => redist::ICACTIVER0,
                 };
                 let vcpu = &mut self.cpu[cpu];
-                if vcpu.loaded && vcpu.gic.write_plain(&self.dist, offset, now) {
+                if vcpu.is_undisturbed() && vcpu.gic.write_plain(&self.dist, offset, now) {
                     // The short way.
                 } else if vcpu.loaded {
                     vcpu.refresh(&self.dist);
@@ -482,7 +495,12 @@ impl Machine {
             }
             Op::Sgi(cpu, intid) => {
                 let vcpu = &mut self.cpu[cpu];
-                if vcpu.loaded {
+                if vcpu.is_undisturbed()
+                    && let Some(again) = vcpu.gic.again(&vcpu.h, intid)
+                {
+                    vcpu.gic.show(&mut vcpu.h, again);
+                } else if vcpu.loaded {
+                    vcpu.refresh(&self.dist);
                     vcpu.gic.inject(&mut vcpu.h, &self.dist, intid);
                 } else {
                     vcpu.gic.inject(&mut Absent(self.spis.clone()), &self.dist, intid);
@@ -764,6 +782,8 @@ impl Machine {
 struct Case<'a> {
     lrs: usize,
     split: bool,
+    /// What is written to list registers shows late in `ICH_ELRSR_EL2`.
+    stale: bool,
     kind: Kind,
     priorities: &'a [u8],
     groups: u32,
@@ -787,7 +807,7 @@ enum Comes {
 
 impl Case<'_> {
     fn run(&self, ops: &[Op]) {
-        let mut machine = Machine::new(self.lrs, self.split, self.kind, self.lines, self.behind);
+        let mut machine = Machine::new((self.lrs, self.split, self.stale), self.kind, self.lines, self.behind);
         let mut first = vec![Op::Forward(3), Op::Load(0), Op::Load(1), Op::Load(2)];
         for word in 0..9 {
             first.push(Op::Write(Bits::Group, word, self.groups.rotate_left(word)));
@@ -828,7 +848,7 @@ proptest! {
     #[test]
     fn vcpus_see_what_the_model_sees(
         lrs in prop_oneof![Just(1usize), Just(2), Just(4), Just(4), Just(16)],
-        split: bool,
+        (split, stale) in any::<(bool, bool)>(),
         kind in proptest::sample::select(&Kind::ALL[..]),
         priorities in proptest::collection::vec(0..32u8, INTIDS.len()),
         groups: u32,
@@ -839,7 +859,7 @@ proptest! {
         later in 0..60usize,
         comes in proptest::collection::vec(proptest::sample::select(&[Comes::Nothing, Comes::Physical, Comes::All, Comes::All, Comes::All][..]), 0..200),
     ) {
-        let case = Case { lrs, split, kind, priorities: &priorities, groups, routes: &routes, lines, behind: &behind, later, comes: &comes };
+        let case = Case { lrs, split, stale, kind, priorities: &priorities, groups, routes: &routes, lines, behind: &behind, later, comes: &comes };
         case.run(&ops);
     }
 }
@@ -849,6 +869,7 @@ fn case<'a>(lrs: usize, split: bool, lines: Lines, routes: &'a [Option<usize>], 
     Case {
         lrs,
         split,
+        stale: false,
         kind: Kind::ARM,
         priorities: &[0; INTIDS.len()],
         groups: 0,
