@@ -236,12 +236,13 @@ mod tests {
             }
         }
 
-        /// A vCPU that stays ready has its share of the time, whatever the others do, and however often they have the pCPU look while it
-        /// runs, and only then.
+        /// A vCPU that stays ready has its share of the time, whatever the others do, and however often they have the pCPU look: while it
+        /// runs and only then, while they run, or all the time.
         #[test]
         fn who_is_ready_has_its_share(
             turns in proptest::collection::vec((any::<u32>(), 1u64..30), if cfg!(miri) { 2..5 } else { 100..300 }),
             steady in 0usize..8,
+            (its, theirs) in any::<(bool, bool)>(),
         ) {
             const SLICE: u64 = 100;
             let (mut round, mut last, mut now, mut ran) = (Round::new(), 0, 0u64, 0);
@@ -258,7 +259,8 @@ mod tests {
                     continue;
                 };
                 // A moment that has passed rings at once.
-                let until_interrupt = if index == steady { *until_interrupt } else { u64::MAX };
+                let interrupted = if index == steady { its } else { theirs };
+                let until_interrupt = if interrupted { *until_interrupt } else { u64::MAX };
                 let ticks = alarm.unwrap_or(u64::MAX).saturating_sub(now).clamp(1, until_interrupt);
                 (last, now) = (index, now + ticks);
                 round.charge(index, ticks);
