@@ -796,13 +796,7 @@ fn follow(exit: &mut Exit<'_>, effect: Effect) -> u64 {
             owners &= owners - 1;
         }
     }
-    let own = 1 << exit.vcpu.index;
-    exit.vm.kick_spis(effect.kick & !own);
-    if effect.kick & own != 0 {
-        let (_, vm, state, interface) = exit.parts();
-        state.gic.receive_spis(interface, &vm.dist);
-        vm.kick_spis(state.gic.take_kicks());
-    }
+    arrived(exit, exit.vm, effect.kick);
     answers
 }
 
