@@ -71,10 +71,16 @@ fn a_run_keeps_umbras_image_though_its_results_go_elsewhere() {
         .env("CARGO_TARGET_DIR", target.path())
         .stdin(Stdio::null())
         .stderr(Stdio::null());
+    // Whoever reads its VM file waits until this is closed.
+    let held = File::options().read(true).write(true).open(&pipe).expect("a pipe");
     let mut run = command.spawn().expect("the tool");
-    // Opens when the tool reads its VM file, and it reads until this is closed.
-    let held = File::options().write(true).open(&pipe).expect("a reader");
-    let (status, text) = tool(target.path(), &["clean"]);
+    // Before it has begun there is nothing to keep.
+    let refused = (0..100).find_map(|_| {
+        assert!(run.try_wait().expect("a state").is_none(), "it has not waited for its VM file");
+        let (status, text) = tool(target.path(), &["clean"]);
+        (status != Some(0)).then_some((status, text))
+    });
+    let (status, text) = refused.expect("clean removes Umbra's image again and again");
     assert_eq!(status, Some(2), "{text}");
     assert!(text.contains("another command begins or ends in"), "{text}");
     drop(held);
