@@ -239,6 +239,10 @@ fn parse_cpu(text: &str) -> Result<String, String> {
     if text.is_empty() || !text.chars().all(fine) {
         return Err("not the name of a CPU".to_owned());
     }
+    // QEMU's machine takes these two: they would execute Umbra as something else, and say nothing.
+    if matches!(text, "cortex-a7" | "cortex-a15") {
+        return Err("it has no AArch64 state, which Umbra is made for".to_owned());
+    }
     Ok(text.to_owned())
 }
 
@@ -313,6 +317,7 @@ mod tests {
     fn a_cpus_name_carries_no_options() {
         assert!(parse_cpu("cortex-a72").is_ok());
         assert!(parse_cpu("max,pauth=off").is_err() && parse_cpu("").is_err());
+        assert!(parse_cpu("cortex-a15").is_err());
     }
 
     #[test]
