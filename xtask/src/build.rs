@@ -250,13 +250,13 @@ pub(crate) fn clean(all: bool) -> Result<()> {
     };
     let status = setup::cargo().arg("clean").args(what).status().context("cannot start cargo")?;
     ensure!(status.success(), "cargo clean failed");
-    match found {
-        _ if all => Ok(()),
-        Some(found) => {
-            found.remove()?;
-            outln!("Removed {}", setup::shown(&folder))
-        }
-        None => outln!("{} is not there: nothing to do", setup::shown(&folder)),
+    if all {
+        return Ok(());
+    }
+    if found.remove()? {
+        outln!("Removed {}", setup::shown(&folder))
+    } else {
+        outln!("{} is not there: nothing to do", setup::shown(&folder))
     }
 }
 

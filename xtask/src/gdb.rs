@@ -2,7 +2,7 @@
 
 use crate::RunArgs;
 use crate::fail::{self, usage};
-use crate::own::{self, Own};
+use crate::own::Own;
 use crate::plan::{KERNEL, shell};
 use crate::qemu;
 use crate::run::{self, Request};
@@ -53,8 +53,6 @@ pub(crate) fn command(args: &RunArgs, port: u16, attach: bool) -> Result<u8> {
             "port {port} is taken: choose another with --port, or debug what listens there with --attach"
         )));
     }
-    // Umbra's image is there, wherever the results go.
-    let _images = own::keep(&setup::output())?;
     let own = Own::take(&setup::results(args.out.as_deref())?, "gdb")?;
     let request = run::request(args, &own.folder)?;
     let mut qemu_args = request.ready.args.clone();

@@ -5,7 +5,7 @@ use crate::build::{self, Hyp, Profile};
 use crate::fail::{self, usage};
 use crate::forwarded::Summary;
 use crate::guests::{self, Guest, Wish};
-use crate::own::{self, Own};
+use crate::own::Own;
 use crate::plan::{self, Machine, Plan, shell};
 use crate::qemu::{self, Run};
 use crate::report::{About, Report};
@@ -286,8 +286,6 @@ pub(crate) fn verdict_of(run: &Run, plan: &Plan) -> Verdict {
 /// `cargo xtask qemu`.
 pub(crate) fn command(args: &RunArgs) -> Result<u8> {
     qemu::catch_interrupts();
-    // Umbra's image is there, wherever the results go.
-    let _images = own::keep(&setup::output())?;
     let own = Own::take(&setup::results(args.out.as_deref())?, "run")?;
     let request = request(args, &own.folder)?;
     let plan = &request.ready.plan;
