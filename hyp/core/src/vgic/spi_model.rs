@@ -929,11 +929,10 @@ fn what_has_ended_without_a_list_register_is_signalled_again_after_an_exit_that_
     let mut case = case(1, false, Lines::Shown, &[None; INTIDS.len()], &[]);
     case.groups = 1 << 2;
     let (late, all) = (Comes::Physical, Comes::All);
-    let comes = [all, all, all, late, late, late, all];
+    let comes = [all, all, all, late, late, late, late, all];
     case.comes = &comes;
-    let nothing_new = Op::GroupEnable(2, true, false);
-    let mut ops = vec![nothing_new.clone(), Op::Sgi(2, 1), Op::Sgi(2, 2)];
-    ops.extend([Op::Ack(2), Op::Sgi(2, 1), Op::Eoi(2), nothing_new, Op::Ack(2)]);
+    let mut ops = vec![Op::GroupEnable(2, true, false), Op::Sgi(2, 1), Op::Sgi(2, 2)];
+    ops.extend([Op::Ack(2), Op::Sgi(2, 1), Op::Eoi(2), Op::Mask(2, 0xf0), Op::Exit(2), Op::Ack(2)]);
     case.run(&ops);
 }
 
